@@ -1,0 +1,2 @@
+//! The `pacs-bridge` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Solidity contracts of PACS Bridge: committed artifacts and Rust bindings.

@@ -1,0 +1,1 @@
+//! DICOM services over dicom-ul.

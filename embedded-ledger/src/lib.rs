@@ -1,0 +1,1 @@
+//! A durable single-node Ethereum-compatible ledger.
