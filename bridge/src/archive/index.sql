@@ -1,0 +1,64 @@
+-- The index of the archive. Times are milliseconds since 1970-01-01 UTC. Digests are raw bytes.
+CREATE TABLE study (
+  id INTEGER PRIMARY KEY,
+  uid TEXT NOT NULL UNIQUE,
+  patient_id TEXT NOT NULL,
+  patient_issuer TEXT NOT NULL,
+  patient_name TEXT NOT NULL,          -- folded to lower case, as names are matched
+  birth_date TEXT NOT NULL,
+  study_date TEXT NOT NULL,
+  study_time TEXT NOT NULL,
+  accession TEXT NOT NULL,
+  study_number TEXT NOT NULL,          -- StudyID (0020,0010)
+  attributes BLOB NOT NULL,            -- patient and study attributes, Explicit VR Little Endian
+  instances INTEGER NOT NULL DEFAULT 0,
+  bytes INTEGER NOT NULL DEFAULT 0,    -- of all its current objects, kept here or not
+  received_ms INTEGER NOT NULL,
+  changed_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX study_patient ON study(patient_id, patient_issuer);
+CREATE INDEX study_name ON study(patient_name);
+CREATE INDEX study_date ON study(study_date);
+CREATE INDEX study_accession ON study(accession);
+CREATE INDEX study_birth ON study(birth_date);
+
+CREATE TABLE series (
+  id INTEGER PRIMARY KEY,
+  study INTEGER NOT NULL REFERENCES study(id),
+  uid TEXT NOT NULL,
+  modality TEXT NOT NULL,
+  attributes BLOB NOT NULL,
+  instances INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (study, uid)
+) STRICT;
+CREATE INDEX series_uid ON series(uid);
+CREATE INDEX series_modality ON series(modality);
+
+CREATE TABLE instance (
+  id INTEGER PRIMARY KEY,
+  series INTEGER NOT NULL REFERENCES series(id),
+  uid TEXT NOT NULL,
+  sop_class TEXT NOT NULL,
+  transfer_syntax TEXT NOT NULL,
+  number INTEGER,                      -- InstanceNumber (0020,0013)
+  attributes BLOB NOT NULL,
+  meta_bytes INTEGER NOT NULL,         -- offset of the data set in the file
+  file_bytes INTEGER NOT NULL,
+  file_sha256 BLOB NOT NULL,           -- of the whole Part 10 file, which depends on nothing but the object
+  received_ms INTEGER NOT NULL,
+  calling_ae TEXT NOT NULL,
+  shard INTEGER,                       -- directory of the local file; NULL when it was evicted
+  file TEXT,
+  superseded INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE UNIQUE INDEX instance_uid ON instance(uid) WHERE superseded = 0;
+CREATE INDEX instance_series ON instance(series, number);
+
+-- Outbox: a study with something to publish. Written in the same transaction as the instance that causes it.
+CREATE TABLE outbox (
+  study INTEGER PRIMARY KEY REFERENCES study(id),
+  due_ms INTEGER NOT NULL,             -- when its quiet time ends
+  since_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_due ON outbox(due_ms);
+
