@@ -9,6 +9,7 @@ pub mod access;
 pub mod archive;
 pub mod config;
 pub mod demo;
+pub mod payload;
 pub mod study;
 
 /// An error with everything that caused it, in one line.
