@@ -1,1 +1,3 @@
 //! PACS Bridge.
+
+pub mod ledger;
