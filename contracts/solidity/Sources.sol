@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+pragma solidity 0.8.37;
+
+import {ISources} from "./interfaces/ISources.sol";
+
+/// @title Sources
+/// @notice See {ISources}.
+/// @dev The first admin is a constructor argument kept in storage, not an immutable: the CREATE2 address commits to it (nobody
+/// can seize a fresh deployment) while the runtime code, and so its hash, is the same everywhere.
+contract Sources is ISources {
+    /// @notice Longest endpoint in bytes.
+    uint256 public constant ENDPOINT_BYTES_MAX = 512;
+
+    struct Source {
+        bool admitted;
+        bool suspended;
+        bool defined;
+        bytes32 keyX;
+        bytes32 keyY;
+        string endpoint;
+    }
+
+    address public admin;
+    address public nominee;
+    mapping(address source => Source) private _sources;
+    mapping(address operator => address source) private _sourceOf;
+    mapping(address source => mapping(address operator => bool)) private _offers;
+
+    constructor(address firstAdmin) {
+        if (firstAdmin == address(0)) revert ZeroAddress();
+        admin = firstAdmin;
+        emit AdminChanged(address(0), firstAdmin);
+    }
+
+    modifier onlyAdmin() {
+        if (msg.sender != admin) revert NotAdmin(msg.sender);
+        _;
+    }
+
+    modifier onlyDefined() {
+        if (!_sources[msg.sender].defined) revert NotDefined(msg.sender);
+        _;
+    }
+
+    function admit(address source) external onlyAdmin {
+        if (source == address(0)) revert ZeroAddress();
+        if (_sources[source].admitted) revert AlreadyAdmitted(source);
+        if (_sourceOf[source] != address(0)) revert KeyInUse(source, _sourceOf[source]);
+        _sources[source].admitted = true;
+        emit SourceAdmitted(source);
+    }
+
+    function suspend(address source) external onlyAdmin {
+        if (!_sources[source].admitted) revert NotAdmitted(source);
+        if (_sources[source].suspended) revert AlreadySuspended(source);
+        _sources[source].suspended = true;
+        emit SourceSuspended(source);
+    }
+
+    function reinstate(address source) external onlyAdmin {
+        if (!_sources[source].suspended) revert NotSuspended(source);
+        _sources[source].suspended = false;
+        emit SourceReinstated(source);
+    }
+
+    function nominateAdmin(address newNominee) external onlyAdmin {
+        nominee = newNominee;
+        emit AdminNominated(msg.sender, newNominee);
+    }
+
+    function acceptAdmin() external {
+        if (msg.sender != nominee) revert NotNominated(msg.sender);
+        address previous = admin;
+        admin = msg.sender;
+        nominee = address(0);
+        emit AdminChanged(previous, msg.sender);
+    }
+
+    function defineSource(bytes calldata publicKey, string calldata endpoint) external {
+        Source storage source = _sources[msg.sender];
+        if (!source.admitted) revert NotAdmitted(msg.sender);
+        if (source.defined) revert AlreadyDefined(msg.sender);
+        if (publicKey.length != 64 || address(uint160(uint256(keccak256(publicKey)))) != msg.sender) {
+            revert PublicKeyMismatch(msg.sender);
+        }
+        _checkEndpoint(endpoint);
+        source.defined = true;
+        source.keyX = bytes32(publicKey[:32]);
+        source.keyY = bytes32(publicKey[32:]);
+        source.endpoint = endpoint;
+        _sourceOf[msg.sender] = msg.sender;
+        emit SourceDefined(msg.sender, publicKey, endpoint);
+        emit OperatorAccepted(msg.sender, msg.sender);
+    }
+
+    function changeEndpoint(string calldata endpoint) external onlyDefined {
+        _checkEndpoint(endpoint);
+        _sources[msg.sender].endpoint = endpoint;
+        emit EndpointChanged(msg.sender, endpoint);
+    }
+
+    function authorizeOperator(address operator) external onlyDefined {
+        if (operator == address(0)) revert ZeroAddress();
+        _offers[msg.sender][operator] = true;
+        emit OperatorAuthorized(msg.sender, operator);
+    }
+
+    function acceptOperator(address source) external {
+        if (!_offers[source][msg.sender]) revert NotAuthorized(source, msg.sender);
+        if (_sourceOf[msg.sender] != address(0)) revert KeyInUse(msg.sender, _sourceOf[msg.sender]);
+        // An identity acts for itself or for nobody; otherwise one key could speak for two sites.
+        if (_sources[msg.sender].admitted && msg.sender != source) revert KeyInUse(msg.sender, msg.sender);
+        _offers[source][msg.sender] = false;
+        _sourceOf[msg.sender] = source;
+        emit OperatorAccepted(source, msg.sender);
+    }
+
+    function revokeOperator(address operator) external {
+        bool acting = _sourceOf[operator] == msg.sender;
+        if (!acting && !_offers[msg.sender][operator]) revert NotAuthorized(msg.sender, operator);
+        _offers[msg.sender][operator] = false;
+        if (acting) _sourceOf[operator] = address(0);
+        emit OperatorRevoked(msg.sender, operator);
+    }
+
+    function sourceOf(address operator) external view returns (address) {
+        address source = _sourceOf[operator];
+        return isActive(source) ? source : address(0);
+    }
+
+    function isActive(address source) public view returns (bool) {
+        Source storage known = _sources[source];
+        return known.defined && !known.suspended;
+    }
+
+    function getSource(address source)
+        external
+        view
+        returns (bool admitted, bool suspended, bool defined, bytes memory publicKey, string memory endpoint)
+    {
+        Source storage known = _sources[source];
+        return (known.admitted, known.suspended, known.defined, publicKeyOf(source), known.endpoint);
+    }
+
+    function publicKeyOf(address source) public view returns (bytes memory) {
+        Source storage known = _sources[source];
+        return known.defined ? bytes.concat(known.keyX, known.keyY) : bytes("");
+    }
+
+    function endpointOf(address source) external view returns (string memory) {
+        return _sources[source].endpoint;
+    }
+
+    function _checkEndpoint(string calldata endpoint) private pure {
+        uint256 length = bytes(endpoint).length;
+        if (length == 0 || length > ENDPOINT_BYTES_MAX) revert EndpointLength(length);
+    }
+}

@@ -1,0 +1,200 @@
+//! Where the contracts are and how they get there.
+//!
+//! Every contract is deployed through the keyless CREATE2 proxy at [`DEPLOYER`], which our genesis files carry and which most
+//! public networks have. The address then depends only on the code, on [`SALT`] and on the consortium's first admin: every
+//! site computes it instead of being told, nobody can occupy it with other code or another admin, and it does not matter who
+//! sends the deploying transaction. Deploying twice fails harmlessly, because the second CREATE2 finds the address taken.
+//!
+//! Code consistency: `keccak256(eth_getCode(address))` must equal [`Contract::runtime_code_hash`].
+
+use crate::{PieceMode, bindings};
+use alloy::primitives::{Address, B256, Bytes, address, b256, hex, keccak256};
+use alloy::sol_types::SolValue;
+
+/// The CREATE2 proxy known as the deterministic deployment proxy: call it with salt ‖ init code.
+pub const DEPLOYER: Address = address!("4e59b44847b379578588920cA78FbF26c0B4956C");
+/// Its runtime code, for genesis files of networks of our own.
+pub const DEPLOYER_CODE: [u8; 69] = hex!(
+    "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe03601600081602082378035828234f58015156039578182fd5b8082525050506014600cf3"
+);
+/// The salt of all deployments: keccak-256 of `pacs-bridge/contracts/1`.
+pub const SALT: B256 = b256!("3ade3e16611ae7872698b9f92b3da890949928919b2d745347a501c5eb8558c2");
+
+/// A contract of this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Contract {
+    /// Who may write.
+    Sources,
+    /// Studies and their owners.
+    Studies,
+    /// Pieces as transaction input.
+    PiecesCalldata,
+    /// Pieces as event data.
+    PiecesLog,
+    /// Pieces as contract code.
+    PiecesCode,
+    /// Pieces in storage slots.
+    PiecesStorage,
+}
+
+impl Contract {
+    /// All contracts, in an order in which they can be deployed.
+    pub const ALL: [Self; 6] =
+        [Self::Sources, Self::Studies, Self::PiecesCalldata, Self::PiecesLog, Self::PiecesCode, Self::PiecesStorage];
+
+    /// The name of the Solidity contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sources => "Sources",
+            Self::Studies => "Studies",
+            Self::PiecesCalldata => "PiecesCalldata",
+            Self::PiecesLog => "PiecesLog",
+            Self::PiecesCode => "PiecesCode",
+            Self::PiecesStorage => "PiecesStorage",
+        }
+    }
+
+    /// The creation code, without constructor arguments.
+    pub fn creation_code(self) -> &'static Bytes {
+        match self {
+            Self::Sources => &bindings::Sources::BYTECODE,
+            Self::Studies => &bindings::Studies::BYTECODE,
+            Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::BYTECODE,
+            Self::PiecesLog => &bindings::log::PiecesLog::BYTECODE,
+            Self::PiecesCode => &bindings::code::PiecesCode::BYTECODE,
+            Self::PiecesStorage => &bindings::storage::PiecesStorage::BYTECODE,
+        }
+    }
+
+    /// The code that `eth_getCode` must return. It has no immutables, so it is the same at every address.
+    pub fn runtime_code(self) -> &'static Bytes {
+        match self {
+            Self::Sources => &bindings::Sources::DEPLOYED_BYTECODE,
+            Self::Studies => &bindings::Studies::DEPLOYED_BYTECODE,
+            Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::DEPLOYED_BYTECODE,
+            Self::PiecesLog => &bindings::log::PiecesLog::DEPLOYED_BYTECODE,
+            Self::PiecesCode => &bindings::code::PiecesCode::DEPLOYED_BYTECODE,
+            Self::PiecesStorage => &bindings::storage::PiecesStorage::DEPLOYED_BYTECODE,
+        }
+    }
+
+    /// keccak-256 of [`Self::runtime_code`].
+    pub fn runtime_code_hash(self) -> B256 {
+        keccak256(self.runtime_code())
+    }
+}
+
+/// One contract of one consortium, ready to be deployed or checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployable {
+    /// Which contract.
+    pub contract: Contract,
+    /// Where it will be or is.
+    pub address: Address,
+    /// The input of a transaction to [`DEPLOYER`]: salt ‖ creation code ‖ constructor argument.
+    pub deployer_input: Bytes,
+    /// keccak-256 of the code that must be found at `address`.
+    pub runtime_code_hash: B256,
+}
+
+/// The addresses of one consortium's contracts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The Sources contract.
+    pub sources: Address,
+    /// The Studies contract.
+    pub studies: Address,
+    /// The Pieces contract of calldata mode.
+    pub pieces_calldata: Address,
+    /// The Pieces contract of log mode.
+    pub pieces_log: Address,
+    /// The Pieces contract of code mode.
+    pub pieces_code: Address,
+    /// The Pieces contract of storage mode.
+    pub pieces_storage: Address,
+}
+
+impl Addresses {
+    /// The Pieces contract of a mode.
+    pub fn pieces(&self, mode: PieceMode) -> Address {
+        self.of(mode.contract())
+    }
+
+    /// The address of a contract.
+    pub fn of(&self, contract: Contract) -> Address {
+        match contract {
+            Contract::Sources => self.sources,
+            Contract::Studies => self.studies,
+            Contract::PiecesCalldata => self.pieces_calldata,
+            Contract::PiecesLog => self.pieces_log,
+            Contract::PiecesCode => self.pieces_code,
+            Contract::PiecesStorage => self.pieces_storage,
+        }
+    }
+}
+
+/// The addresses of the consortium whose first admin is `admin`.
+pub fn addresses(admin: Address) -> Addresses {
+    let sources = create2(&init_code(Contract::Sources, admin));
+    let at = |contract| create2(&init_code(contract, sources));
+    Addresses {
+        sources,
+        studies: at(Contract::Studies),
+        pieces_calldata: at(Contract::PiecesCalldata),
+        pieces_log: at(Contract::PiecesLog),
+        pieces_code: at(Contract::PiecesCode),
+        pieces_storage: at(Contract::PiecesStorage),
+    }
+}
+
+/// Everything needed to deploy and to check the contracts of the consortium whose first admin is `admin`, in order.
+pub fn deployables(admin: Address) -> Vec<Deployable> {
+    let sources = create2(&init_code(Contract::Sources, admin));
+    let deployable = |contract| {
+        let argument = if contract == Contract::Sources { admin } else { sources };
+        let init_code = init_code(contract, argument);
+        Deployable {
+            contract,
+            address: create2(&init_code),
+            deployer_input: [SALT.as_slice(), &init_code].concat().into(),
+            runtime_code_hash: contract.runtime_code_hash(),
+        }
+    };
+    Contract::ALL.into_iter().map(deployable).collect()
+}
+
+/// Every constructor takes one address: the admin for Sources, Sources for all others.
+fn init_code(contract: Contract, argument: Address) -> Vec<u8> {
+    [contract.creation_code().as_ref(), &argument.abi_encode()].concat()
+}
+
+fn create2(init_code: &[u8]) -> Address {
+    DEPLOYER.create2_from_code(SALT, init_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn salt_is_the_hash_of_its_name() {
+        assert_eq!(SALT, keccak256("pacs-bridge/contracts/1"));
+    }
+
+    #[test]
+    fn addresses_agree_with_deployables_and_depend_on_the_admin() {
+        let admin = Address::repeat_byte(7);
+        let known = addresses(admin);
+        for deployable in deployables(admin) {
+            assert_eq!(deployable.address, known.of(deployable.contract), "{}", deployable.contract.name());
+            assert_ne!(deployable.address, addresses(Address::repeat_byte(8)).of(deployable.contract));
+        }
+    }
+
+    #[test]
+    fn runtime_code_is_the_tail_of_the_creation_code() {
+        for contract in Contract::ALL {
+            assert!(contract.creation_code().ends_with(contract.runtime_code()), "{} has immutables", contract.name());
+        }
+    }
+}
