@@ -6,7 +6,7 @@ use super::owner::OwnerSeed;
 use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy::sol_types::{SolCall, SolEvent as _, SolInterface as _, SolStruct as _};
+use alloy::sol_types::{SolCall, SolEvent as _, SolStruct as _};
 use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::{HashMap, HashSet};
@@ -52,16 +52,11 @@ impl From<SendError> for LedgerError {
 
 /// Names the custom error in return data.
 fn explain(reason: &str, data: &Bytes) -> String {
-    if let Ok(error) = Pieces::PiecesErrors::abi_decode(data) {
-        return format!("{error:?}");
-    }
-    if let Ok(error) = Studies::StudiesErrors::abi_decode(data) {
-        return format!("{error:?}");
-    }
-    if let Ok(error) = Sources::SourcesErrors::abi_decode(data) {
-        return format!("{error:?}");
-    }
-    reason.to_owned()
+    let Some(selector) = data.first_chunk::<4>().copied() else { return reason.to_owned() };
+    let name = Pieces::PiecesErrors::name_by_selector(selector)
+        .or_else(|| Studies::StudiesErrors::name_by_selector(selector))
+        .or_else(|| Sources::SourcesErrors::name_by_selector(selector));
+    name.map_or_else(|| reason.to_owned(), |name| format!("{name} {}", alloy::primitives::hex::encode(&data[4..])))
 }
 
 /// Who owns a study.
@@ -269,7 +264,7 @@ impl<N: Node, K: Clock> Client<N, K> {
             self.ensure(self.addresses().sources, admit.into(), look).await?;
         }
         let public_key = Bytes::copy_from_slice(&self.inner.config.public_key);
-        let define = Sources::defineCall { publicKey: public_key, endpoint: endpoint.to_owned() }.abi_encode();
+        let define = Sources::defineSourceCall { publicKey: public_key, endpoint: endpoint.to_owned() }.abi_encode();
         let look = |at| async move { Ok(self.acts_for(at).await?.map(|_| ())) };
         self.ensure(self.addresses().sources, define.into(), look).await
     }
@@ -305,14 +300,8 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     async fn study_at(&self, study: B256, at: At) -> Result<Option<StudyOnChain>, LedgerError> {
         let s = self.ask(self.addresses().studies, Studies::getStudyCall { studyId: study }, at).await?;
-        let known = StudyOnChain {
-            owner: s.owner,
-            source: s.source,
-            version: s.version,
-            tombstoned: s.tombstoned,
-            manifest_image: s.manifestImage,
-            manifest_root: s.manifestRoot,
-        };
+        let (owner, source, _seq, version, tombstoned, manifest_image, manifest_root) = s.into();
+        let known = StudyOnChain { owner, source, version, tombstoned, manifest_image, manifest_root };
         Ok(Some(known).filter(|k| k.owner != Address::ZERO))
     }
 
@@ -334,7 +323,8 @@ impl<N: Node, K: Clock> Client<N, K> {
             return self.check_ours(&known).await;
         }
         let (owner, deadline, signature) = self.consent(study, owner).await?;
-        let define = Studies::defineCall { studyId: study, owner, deadline, ownerSignature: signature }.abi_encode();
+        let define =
+            Studies::defineStudyCall { studyId: study, owner, deadline, ownerSignature: signature }.abi_encode();
         let look = |at| async move { self.study_at(study, at).await };
         let known = self.ensure(self.addresses().studies, define.into(), look).await?;
         self.check_ours(&known).await
@@ -369,7 +359,8 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// Announces a manifest version. A version below the newest counts as announced: versions never fall.
     pub async fn amend(&self, a: &Amendment) -> Result<(), LedgerError> {
         let Amendment { study, version, image, root } = *a;
-        let amend = Studies::amendCall { studyId: study, version, manifestImage: image, manifestRoot: root }.abi_encode();
+        let amend =
+            Studies::amendCall { studyId: study, version, manifestImage: image, manifestRoot: root }.abi_encode();
         let look = |at| async move {
             let known = self.study_at(study, at).await?;
             Ok(known.filter(|k| k.version >= version))
@@ -519,7 +510,9 @@ impl<N: Node, K: Clock> Client<N, K> {
         let mut found = Vec::with_capacity(events.len());
         for event in &events {
             let place = (event.block_number, event.transaction_index);
-            let Some(index) = event.topics.get(3).and_then(|t| u32::try_from(U256::from_be_bytes(t.0)).ok()) else { continue };
+            let Some(index) = event.topics.get(3).and_then(|t| u32::try_from(U256::from_be_bytes(t.0)).ok()) else {
+                continue;
+            };
             if let std::collections::hash_map::Entry::Vacant(unread) = batches.entry(place) {
                 unread.insert(self.entries(place, contract, image).await?);
             }
@@ -535,7 +528,12 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 
     /// Which entry of a transaction carries which piece of an image.
-    async fn entries(&self, place: (u64, u64), contract: Address, image: B256) -> Result<HashMap<u32, u32>, LedgerError> {
+    async fn entries(
+        &self,
+        place: (u64, u64),
+        contract: Address,
+        image: B256,
+    ) -> Result<HashMap<u32, u32>, LedgerError> {
         let transaction = self.inner.node.transaction_at(place.0, place.1).await?;
         let transaction = transaction.ok_or_else(|| LedgerError::Unavailable("a transaction is not there".into()))?;
         let entries = (0_u32..).zip(pieces::pieces_in(&transaction, contract));

@@ -95,7 +95,14 @@ mod tests {
 
     /// Block `n` of branch `b`, whose parent is on branch `p`.
     fn block(n: u64, b: u8, p: u8) -> Block {
-        Block { number: n, hash: hash(n, b), parent: hash(n - 1, p), timestamp: n, base_fee: Some(1), transactions: vec![] }
+        Block {
+            number: n,
+            hash: hash(n, b),
+            parent: hash(n - 1, p),
+            timestamp: n,
+            base_fee: Some(1),
+            transactions: vec![],
+        }
     }
 
     #[test]

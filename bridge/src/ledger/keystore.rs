@@ -81,8 +81,7 @@ pub fn encrypt(key: &PrivateKeySigner, password: &str) -> Result<String, Keystor
     rng.fill_bytes(&mut salt);
     rng.fill_bytes(&mut iv);
     rng.fill_bytes(&mut id);
-    let kdf =
-        KdfParams::Scrypt { dklen: 32, n: 1 << SCRYPT_LOG_N, r: 8, p: 1, salt: hex::encode(salt) };
+    let kdf = KdfParams::Scrypt { dklen: 32, n: 1 << SCRYPT_LOG_N, r: 8, p: 1, salt: hex::encode(salt) };
     let derived = derive(&kdf, password)?;
     let mut secret = Zeroizing::new(key.to_bytes().0);
     apply_aes(&derived, &iv, &mut secret[..]);
@@ -163,7 +162,8 @@ fn derive(kdf: &KdfParams, password: &str) -> Result<Zeroizing<[u8; 32]>, Keysto
     let mut out = Zeroizing::new([0; 32]);
     match kdf {
         KdfParams::Scrypt { dklen: 32, n, r, p, salt } => {
-            let bounded = *n > 1 && n.is_power_of_two() && u128::from(*n) * u128::from(*r) * 128 <= SCRYPT_BYTES_MAX.into();
+            let bounded =
+                *n > 1 && n.is_power_of_two() && u128::from(*n) * u128::from(*r) * 128 <= SCRYPT_BYTES_MAX.into();
             if !bounded || *p > 64 {
                 return Err(format_error("scrypt parameters are out of bounds"));
             }
@@ -183,7 +183,8 @@ fn derive(kdf: &KdfParams, password: &str) -> Result<Zeroizing<[u8; 32]>, Keysto
 /// The first and only block of PBKDF2 (RFC 8018 5.2) with HMAC-SHA256.
 fn pbkdf2_block(password: &str, salt: &[u8], rounds: u32, out: &mut [u8; 32]) -> Result<(), KeystoreError> {
     let hmac = Hmac::<Sha256>::new_from_slice(password.as_bytes()).map_err(|e| KeystoreError::Format(e.to_string()))?;
-    let mut u: [u8; 32] = hmac.clone().chain_update(salt).chain_update(1_u32.to_be_bytes()).finalize().into_bytes().into();
+    let mut u: [u8; 32] =
+        hmac.clone().chain_update(salt).chain_update(1_u32.to_be_bytes()).finalize().into_bytes().into();
     out.copy_from_slice(&u);
     for _ in 1..rounds {
         u = hmac.clone().chain_update(u).finalize().into_bytes().into();
@@ -250,7 +251,10 @@ mod tests {
         assert_eq!(read(&path, "open sesame").unwrap().to_bytes(), key.to_bytes());
         assert!(matches!(write(&path, &key, "again"), Err(KeystoreError::Io(_))), "never over an existing key");
         #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777,
+            0o600
+        );
     }
 
     #[test]

@@ -103,11 +103,20 @@ mod tests {
     fn follows_the_published_vector() {
         let seed = hex!("000102030405060708090a0b0c0d0e0f");
         let master = Extended::master(&seed).unwrap();
-        assert_eq!(hex::encode(master.key.to_bytes()), "e8f32e723decf4051aefac8e2c93c9c5b214313817cdb01a1494b917c8436b35");
+        assert_eq!(
+            hex::encode(master.key.to_bytes()),
+            "e8f32e723decf4051aefac8e2c93c9c5b214313817cdb01a1494b917c8436b35"
+        );
         let hardened = master.child(HARDENED).unwrap();
-        assert_eq!(hex::encode(hardened.key.to_bytes()), "edb2e14f9ee77d26dd93b4ecede8d16ed408ce149b6cd80b0715a2d911a0afea");
+        assert_eq!(
+            hex::encode(hardened.key.to_bytes()),
+            "edb2e14f9ee77d26dd93b4ecede8d16ed408ce149b6cd80b0715a2d911a0afea"
+        );
         let child = hardened.child(1).unwrap();
-        assert_eq!(hex::encode(child.key.to_bytes()), "3c6cb8d0f6a264c91ea8b5030fadaa8e538b020f0a387421a12de9319dc93368");
+        assert_eq!(
+            hex::encode(child.key.to_bytes()),
+            "3c6cb8d0f6a264c91ea8b5030fadaa8e538b020f0a387421a12de9319dc93368"
+        );
         assert_eq!(hex::encode(&child.chain[..]), "2a7857631386ba23dacac34180dd1983734e444fdbf774041578e9b6adb37c19");
     }
 

@@ -73,8 +73,7 @@ pub fn payload_bytes_max(mode: PieceMode) -> usize {
 pub fn store_call(mode: PieceMode, contract: Address, pieces: &[Piece]) -> Call {
     let data = match pieces {
         [p] => {
-            let call =
-                Pieces::storePieceCall { study: p.study, image: p.image, index: p.index, data: p.bytes.clone() };
+            let call = Pieces::storePieceCall { study: p.study, image: p.image, index: p.index, data: p.bytes.clone() };
             call.abi_encode()
         }
         many => {

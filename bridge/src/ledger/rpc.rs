@@ -42,7 +42,8 @@ fn sort_payload(payload: &ErrorPayload) -> NodeError {
     if payload.code == REVERTED || lower.contains("revert") {
         return NodeError::Reverted { data: payload.as_revert_data().unwrap_or_default(), reason: message };
     }
-    let passing = ["indexing is in progress", "timeout", "timed out", "too many requests", "rate limit", "syncing", "busy"];
+    let passing =
+        ["indexing is in progress", "timeout", "timed out", "too many requests", "rate limit", "syncing", "busy"];
     if passing.iter().any(|p| lower.contains(p)) || payload.is_retry_err() {
         return NodeError::Unavailable(message);
     }
@@ -255,7 +256,9 @@ mod tests {
         assert_eq!(sort_offer("nonce too low: next nonce 5, tx nonce 3".into()), Offer::NonceUsed);
         let oversized = "oversized data: transaction size 131250, limit 131072";
         assert_eq!(sort_offer(oversized.into()), Offer::Never(oversized.into()));
-        for passing in ["insufficient funds for gas * price + value", "txpool is full", "replacement transaction underpriced"] {
+        for passing in
+            ["insufficient funds for gas * price + value", "txpool is full", "replacement transaction underpriced"]
+        {
             assert_eq!(sort_offer(passing.into()), Offer::NotNow(passing.into()));
         }
     }
