@@ -9,6 +9,8 @@ pub mod access;
 pub mod archive;
 pub mod config;
 pub mod demo;
+pub mod keyring;
+pub mod ledger;
 pub mod payload;
 pub mod study;
 
