@@ -62,3 +62,50 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(due_ms);
 
+
+-- What of a study is on the ledger, or on its way.
+CREATE TABLE publication (
+  study INTEGER PRIMARY KEY REFERENCES study(id),
+  version INTEGER NOT NULL,            -- of the manifest being published, or published last
+  study_id BLOB NOT NULL,              -- the study's name on the ledger
+  manifest BLOB NOT NULL,              -- encoded, of that version
+  manifest_image BLOB NOT NULL,
+  progress BLOB,                       -- the publisher's own record; NULL before its first step
+  begun_ms INTEGER NOT NULL,
+  viewable_ms INTEGER,                 -- when everything needed for a first look was on the ledger
+  final_ms INTEGER,                    -- when this version was; NULL while it is on its way
+  blocked TEXT                         -- why it cannot go on without a person
+) STRICT;
+CREATE INDEX publication_open ON publication(final_ms) WHERE final_ms IS NULL;
+
+-- Images on the ledger. `plain` holds what is not an object: the manifest and the previews.
+CREATE TABLE image (
+  id BLOB PRIMARY KEY,
+  study INTEGER NOT NULL REFERENCES study(id),
+  kind INTEGER NOT NULL,               -- 1 object, 2 preview, 3 manifest
+  instance INTEGER REFERENCES instance(id),
+  subject TEXT NOT NULL,               -- UID of what it shows or holds
+  version INTEGER NOT NULL,            -- of the manifest that brought it
+  position INTEGER NOT NULL,           -- in the order of publishing
+  epoch INTEGER NOT NULL,
+  pieces INTEGER NOT NULL,
+  piece_bytes INTEGER NOT NULL,
+  sealed_bytes INTEGER NOT NULL,
+  root BLOB NOT NULL,
+  mode INTEGER NOT NULL,               -- of the pieces: 1 calldata, 2 log, 3 code, 4 storage
+  media_type TEXT NOT NULL DEFAULT '',
+  plain BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_study ON image(study, version, position);
+CREATE INDEX image_instance ON image(instance) WHERE instance IS NOT NULL;
+CREATE INDEX image_subject ON image(subject, kind);
+
+-- Where each piece is, so that none is ever searched for.
+CREATE TABLE piece (
+  image BLOB NOT NULL,
+  number INTEGER NOT NULL,
+  block INTEGER NOT NULL,
+  position INTEGER NOT NULL,           -- of the transaction in its block
+  entry INTEGER NOT NULL,              -- of the piece in its transaction
+  PRIMARY KEY (image, number)
+) STRICT, WITHOUT ROWID;

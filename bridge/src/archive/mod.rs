@@ -22,6 +22,7 @@ mod disk;
 mod incoming;
 mod index;
 mod part10;
+mod publication;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use commit::Committer;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
+pub use publication::{Image, PlannedImage, PlannedVersion, Publication, Step};
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 
 /// The archive. Cheap to clone; every clone is the same archive.
