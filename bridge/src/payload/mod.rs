@@ -9,9 +9,12 @@
 //! staged file followed by [`container::unseal`]. [`manifest::Manifest`] lists a study's objects and previews so that
 //! queries can be answered before any pixel has arrived.
 
+mod cbor;
 pub mod container;
 pub mod keys;
+pub mod manifest;
 mod packet;
+pub mod pieces;
 
 /// The name of a sealed run of bytes on the ledger, as `study::image_id` derives it.
 pub type ImageId = alloy::primitives::B256;
