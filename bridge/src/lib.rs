@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod archive;
+pub mod assemble;
 pub mod config;
 pub mod demo;
 pub mod keyring;
