@@ -23,6 +23,7 @@ mod incoming;
 mod index;
 mod part10;
 mod publication;
+mod search;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ use commit::Committer;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
-pub use publication::{Image, PlannedImage, PlannedVersion, Publication, Step};
+pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 
 /// The archive. Cheap to clone; every clone is the same archive.

@@ -82,36 +82,36 @@ pub struct Publication {
     pub version: u32,
     /// The manifest's image.
     pub manifest_image: B256,
-    /// The publisher's own record.
-    pub progress: Option<Vec<u8>>,
+    /// Whether the ledger has Define Study.
+    pub defined: bool,
+    /// Newest manifest version that the ledger names; 0 before the first.
+    pub announced: u32,
     /// When publishing of this version began, in milliseconds since 1970.
     pub begun_ms: i64,
     /// When it could first be looked at.
     pub viewable_ms: Option<i64>,
     /// When it was final.
     pub final_ms: Option<i64>,
-    /// Why a person is needed.
-    pub blocked: Option<String>,
 }
 
-/// A change of a publication's state; `None` leaves a field as it is.
+/// What was seen on the ledger.
 #[derive(Debug, Clone, Default)]
-pub struct Step {
-    /// The publisher's own record.
-    pub progress: Option<Vec<u8>>,
-    /// Pieces seen on the ledger.
+pub struct SeenOnLedger {
+    /// Define Study.
+    pub defined: bool,
+    /// Pieces.
     pub located: Vec<Located>,
-    /// Everything for a first look was seen on the ledger.
-    pub viewable: bool,
-    /// The version was seen on the ledger, whole.
-    pub done: bool,
-    /// `Some(None)` clears it.
-    pub blocked: Option<Option<String>>,
+    /// Images sealed with the planned root.
+    pub sealed: Vec<B256>,
+    /// A manifest version.
+    pub announced: Option<u32>,
+    /// Everything of a version.
+    pub finished: Option<u32>,
 }
 
 const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
-const SELECT_PUBLICATION: &str = "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.progress, p.begun_ms, p.viewable_ms,
-   p.final_ms, p.blocked FROM publication p JOIN study st ON p.study = st.id";
+const SELECT_PUBLICATION: &str = "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
+   p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
 
 impl Archive {
     /// Studies whose quiet time is over and of which no version is on its way, the longest waiting first.
@@ -199,8 +199,8 @@ impl Archive {
             tx.execute(
                 "INSERT INTO publication (study, version, study_id, manifest, manifest_image, begun_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (study) DO UPDATE SET version = excluded.version, manifest = excluded.manifest,
-                   manifest_image = excluded.manifest_image, begun_ms = excluded.begun_ms, progress = NULL,
-                   viewable_ms = NULL, final_ms = NULL, blocked = NULL",
+                   manifest_image = excluded.manifest_image, begun_ms = excluded.begun_ms, viewable_ms = NULL,
+                   final_ms = NULL",
                 params![
                     study,
                     planned.version,
@@ -293,49 +293,72 @@ impl Archive {
         })
     }
 
-    /// Records progress; durable when it returns.
+    /// The study with this name on the ledger.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn study_of_id(&self, study_id: &B256) -> Result<Option<Uid>, ArchiveError> {
+        self.read(|db| {
+            let sql = "SELECT st.uid FROM publication p JOIN study st ON p.study = st.id WHERE p.study_id = ?1";
+            Ok(db.query_row(sql, [study_id.as_slice()], |row| uid(row, 0)).optional()?)
+        })
+    }
+
+    /// Images of a study that were seen sealed, and the pieces of all that were seen stored: (image, piece number).
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn seen_images(&self, study_uid: &Uid) -> Result<(Vec<B256>, Vec<(B256, u32)>), ArchiveError> {
+        self.read(|db| {
+            let of_study = "study = (SELECT id FROM study WHERE uid = ?1)";
+            let mut sealed = db.prepare_cached(&format!("SELECT id FROM image WHERE {of_study} AND sealed = 1"))?;
+            let sealed = sealed.query_map([study_uid.as_str()], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
+            let sealed = sealed.collect::<Result<_, _>>()?;
+            let mut pieces = db.prepare_cached(&format!(
+                "SELECT image, number FROM piece WHERE image IN (SELECT id FROM image WHERE {of_study})"
+            ))?;
+            let pieces = pieces
+                .query_map([study_uid.as_str()], |row| Ok((B256::from(row.get::<_, [u8; 32]>(0)?), row.get(1)?)))?;
+            Ok((sealed, pieces.collect::<Result<_, _>>()?))
+        })
+    }
+
+    /// Records what was seen; durable when it returns. The same thing may be recorded twice.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub async fn record_step(&self, study_uid: &Uid, step: Step) -> Result<(), ArchiveError> {
+    pub async fn record_seen(&self, study_uid: &Uid, seen: SeenOnLedger) -> Result<(), ArchiveError> {
         let study_uid = study_uid.to_string();
         self.write(move |db| {
             let tx = db.transaction()?;
-            {
-                let mut insert = tx.prepare_cached(
-                    "INSERT OR REPLACE INTO piece (image, number, block, position, entry) VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?;
-                for Located { image, index, location } in &step.located {
-                    insert.execute(params![
-                        image.as_slice(),
-                        index,
-                        as_i64(location.block),
-                        as_i64(location.transaction),
-                        location.entry
-                    ])?;
-                }
-            }
-            let now = now_ms();
-            tx.execute(
-                "UPDATE publication SET progress = coalesce(?2, progress),
-                   viewable_ms = CASE WHEN ?3 THEN coalesce(viewable_ms, ?6) ELSE viewable_ms END,
-                   final_ms = CASE WHEN ?4 THEN coalesce(final_ms, ?6) ELSE final_ms END,
-                   blocked = CASE WHEN ?5 THEN ?7 ELSE blocked END
+            record_images(&tx, &seen)?;
+            // A time is kept from the first sight on, and only for the version that it is about.
+            tx.prepare_cached(
+                "UPDATE publication SET defined = defined OR ?2, announced = max(announced, coalesce(?3, 0)),
+                   viewable_ms = CASE WHEN ?3 >= version THEN coalesce(viewable_ms, ?5) ELSE viewable_ms END,
+                   final_ms = CASE WHEN ?4 >= version THEN coalesce(final_ms, ?5) ELSE final_ms END
                  WHERE study = (SELECT id FROM study WHERE uid = ?1)",
-                params![
-                    study_uid,
-                    step.progress,
-                    step.viewable,
-                    step.done,
-                    step.blocked.is_some(),
-                    now,
-                    step.blocked.flatten()
-                ],
-            )?;
+            )?
+            .execute(params![study_uid, seen.defined, seen.announced, seen.finished, now_ms()])?;
             Ok(tx.commit()?)
         })
         .await
     }
+}
+
+fn record_images(tx: &rusqlite::Transaction<'_>, seen: &SeenOnLedger) -> Result<(), ArchiveError> {
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO piece (image, number, block, position, entry) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for Located { image, index, location } in &seen.located {
+        let PieceLocation { block, transaction, entry } = *location;
+        insert.execute(params![image.as_slice(), index, as_i64(block), as_i64(transaction), entry])?;
+    }
+    let mut update = tx.prepare_cached("UPDATE image SET sealed = 1 WHERE id = ?1")?;
+    for image in &seen.sealed {
+        update.execute([image.as_slice()])?;
+    }
+    Ok(())
 }
 
 fn insert_image(
@@ -377,11 +400,11 @@ fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
         study_id: B256::from(row.get::<_, [u8; 32]>(1)?),
         version: row.get(2)?,
         manifest_image: B256::from(row.get::<_, [u8; 32]>(3)?),
-        progress: row.get(4)?,
-        begun_ms: row.get(5)?,
-        viewable_ms: row.get(6)?,
-        final_ms: row.get(7)?,
-        blocked: row.get(8)?,
+        defined: row.get(4)?,
+        announced: row.get(5)?,
+        begun_ms: row.get(6)?,
+        viewable_ms: row.get(7)?,
+        final_ms: row.get(8)?,
     })
 }
 
