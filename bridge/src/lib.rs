@@ -1,3 +1,4 @@
 //! PACS Bridge.
 
 pub mod ledger;
+pub mod publish;
