@@ -12,7 +12,10 @@ pub mod config;
 pub mod demo;
 pub mod keyring;
 pub mod ledger;
+pub mod outbox;
 pub mod payload;
+pub mod publish;
+pub mod retrieve;
 pub mod study;
 
 /// An error with everything that caused it, in one line.

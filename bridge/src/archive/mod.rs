@@ -23,6 +23,7 @@ mod incoming;
 mod index;
 mod part10;
 mod publication;
+mod restore;
 mod search;
 
 use std::fmt;
@@ -41,6 +42,7 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
 pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
+pub use restore::Restoring;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 
 /// The archive. Cheap to clone; every clone is the same archive.

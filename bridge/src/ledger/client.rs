@@ -203,6 +203,8 @@ impl<N, K> std::fmt::Debug for Client<N, K> {
 
 /// How often a refusal is believed only after another look at the chain: it may come from a state that has passed.
 const REFUSALS_MAX: u32 = 3;
+/// Looks for a piece that is there but not deep enough, one poll apart, before the caller is told to come back.
+const LOCATE_TRIES: u32 = 20;
 /// How long a custodial owner's signature is good.
 const CONSENT_S: u64 = 24 * 3600;
 /// Blocks per question when a node limits the range (Besu's default).
@@ -425,7 +427,7 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     /// Finds a piece that some earlier transaction stored, once it is deep enough.
     async fn locate(&self, piece: &Piece) -> Result<Located, LedgerError> {
-        loop {
+        for _ in 0..LOCATE_TRIES {
             let found = self.find_piece(piece.image, Some(piece.index)).await?;
             if let Some(located) = found.into_iter().next() {
                 return Ok(located);
@@ -435,6 +437,7 @@ impl<N: Node, K: Clock> Client<N, K> {
             }
             self.inner.clock.sleep_ms(self.inner.config.poll_ms).await;
         }
+        Err(LedgerError::Unavailable("a stored piece is not deep enough yet".into()))
     }
 
     async fn hash_of(&self, image: B256, index: u32, at: At) -> Result<B256, LedgerError> {
