@@ -105,6 +105,12 @@ impl Keyring {
         Ok(self.0.owners.key(index)?)
     }
 
+    /// The seed of all owner keys held in custody.
+    #[must_use]
+    pub fn owners(&self) -> OwnerSeed {
+        self.0.owners.clone()
+    }
+
     /// The keys of a study, if it has any.
     ///
     /// # Errors

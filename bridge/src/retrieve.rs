@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, Image, Stored};
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, unseal};
 use crate::payload::pieces::{Merger, PieceError};
 
@@ -71,16 +71,16 @@ pub struct Retrieve(Arc<Inner>);
 struct Inner {
     archive: Archive,
     keyring: Keyring,
-    ledger: Option<Ledger>,
+    ledger: LedgerSlot,
     fetches: Semaphore,
     /// One fetch per object at a time; whoever comes second waits and finds the file.
     fetching: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Retrieve {
-    /// Joins the parts; without a ledger only local files can be opened.
+    /// Joins the parts; until the slot holds a ledger only local files can be opened.
     #[must_use]
-    pub fn new(archive: Archive, keyring: Keyring, ledger: Option<Ledger>) -> Self {
+    pub fn new(archive: Archive, keyring: Keyring, ledger: LedgerSlot) -> Self {
         let (fetches, fetching) = (Semaphore::new(FETCHES_MAX), Mutex::default());
         Self(Arc::new(Inner { archive, keyring, ledger, fetches, fetching }))
     }
@@ -196,7 +196,7 @@ impl Retrieve {
 
     /// All pieces of an image in order, proven against the root that was planned.
     async fn merge(&self, image: &Image) -> Result<tempfile::SpooledTempFile, RetrieveError> {
-        let ledger = self.0.ledger.as_ref().ok_or(RetrieveError::NoLedger)?;
+        let ledger = self.0.ledger.get().ok_or(RetrieveError::NoLedger)?;
         let mut located = self.0.archive.locations(&image.id)?;
         if located.len() != image.map.pieces as usize {
             located = ledger.find_pieces(image.id).await?;
