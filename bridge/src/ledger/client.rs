@@ -166,6 +166,8 @@ pub struct ClientConfig {
     pub addresses: Addresses,
     /// Where the bytes of new pieces go.
     pub mode: PieceMode,
+    /// Bytes of pieces in one transaction at most, their overhead included; at most [`pieces::payload_bytes_max`].
+    pub payload_bytes_max: usize,
     /// Final means: this many blocks from the tip, the block itself included.
     pub depth: u64,
     /// Wait between looks at something that is on chain but not deep enough.
@@ -219,6 +221,11 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// Where new pieces go.
     pub fn mode(&self) -> PieceMode {
         self.inner.config.mode
+    }
+
+    /// Bytes of pieces in one transaction at most, their overhead included.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.inner.config.payload_bytes_max.min(pieces::payload_bytes_max(self.mode()))
     }
 
     /// The account that signs.

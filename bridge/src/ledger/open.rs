@@ -138,6 +138,7 @@ fn start(
         public_key: public_key(&signer),
         addresses: addresses(config.admin),
         mode: config.mode,
+        payload_bytes_max: usize::MAX,
         depth: config.sender.depth.max(1),
         poll_ms: config.sender.poll_ms,
         read_parallel: config.read_parallel,

@@ -121,6 +121,9 @@ pub struct SenderStatus {
     pub trouble: Option<String>,
 }
 
+/// So many resynchronisations in a row must find a gap of nonces at one place before it is filled.
+const GAP_SEEN_MIN: u32 = 5;
+
 struct Submit {
     call: Call,
     id: B256,
@@ -169,7 +172,8 @@ pub struct Driver<N, J, S, K> {
     resend: Backoff,
     resend_at_ms: u64,
     offer_at_ms: u64,
-    gap_at: Option<u64>,
+    /// The nonce at which the node waited for us, and how often in a row.
+    gap_seen: Option<(u64, u32)>,
     offer_backoff: Backoff,
     status: watch::Sender<SenderStatus>,
 }
@@ -221,7 +225,7 @@ pub fn sender<N: Node, J: Journal, S: Sign, K: Clock>(
         resend,
         resend_at_ms: 0,
         offer_at_ms: 0,
-        gap_at: None,
+        gap_seen: None,
         offer_backoff: Backoff::new(50, 10_000),
         status,
     };
@@ -564,9 +568,13 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     /// Nonces that the chain waits for and nobody fills would hold up everything behind them.
     async fn fill_gap(&mut self, nonce: u64) -> Result<(), End> {
         let gap = self.slots.gap(nonce);
-        // A node that lags shows a gap once; a real one is there the next time too.
-        let seen_before = std::mem::replace(&mut self.gap_at, (!gap.is_empty()).then_some(nonce)) == Some(nonce);
-        if gap.is_empty() || !seen_before {
+        // A node that lags shows a gap too; a real one stays where it is.
+        let (at, seen) = self.gap_seen.take().filter(|(at, _)| *at == nonce).unwrap_or((nonce, 0));
+        if gap.is_empty() {
+            return Ok(());
+        }
+        self.gap_seen = Some((at, seen + 1));
+        if seen + 1 < GAP_SEEN_MIN {
             return Ok(());
         }
         tracing::warn!(from = gap.start, to = gap.end, "filling a gap of nonces with empty transfers");

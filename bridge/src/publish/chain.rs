@@ -2,7 +2,7 @@
 
 use super::Chain;
 use crate::ledger::node::{Clock, Node};
-use crate::ledger::pieces::{PIECE_OVERHEAD_BYTES, payload_bytes_max};
+use crate::ledger::pieces::PIECE_OVERHEAD_BYTES;
 use crate::ledger::{Amendment, Client, ImageOnChain, LedgerError, Located, Piece, Seal, StudyOwner};
 use alloy::primitives::B256;
 use thiserror::Error;
@@ -29,7 +29,7 @@ impl From<LedgerError> for ChainError {
 
 impl<N: Node, K: Clock> Chain for Client<N, K> {
     fn payload_bytes_max(&self) -> (usize, usize) {
-        (payload_bytes_max(self.mode()), PIECE_OVERHEAD_BYTES)
+        (Client::payload_bytes_max(self), PIECE_OVERHEAD_BYTES)
     }
 
     async fn defined(&self, study: B256) -> Result<bool, ChainError> {
