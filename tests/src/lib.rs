@@ -3,6 +3,7 @@
 //! Every process is started, watched and ended by its id; a dropped handle kills what it started.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs, clippy::print_stderr)]
 
+pub mod dicom;
 pub mod peers;
 
 use std::io::{BufRead, BufReader};
@@ -21,6 +22,7 @@ pub struct Bridge {
     pub dir: TempDir,
     toml: String,
     child: Option<Child>,
+    ready: String,
     pub dicom: SocketAddr,
 }
 
@@ -38,7 +40,13 @@ impl Bridge {
     }
 
     pub fn start_in(dir: TempDir, toml: &str) -> Self {
-        let mut bridge = Self { dir, toml: toml.to_owned(), child: None, dicom: "127.0.0.1:0".parse().unwrap() };
+        let mut bridge = Self {
+            dir,
+            toml: toml.to_owned(),
+            child: None,
+            ready: String::new(),
+            dicom: "127.0.0.1:0".parse().unwrap(),
+        };
         bridge.run();
         bridge
     }
@@ -82,7 +90,13 @@ impl Bridge {
             panic!("the bridge did not get ready; it said {ready:?} and logged:\n{}", self.log());
         };
         self.dicom = dicom.parse().unwrap();
+        self.ready = ready;
         self.child = Some(child);
+    }
+
+    /// What the ready line says after `key`, such as `rpc=`.
+    pub fn ready(&self, key: &str) -> &str {
+        self.ready.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap()
     }
 
     pub fn log(&self) -> String {
