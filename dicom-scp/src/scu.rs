@@ -112,16 +112,20 @@ pub enum ScuError {
     #[error("association accepted on impossible terms")]
     Terms,
     /// No accepted presentation context fits; the association is still good.
-    #[error("no presentation context for {abstract_syntax} with {transfer_syntax:?}")]
-    NoContext {
-        /// The SOP class.
-        abstract_syntax: Uid,
-        /// The transfer syntax needed, for objects.
-        transfer_syntax: Option<Uid>,
-    },
+    #[error("no presentation context for {} with {:?}", .0.abstract_syntax, .0.transfer_syntax)]
+    NoContext(Box<MissingContext>),
     /// The association broke. It has been aborted.
     #[error("association broken")]
     Transport(#[from] TransportError),
+}
+
+/// A presentation context that would have been needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingContext {
+    /// The SOP class.
+    pub abstract_syntax: Uid,
+    /// The transfer syntax needed, for objects.
+    pub transfer_syntax: Option<Uid>,
 }
 
 /// An object to send.
@@ -470,18 +474,14 @@ impl<S: Stream> Association<S> {
 
     fn context(&self, abstract_syntax: &Uid) -> Result<Context, ScuError> {
         let found = self.contexts.iter().find(|context| context.abstract_syntax == *abstract_syntax).copied();
-        found.ok_or(ScuError::NoContext { abstract_syntax: *abstract_syntax, transfer_syntax: None })
+        found.ok_or_else(|| missing(abstract_syntax, None))
     }
 
     fn store_context(&self, sop_class: &Uid, transfer_syntax: &TransferSyntax) -> Result<Context, ScuError> {
         let fits = |context: &&Context| {
             context.abstract_syntax == *sop_class && context.transfer_syntax.uid() == transfer_syntax.uid()
         };
-        self.contexts
-            .iter()
-            .find(fits)
-            .copied()
-            .ok_or(ScuError::NoContext { abstract_syntax: *sop_class, transfer_syntax: Some(*transfer_syntax.uid()) })
+        self.contexts.iter().find(fits).copied().ok_or_else(|| missing(sop_class, Some(*transfer_syntax.uid())))
     }
 
     async fn exchange(
@@ -504,7 +504,7 @@ impl<S: Stream> Association<S> {
     async fn command(&mut self) -> Result<(u8, Command, bool), TransportError> {
         match self.transport.receive_within(self.options.dimse_timeout(), "a response").await? {
             Received::Part(Part::Command { context_id, command, has_data_set }) => {
-                Ok((context_id, command, has_data_set))
+                Ok((context_id, *command, has_data_set))
             }
             Received::Part(Part::Data { .. }) | Received::ReleaseRp => Err(unexpected()),
             Received::ReleaseRq => Err(TransportError::Released),
@@ -544,6 +544,10 @@ impl<S: Stream> Association<S> {
         }
         Ok(result?)
     }
+}
+
+fn missing(abstract_syntax: &Uid, transfer_syntax: Option<Uid>) -> ScuError {
+    ScuError::NoContext(Box::new(MissingContext { abstract_syntax: *abstract_syntax, transfer_syntax }))
 }
 
 fn unexpected() -> TransportError {

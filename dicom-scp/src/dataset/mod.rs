@@ -288,7 +288,7 @@ impl DataSet {
     /// Whether any text, nested ones too, has a byte outside ASCII: whether (0008,0005) is needed at all.
     pub fn needs_character_set(&self) -> bool {
         self.elements.values().any(|element| match &element.value {
-            Value::Bytes(bytes) => is_charset_dependent(element.vr) && !(bytes.is_ascii() && !bytes.contains(&0x1b)),
+            Value::Bytes(bytes) => is_charset_dependent(element.vr) && (!bytes.is_ascii() || bytes.contains(&0x1b)),
             Value::Items(items) => items.iter().any(DataSet::needs_character_set),
             Value::Skipped { .. } => false,
         })

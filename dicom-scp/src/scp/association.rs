@@ -101,7 +101,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
                     return Ok(End::Released);
                 }
                 Received::Part(Part::Command { context_id, command, has_data_set }) => {
-                    self.operation(context_id, command, has_data_set).await?;
+                    self.operation(context_id, *command, has_data_set).await?;
                 }
                 Received::Part(Part::Data { .. }) => {
                     return Err(ProtocolError::OutOfOrder("data set without a command").into());
@@ -265,8 +265,8 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
 /// did not negotiate asynchronous operations.
 pub(super) fn is_cancel(received: Received, message_id: u16) -> Result<bool, TransportError> {
     match received {
-        Received::Part(Part::Command { command: Command::CancelRq { responding_to }, .. }) => {
-            Ok(responding_to == message_id)
+        Received::Part(Part::Command { command, .. }) if matches!(*command, Command::CancelRq { .. }) => {
+            Ok(*command == Command::CancelRq { responding_to: message_id })
         }
         Received::ReleaseRq => Err(TransportError::Released),
         Received::Part(_) | Received::ReleaseRp => {

@@ -169,7 +169,10 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
         loop {
             let received = self.transport.receive_within(self.options.dimse_timeout(), "c-store response").await?;
             match received {
-                Received::Part(Part::Command { command: Command::Response(response), has_data_set, .. }) => {
+                Received::Part(Part::Command { command, has_data_set, .. })
+                    if matches!(*command, Command::Response(_)) =>
+                {
+                    let Command::Response(response) = *command else { continue };
                     if response.operation != Operation::Store || response.responding_to != message_id {
                         return Err(ProtocolError::UnexpectedMessage("response to nothing we asked").into());
                     }
@@ -416,7 +419,7 @@ async fn move_one<V: Services>(
         move_originator: Some(originator),
     };
     match association.store(&request, &mut stream.reader).await {
-        Err(scu::ScuError::NoContext { .. }) => Ok(no_context()),
+        Err(scu::ScuError::NoContext(_)) => Ok(no_context()),
         other => other,
     }
 }
