@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
             // A stray delimiter carries nothing (its length is zero).
             return Ok((None, value_at));
         }
-        if tag == ITEM {
+        if tag.0 == ITEM.0 {
             return Err(ReadError::Misplaced { tag, offset }.into());
         }
         if length == UNDEFINED {
@@ -275,7 +275,8 @@ impl<'a> Reader<'a> {
             return self.skip_bytes(value_end, end).map(|()| (None, value_end));
         }
         if vr == VR::SQ {
-            return self.sequence(value_at, value_end, encoding, depth).map(|items| (Some(items), value_end));
+            let element = self.known_length_sequence(offset, header, encoding, depth)?;
+            return Ok((Some(element), value_end));
         }
         if length > self.options.value_bytes_max {
             let skipped = Element { vr, value: Value::Skipped { length } };
@@ -312,6 +313,30 @@ impl<'a> Reader<'a> {
         // What a relay turned into UN is in little endian implicit encoding, whatever surrounds it (PS3.5 6.2.2 note 2).
         let swap = encoding == Encoding::ExplicitBe && !was_unknown;
         Element::bytes(vr, if swap { swapped(vr, bytes) } else { bytes.to_vec() })
+    }
+
+    /// A sequence whose bytes are all there, so that running out of them is its own fault. Where only the dictionary said that it is a
+    /// sequence and it is none, the bytes are kept.
+    fn known_length_sequence(
+        &mut self,
+        offset: usize,
+        header: Header,
+        encoding: Encoding,
+        depth: u8,
+    ) -> Result<Element, Stop> {
+        let Header { tag, length, size, .. } = header;
+        let value_at = offset + size;
+        let value_end = value_at + length as usize;
+        let Some(bytes) = self.bytes.get(value_at..value_end) else { return Err(Stop::More) };
+        match self.sequence(value_at, value_end, encoding, depth) {
+            Err(Stop::Error(error @ (ReadError::TooDeep { .. } | ReadError::TooMany { .. }))) => Err(error.into()),
+            Err(_) if encoding == Encoding::ImplicitLe && length > self.options.value_bytes_max => {
+                Ok(Element { vr: VR::UN, value: Value::Skipped { length } })
+            }
+            Err(_) if encoding == Encoding::ImplicitLe => Ok(Element::bytes(VR::UN, bytes)),
+            Err(Stop::More) => Err(ReadError::Overrun { tag, offset }.into()),
+            other => other,
+        }
     }
 
     /// A standard sequence that came as `UN` with a length. If its content is not items after all, the bytes are kept.
