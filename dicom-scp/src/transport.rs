@@ -249,7 +249,7 @@ impl<S: Stream> Transport<S> {
     }
 
     /// Waits a moment for the peer to close, which it does first after a release (PS3.8 9.2, state 13).
-    pub(crate) async fn linger(&mut self, limit: Duration) {
+    pub(crate) async fn linger(mut self, limit: Duration) {
         let mut rest = [0; 256];
         let closed = async { while matches!(self.stream.read(&mut rest).await, Ok(n) if n > 0) {} };
         let _ = tokio::time::timeout(limit, closed).await;

@@ -12,7 +12,8 @@ use dicom_scp::{
     sop_class::{STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION},
 };
 use dicom_ul::pdu::{
-    AssociationRQ, PDataValue, PDataValueType, Pdu, PresentationContextProposed, UserVariableItem, read_pdu, write_pdu,
+    AssociationRJResult, AssociationRQ, PDataValue, PDataValueType, Pdu, PresentationContextProposed, UserVariableItem,
+    read_pdu, write_pdu,
 };
 use std::{sync::atomic::Ordering, time::Duration};
 use support::*;
@@ -33,11 +34,18 @@ impl Raw {
         Raw { stream, received: Vec::new() }
     }
 
+    /// Tries again while the permit of the peer before is on its way back.
     async fn associate(served: &Served) -> Raw {
-        let mut raw = Raw::connect(served).await;
-        raw.send(&Pdu::AssociationRQ(request("SITE", 16_384))).await;
-        assert!(matches!(raw.receive().await, Some(Pdu::AssociationAC(_))));
-        raw
+        for _ in 0..10_000 {
+            let mut raw = Raw::connect(served).await;
+            raw.send(&Pdu::AssociationRQ(request("SITE", 16_384))).await;
+            match raw.receive().await {
+                Some(Pdu::AssociationAC(_)) => return raw,
+                Some(Pdu::AssociationRJ(rejection)) => assert_eq!(rejection.result, AssociationRJResult::Transient),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("a permit was stranded");
     }
 
     async fn send(&mut self, pdu: &Pdu) {

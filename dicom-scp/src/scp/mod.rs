@@ -147,7 +147,7 @@ pub struct ScpOptions {
     pub idle_timeout_ms: u64,
     /// Within an operation: for the next fragment, for a C-STORE response, and for the peer to take a PDU.
     pub dimse_timeout_ms: u64,
-    /// For the peer to take a rejection and close.
+    /// For the peer to take a rejection, or the answer to its release, and close.
     pub reject_timeout_ms: u64,
     /// C-MOVE and C-GET say that they are still at it at least this often.
     pub pending_interval_ms: u64,
@@ -352,8 +352,11 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         if !matches!(written, Ok(Ok(()))) {
             return debug!(%peer, "connection lost before the association");
         }
-        self.association(stream, buffer, admitted).await;
+        let released = self.association(stream, buffer, admitted).await;
         drop(permit);
+        if let Some(transport) = released {
+            transport.linger(Duration::from_millis(self.options.reject_timeout_ms)).await;
+        }
     }
 
     fn admit(&self, rq: &dicom_ul::pdu::AssociationRQ, peer: SocketAddr) -> Result<Admitted<V::Session>, Rejection> {
@@ -367,7 +370,12 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         Ok(Admitted { request, session, negotiated })
     }
 
-    async fn association(&self, stream: U::Stream, buffer: BytesMut, admitted: Admitted<V::Session>) {
+    async fn association(
+        &self,
+        stream: U::Stream,
+        buffer: BytesMut,
+        admitted: Admitted<V::Session>,
+    ) -> Option<Transport<U::Stream>> {
         let Admitted { request, session, negotiated } = admitted;
         let transport = Transport::accepted(stream, buffer, &negotiated, &self.options);
         let association = Association {
@@ -381,7 +389,7 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             counts: Default::default(),
             last_message_id: 0,
         };
-        association.run().await;
+        association.run().await
     }
 
     /// Says no and gives the peer a moment to hear it: closing at once could destroy the answer on its way.
