@@ -14,7 +14,7 @@ use crate::{
     object::{StoreHead, StoreSink, receive_object, without_data_set},
     sop_class::{self, Service},
     status::{Failure, Operation, Outcome, Status, StatusKind},
-    transport::{AbortSource, Received, Stream, Transport, TransportError},
+    transport::{AbortSource, Received, Stream, Transport, TransportError, context_for_object},
 };
 use bytes::BytesMut;
 use dicom_ul::pdu::{
@@ -135,7 +135,8 @@ pub struct StoreRequest {
     pub sop_class: Uid,
     /// SOP instance.
     pub sop_instance: Uid,
-    /// The transfer syntax of the bytes; a context with exactly this one is needed.
+    /// The transfer syntax of the bytes. A context with exactly this one is preferred; implicit and explicit VR little endian
+    /// are transcoded into each other when the peer took only the other one.
     pub transfer_syntax: TransferSyntax,
     /// Length of the data set, in bytes.
     pub bytes: u64,
@@ -288,7 +289,9 @@ impl<S: Stream> Association<S> {
             move_originator: object.move_originator.clone(),
         });
         let exchange = async {
-            self.transport.send_from(context.id, &command.encode(true), source, object.bytes).await?;
+            self.transport
+                .send_object(&context, &command.encode(true), &object.transfer_syntax, source, object.bytes)
+                .await?;
             self.response(Operation::Store, message_id).await.map(|(response, _)| response)
         };
         let response = exchange.await;
@@ -478,10 +481,8 @@ impl<S: Stream> Association<S> {
     }
 
     fn store_context(&self, sop_class: &Uid, transfer_syntax: &TransferSyntax) -> Result<Context, ScuError> {
-        let fits = |context: &&Context| {
-            context.abstract_syntax == *sop_class && context.transfer_syntax.uid() == transfer_syntax.uid()
-        };
-        self.contexts.iter().find(fits).copied().ok_or_else(|| missing(sop_class, Some(*transfer_syntax.uid())))
+        let of_class = self.contexts.iter().filter(|context| context.abstract_syntax == *sop_class);
+        context_for_object(of_class, transfer_syntax).ok_or_else(|| missing(sop_class, Some(*transfer_syntax.uid())))
     }
 
     async fn exchange(

@@ -95,12 +95,61 @@ async fn objects_without_a_context_fail_alone() {
     let mut mr = ct(1, 2, 9, 64);
     mr.put_text(SOP_CLASS, VR::UI, MR.as_str());
     served.keep(&mr, EXPLICIT);
-    served.keep(&ct(1, 2, 10, 64), IMPLICIT);
+    let jpeg = TransferSyntax::of(&uid("1.2.840.10008.1.2.4.70")).unwrap();
+    served.keep(&ct(1, 2, 10, 64), jpeg);
     let proposals = [Proposal::plain(STUDY_ROOT_GET), Proposal::receiving(CT, [EXPLICIT])];
     let (retrieved, received) = get(&served, &proposals, None).await;
     assert_eq!(retrieved.outcome.status, Status::SUBOPERATIONS_WITH_FAILURES);
     assert_eq!((retrieved.progress.failed, received), (2, 2));
     served.stop().await;
+}
+
+/// What the default transfer syntax is for (PS3.5 10.1): the peer takes only the encoding that the objects are not stored in.
+#[tokio::test(flavor = "multi_thread")]
+async fn uncompressed_objects_are_transcoded_where_needed() {
+    for (stored, taken) in [(EXPLICIT, IMPLICIT), (IMPLICIT, EXPLICIT)] {
+        let served = Served::default().await;
+        (1..=3).for_each(|i| served.keep(&ct(1, 1, i, 131_000 + i as usize * 32), stored));
+        let mut association =
+            served.associate(&[Proposal::plain(STUDY_ROOT_GET), Proposal::receiving(CT, [taken])]).await;
+        let site = Arc::new(Site::default());
+        let mut receiver = Into { site: site.clone(), refused: None };
+        let retrieved = association.get(&STUDY_ROOT_GET, &study(1), &mut receiver).await.unwrap();
+        assert_eq!((retrieved.outcome.status, retrieved.progress.completed), (Status::SUCCESS, 3));
+        for kept in site.objects.lock().unwrap().values() {
+            let original = served.site.objects.lock().unwrap()[&kept.head.sop_instance].header.clone();
+            assert_eq!(kept.head.transfer_syntax, taken);
+            assert!(kept.bytes == original.write(taken.encoding()));
+        }
+        association.release().await.unwrap();
+        served.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_source_is_covered_by_pending_responses() {
+    let options = dicom_scp::scp::ScpOptions { pending_interval_ms: 20, ..Default::default() };
+    let (source, target) = (Served::start(options).await, Served::default().await);
+    source.keep(&ct(1, 1, 1, 64), EXPLICIT);
+    source.site.destinations.lock().unwrap().insert(ae("TARGET"), ("127.0.0.1".into(), target.port()));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    *source.site.open_gate.lock().unwrap() = Some(gate.clone());
+    let mut association = source.associate(&[Proposal::plain(STUDY_ROOT_MOVE)]).await;
+    let mut pending = 0;
+    let still_there = |progress: dicom_scp::dimse::Progress| {
+        assert_eq!((progress.remaining, progress.completed), (Some(1), 0));
+        pending += 1;
+        if pending == 3 {
+            gate.add_permits(1);
+        }
+        ControlFlow::Continue(())
+    };
+    let moved = association.r#move(&STUDY_ROOT_MOVE, &ae("TARGET"), &study(1), still_there).await.unwrap();
+    assert_eq!((moved.outcome.status, target.count()), (Status::SUCCESS, 1));
+    assert!(pending >= 3);
+    association.release().await.unwrap();
+    source.stop().await;
+    target.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

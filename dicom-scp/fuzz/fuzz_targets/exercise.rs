@@ -7,6 +7,7 @@ use dicom_scp::{
     matching::{Query, QueryContext, matches},
     message::{Assembler, Inbox, Incoming, Taken},
     sop_class::Model,
+    transcode::Transcoder,
 };
 
 /// The first byte chooses the encoding, the second the size of the pieces; the rest is the data set.
@@ -33,6 +34,13 @@ pub(crate) fn dataset(input: &[u8]) {
         assert_eq!(end, ReadEnd::Complete);
         let (twice, _) = read(&once.write(encoding), encoding, &unlimited).expect("what we write can be read");
         assert_eq!(once, twice, "writing changes nothing the second time");
+    }
+    let plain = [TransferSyntax::IMPLICIT_VR_LE, TransferSyntax::EXPLICIT_VR_LE];
+    for (from, to) in [(plain[0], plain[1]), (plain[1], plain[0])] {
+        let mut transcoder = Transcoder::new(&from, &to).expect("both are plain");
+        let mut out = Vec::new();
+        // Cut or damaged data sets are errors, never panics.
+        let _ = transcoder.push(bytes, &mut out).and_then(|()| transcoder.finish(&mut out));
     }
     let mut utf8 = data_set.clone();
     utf8.transcode_to_utf8();

@@ -5,12 +5,14 @@
 //! re-encoded through this. Must not know sockets, files or what attributes mean for a service.
 
 mod dictionary;
-mod read;
+pub(crate) mod read;
 mod scan;
 mod write;
 
 pub use dicom_core::{Tag, VR};
 pub use dictionary::dictionary_vr;
+pub(crate) use dictionary::is_sample_valued;
+
 pub use read::{ReadEnd, ReadError, ReadOptions, read};
 pub use scan::{ScanError, Scanned, Scanner};
 
@@ -410,4 +412,4 @@ fn parse_int(text: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -146,7 +146,7 @@ fn keep(data_set: &mut DataSet, tag: Tag, element: Option<Element>) {
 
 /// Some senders negotiate one kind of little endian and send the other. The first element tells: its tag is below (0009,0000) and either
 /// there are two capital letters naming its VR where a VR would be, or there are not.
-pub(super) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
+pub(crate) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
     let Some(&[g0, g1, e0, e1, v0, v1, ..]) = bytes.first_chunk::<8>() else { return declared };
     let tag = Tag(u16::from_le_bytes([g0, g1]), u16::from_le_bytes([e0, e1]));
     if tag.0 > 0x0008 || tag.0 == 0 {
@@ -161,12 +161,12 @@ pub(super) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
     }
 }
 
-fn is_vr_code(code: [u8; 2]) -> bool {
+pub(crate) fn is_vr_code(code: [u8; 2]) -> bool {
     code.iter().all(u8::is_ascii_uppercase)
 }
 
 /// VRs with a two byte length field in explicit encodings (PS3.5 7.1.2).
-pub(super) fn has_short_length(vr: VR) -> bool {
+pub(crate) fn has_short_length(vr: VR) -> bool {
     use VR::*;
     matches!(vr, AE | AS | AT | CS | DA | DS | DT | FL | FD | IS | LO | LT | PN | SH | SL | SS | ST | TM | UI | UL | US)
 }

@@ -21,7 +21,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub const CT: Uid = Uid::literal("1.2.840.10008.5.1.4.1.1.2");
@@ -68,6 +72,8 @@ pub struct Site {
     /// `select` waits for this when `slow_select` is set.
     pub slow_select: AtomicBool,
     pub select_started: Notify,
+    /// `open` waits for a permit of this.
+    pub open_gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 pub struct MemorySink {
@@ -175,6 +181,10 @@ impl Services for Front {
     }
 
     async fn open(&self, _: &AeTitle, handle: &Uid) -> Result<ObjectStream, Failure> {
+        let gate = self.0.open_gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let objects = self.0.objects.lock().unwrap();
         let kept = objects.get(handle).ok_or_else(|| Failure::new(Reason::NoSuchInstance, "gone"))?;
         Ok(ObjectStream {
