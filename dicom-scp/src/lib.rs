@@ -16,6 +16,7 @@ pub mod scp;
 pub mod scu;
 pub mod sop_class;
 pub mod status;
+pub mod transcode;
 mod transfer_syntax;
 mod transport;
 mod uid;

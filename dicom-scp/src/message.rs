@@ -205,8 +205,8 @@ pub enum Part {
     Command {
         /// The presentation context id it came on.
         context_id: u8,
-        /// The command.
-        command: Command,
+        /// The command; boxed because fragments, of which there are many more, should stay small.
+        command: Box<Command>,
         /// Whether [`Part::Data`] follows.
         has_data_set: bool,
     },
@@ -289,7 +289,7 @@ impl Assembler {
         if !has_data_set {
             self.context_id = None;
         }
-        Ok(Some(Part::Command { context_id, command, has_data_set }))
+        Ok(Some(Part::Command { context_id, command: Box::new(command), has_data_set }))
     }
 
     fn push_data(&mut self, fragment: Fragment) -> Part {
@@ -395,7 +395,7 @@ mod tests {
                 received.extend(parts(&mut inbox, &mut assembler, chunk).unwrap());
             }
             prop_assert!(inbox.is_between_pdus());
-            let expected = Part::Command { context_id: 5, command: find_rq(), has_data_set: true };
+            let expected = Part::Command { context_id: 5, command: Box::new(find_rq()), has_data_set: true };
             prop_assert_eq!(&received[0], &expected);
             let mut joined = Vec::new();
             for (i, part) in received[1..].iter().enumerate() {
@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(
             received,
             [
-                Part::Command { context_id: 1, command: find_rq(), has_data_set: true },
+                Part::Command { context_id: 1, command: Box::new(find_rq()), has_data_set: true },
                 Part::Data { bytes: Bytes::new(), is_last: true }
             ]
         );

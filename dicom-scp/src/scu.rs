@@ -14,7 +14,7 @@ use crate::{
     object::{StoreHead, StoreSink, receive_object, without_data_set},
     sop_class::{self, Service},
     status::{Failure, Operation, Outcome, Status, StatusKind},
-    transport::{AbortSource, Received, Stream, Transport, TransportError},
+    transport::{AbortSource, Received, Stream, Transport, TransportError, context_for_object},
 };
 use bytes::BytesMut;
 use dicom_ul::pdu::{
@@ -112,16 +112,20 @@ pub enum ScuError {
     #[error("association accepted on impossible terms")]
     Terms,
     /// No accepted presentation context fits; the association is still good.
-    #[error("no presentation context for {abstract_syntax} with {transfer_syntax:?}")]
-    NoContext {
-        /// The SOP class.
-        abstract_syntax: Uid,
-        /// The transfer syntax needed, for objects.
-        transfer_syntax: Option<Uid>,
-    },
+    #[error("no presentation context for {} with {:?}", .0.abstract_syntax, .0.transfer_syntax)]
+    NoContext(Box<MissingContext>),
     /// The association broke. It has been aborted.
     #[error("association broken")]
     Transport(#[from] TransportError),
+}
+
+/// A presentation context that would have been needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingContext {
+    /// The SOP class.
+    pub abstract_syntax: Uid,
+    /// The transfer syntax needed, for objects.
+    pub transfer_syntax: Option<Uid>,
 }
 
 /// An object to send.
@@ -131,7 +135,8 @@ pub struct StoreRequest {
     pub sop_class: Uid,
     /// SOP instance.
     pub sop_instance: Uid,
-    /// The transfer syntax of the bytes; a context with exactly this one is needed.
+    /// The transfer syntax of the bytes. A context with exactly this one is preferred; implicit and explicit VR little endian
+    /// are transcoded into each other when the peer took only the other one.
     pub transfer_syntax: TransferSyntax,
     /// Length of the data set, in bytes.
     pub bytes: u64,
@@ -284,7 +289,9 @@ impl<S: Stream> Association<S> {
             move_originator: object.move_originator.clone(),
         });
         let exchange = async {
-            self.transport.send_from(context.id, &command.encode(true), source, object.bytes).await?;
+            self.transport
+                .send_object(&context, &command.encode(true), &object.transfer_syntax, source, object.bytes)
+                .await?;
             self.response(Operation::Store, message_id).await.map(|(response, _)| response)
         };
         let response = exchange.await;
@@ -470,18 +477,12 @@ impl<S: Stream> Association<S> {
 
     fn context(&self, abstract_syntax: &Uid) -> Result<Context, ScuError> {
         let found = self.contexts.iter().find(|context| context.abstract_syntax == *abstract_syntax).copied();
-        found.ok_or(ScuError::NoContext { abstract_syntax: *abstract_syntax, transfer_syntax: None })
+        found.ok_or_else(|| missing(abstract_syntax, None))
     }
 
     fn store_context(&self, sop_class: &Uid, transfer_syntax: &TransferSyntax) -> Result<Context, ScuError> {
-        let fits = |context: &&Context| {
-            context.abstract_syntax == *sop_class && context.transfer_syntax.uid() == transfer_syntax.uid()
-        };
-        self.contexts
-            .iter()
-            .find(fits)
-            .copied()
-            .ok_or(ScuError::NoContext { abstract_syntax: *sop_class, transfer_syntax: Some(*transfer_syntax.uid()) })
+        let of_class = self.contexts.iter().filter(|context| context.abstract_syntax == *sop_class);
+        context_for_object(of_class, transfer_syntax).ok_or_else(|| missing(sop_class, Some(*transfer_syntax.uid())))
     }
 
     async fn exchange(
@@ -504,7 +505,7 @@ impl<S: Stream> Association<S> {
     async fn command(&mut self) -> Result<(u8, Command, bool), TransportError> {
         match self.transport.receive_within(self.options.dimse_timeout(), "a response").await? {
             Received::Part(Part::Command { context_id, command, has_data_set }) => {
-                Ok((context_id, command, has_data_set))
+                Ok((context_id, *command, has_data_set))
             }
             Received::Part(Part::Data { .. }) | Received::ReleaseRp => Err(unexpected()),
             Received::ReleaseRq => Err(TransportError::Released),
@@ -544,6 +545,10 @@ impl<S: Stream> Association<S> {
         }
         Ok(result?)
     }
+}
+
+fn missing(abstract_syntax: &Uid, transfer_syntax: Option<Uid>) -> ScuError {
+    ScuError::NoContext(Box::new(MissingContext { abstract_syntax: *abstract_syntax, transfer_syntax }))
 }
 
 fn unexpected() -> TransportError {

@@ -6,6 +6,11 @@ use crate::message::{
     Assembler, DATA_HEADER_BYTES, FragmentSize, Inbox, Incoming, Part, ProtocolError, Taken, append_command,
     append_data_set, data_header,
 };
+use crate::{
+    TransferSyntax,
+    negotiation::Context,
+    transcode::{Transcoder, TranscodingReader},
+};
 use std::{io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -180,6 +185,30 @@ impl<S: Stream> Transport<S> {
         }
         self.flush().await
     }
+    /// Sends a command set and all bytes that `source` gives. If the source fails, the message cannot be completed and the association
+    /// must be aborted.
+    pub(crate) async fn send_all_from(
+        &mut self,
+        context_id: u8,
+        command: &[u8],
+        source: &mut (impl AsyncRead + Unpin),
+    ) -> Result<(), TransportError> {
+        self.outbox.clear();
+        append_command(&mut self.outbox, context_id, command, self.fragment_size);
+        let size = self.fragment_size.bytes();
+        let mut chunk = read_chunk(source, size).await?;
+        loop {
+            // Only the fragment after tells which one is the last.
+            let next = if chunk.len() == size { read_chunk(source, size).await? } else { Vec::new() };
+            self.outbox.extend(data_header(context_id, false, next.is_empty(), chunk.len()));
+            self.outbox.extend_from_slice(&chunk);
+            self.flush().await?;
+            if next.is_empty() {
+                return Ok(());
+            }
+            chunk = next;
+        }
+    }
 
     /// Sends a command set and a data set of exactly `bytes` bytes from `source`. If the source ends early or fails, the message cannot
     /// be completed and the association must be aborted.
@@ -224,6 +253,24 @@ impl<S: Stream> Transport<S> {
         Ok(())
     }
 
+    /// Sends a C-STORE of an object stored in `from` over a context negotiated for `to`, transcoding where they differ.
+    pub(crate) async fn send_object(
+        &mut self,
+        context: &Context,
+        command: &[u8],
+        from: &TransferSyntax,
+        source: &mut (impl AsyncRead + Unpin),
+        bytes: u64,
+    ) -> Result<(), TransportError> {
+        match Transcoder::new(from, &context.transfer_syntax).filter(|_| from.uid() != context.transfer_syntax.uid()) {
+            None => self.send_from(context.id, command, source, bytes).await,
+            Some(transcoder) => {
+                let mut source = TranscodingReader::new(source, bytes, transcoder);
+                self.send_all_from(context.id, command, &mut source).await
+            }
+        }
+    }
+
     /// Sends A-RELEASE-RQ.
     pub(crate) async fn send_release_rq(&mut self) -> Result<(), TransportError> {
         self.send_raw(&[0x05, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await
@@ -249,12 +296,28 @@ impl<S: Stream> Transport<S> {
     }
 
     /// Waits a moment for the peer to close, which it does first after a release (PS3.8 9.2, state 13).
-    pub(crate) async fn linger(&mut self, limit: Duration) {
+    pub(crate) async fn linger(mut self, limit: Duration) {
         let mut rest = [0; 256];
         let closed = async { while matches!(self.stream.read(&mut rest).await, Ok(n) if n > 0) {} };
         let _ = tokio::time::timeout(limit, closed).await;
         let _ = self.stream.shutdown().await;
     }
+}
+
+/// The next `size` bytes, less only at the end.
+async fn read_chunk(source: &mut (impl AsyncRead + Unpin), size: usize) -> Result<Vec<u8>, TransportError> {
+    let mut chunk = Vec::with_capacity(size);
+    source.take(size as u64).read_to_end(&mut chunk).await.map_err(TransportError::Source)?;
+    Ok(chunk)
+}
+
+/// The context to send an object over: one with its own transfer syntax, else one that it can be transcoded for.
+pub(crate) fn context_for_object<'a>(
+    contexts: impl Iterator<Item = &'a Context> + Clone,
+    from: &TransferSyntax,
+) -> Option<Context> {
+    let same = contexts.clone().find(|context| context.transfer_syntax.uid() == from.uid());
+    same.or_else(|| contexts.clone().find(|context| Transcoder::new(from, &context.transfer_syntax).is_some())).copied()
 }
 
 /// Who aborts and why (PS3.8 9.3.8).

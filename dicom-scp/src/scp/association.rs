@@ -58,7 +58,8 @@ pub(super) enum Attended<T> {
 type Identified = Result<Result<Query, Failure>, TransportError>;
 
 impl<V: Services, S: Stream> Association<'_, V, S> {
-    pub(super) async fn run(mut self) {
+    /// Serves the association to its end. What is left is a connection that the peer should close (PS3.8 9.2, state 13), if it was released.
+    pub(super) async fn run(mut self) -> Option<Transport<S>> {
         let started = Instant::now();
         let (peer, calling, called) = (self.request.peer, self.request.calling.clone(), self.request.called.clone());
         info!(%peer, %calling, %called, contexts = self.contexts.len(), "association opened");
@@ -68,8 +69,9 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             Ok(End::Shutdown) => "shut down".to_owned(),
             Err(error) => chain(error),
         };
+        let released = matches!(end, Ok(End::Released));
         match end {
-            Ok(End::Released) => self.transport.linger(Duration::from_millis(self.options.reject_timeout_ms)).await,
+            Ok(End::Released) => {}
             Ok(End::Shutdown) => self.transport.abort(SHUTDOWN_ABORT).await,
             Err(error) => {
                 if let Some(source) = AbortSource::answering(&error) {
@@ -84,6 +86,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             %peer, %calling, %called, end = how, echoes, stored, store_failures, finds, matches, retrieves, sent,
             bytes_received, bytes_sent, duration_ms, "association ended"
         );
+        released.then_some(self.transport)
     }
 
     async fn operations(&mut self) -> Result<End, TransportError> {
@@ -101,7 +104,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
                     return Ok(End::Released);
                 }
                 Received::Part(Part::Command { context_id, command, has_data_set }) => {
-                    self.operation(context_id, command, has_data_set).await?;
+                    self.operation(context_id, *command, has_data_set).await?;
                 }
                 Received::Part(Part::Data { .. }) => {
                     return Err(ProtocolError::OutOfOrder("data set without a command").into());
@@ -265,8 +268,8 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
 /// did not negotiate asynchronous operations.
 pub(super) fn is_cancel(received: Received, message_id: u16) -> Result<bool, TransportError> {
     match received {
-        Received::Part(Part::Command { command: Command::CancelRq { responding_to }, .. }) => {
-            Ok(responding_to == message_id)
+        Received::Part(Part::Command { command, .. }) if matches!(*command, Command::CancelRq { .. }) => {
+            Ok(*command == Command::CancelRq { responding_to: message_id })
         }
         Received::ReleaseRq => Err(TransportError::Released),
         Received::Part(_) | Received::ReleaseRp => {

@@ -147,7 +147,7 @@ pub struct ScpOptions {
     pub idle_timeout_ms: u64,
     /// Within an operation: for the next fragment, for a C-STORE response, and for the peer to take a PDU.
     pub dimse_timeout_ms: u64,
-    /// For the peer to take a rejection and close.
+    /// For the peer to take a rejection, or the answer to its release, and close.
     pub reject_timeout_ms: u64,
     /// C-MOVE and C-GET say that they are still at it at least this often.
     pub pending_interval_ms: u64,
@@ -181,6 +181,15 @@ impl ScpOptions {
     }
 }
 
+/// A connection ready for an association.
+#[derive(Debug)]
+pub struct Upgraded<S> {
+    /// The stream.
+    pub stream: S,
+    /// The peer's verified TLS certificate in DER, handed on in [`AssociationRequest::peer_certificate`].
+    pub peer_certificate: Option<Vec<u8>>,
+}
+
 /// Turns an accepted TCP connection into the stream that carries the association. TLS is one implementation, [`Plain`] the other.
 pub trait Upgrade: Send + Sync + 'static {
     /// The resulting stream.
@@ -190,7 +199,7 @@ pub trait Upgrade: Send + Sync + 'static {
     ///
     /// # Errors
     /// The connection is closed.
-    fn upgrade(&self, tcp: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn upgrade(&self, tcp: TcpStream) -> impl Future<Output = io::Result<Upgraded<Self::Stream>>> + Send;
 }
 
 /// No upgrade: DICOM over plain TCP.
@@ -200,8 +209,8 @@ pub struct Plain;
 impl Upgrade for Plain {
     type Stream = TcpStream;
 
-    async fn upgrade(&self, tcp: TcpStream) -> io::Result<TcpStream> {
-        Ok(tcp)
+    async fn upgrade(&self, tcp: TcpStream) -> io::Result<Upgraded<TcpStream>> {
+        Ok(Upgraded { stream: tcp, peer_certificate: None })
     }
 }
 
@@ -315,11 +324,11 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         let artim = Duration::from_millis(self.options.artim_timeout_ms);
         let mut buffer = BytesMut::new();
         let opening = async {
-            let mut stream = self.upgrade.upgrade(tcp).await?;
+            let Upgraded { mut stream, peer_certificate } = self.upgrade.upgrade(tcp).await?;
             let pdu = handshake::read(&mut stream, &mut buffer).await;
-            Ok::<_, HandshakeError>((stream, pdu))
+            Ok::<_, HandshakeError>((stream, peer_certificate, pdu))
         };
-        let (mut stream, pdu) = tokio::select! {
+        let (mut stream, certificate, pdu) = tokio::select! {
             opened = timeout(artim, opening) => match opened {
                 Ok(Ok(opened)) => opened,
                 Ok(Err(error)) => return debug!(%peer, %error, "connection lost before the association"),
@@ -337,7 +346,8 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             Err(HandshakeError::Io(error)) => return debug!(%peer, %error, "connection lost before the association"),
         };
         let admitted = self.associations.clone().try_acquire_owned().map_err(|_| Rejection::LocalLimitExceeded);
-        let admitted = admitted.and_then(|permit| self.admit(&request, peer).map(|admitted| (permit, admitted)));
+        let admitted =
+            admitted.and_then(|permit| self.admit(&request, peer, certificate).map(|admitted| (permit, admitted)));
         let (permit, admitted) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
@@ -352,12 +362,21 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         if !matches!(written, Ok(Ok(()))) {
             return debug!(%peer, "connection lost before the association");
         }
-        self.association(stream, buffer, admitted).await;
+        let released = self.association(stream, buffer, admitted).await;
         drop(permit);
+        if let Some(transport) = released {
+            transport.linger(Duration::from_millis(self.options.reject_timeout_ms)).await;
+        }
     }
 
-    fn admit(&self, rq: &dicom_ul::pdu::AssociationRQ, peer: SocketAddr) -> Result<Admitted<V::Session>, Rejection> {
-        let request = association_request(rq, peer)?;
+    fn admit(
+        &self,
+        rq: &dicom_ul::pdu::AssociationRQ,
+        peer: SocketAddr,
+        peer_certificate: Option<Vec<u8>>,
+    ) -> Result<Admitted<V::Session>, Rejection> {
+        let request = AssociationRequest { peer_certificate, ..association_request(rq, peer)? };
+
         let titles = &self.options.called_ae_titles;
         if !titles.is_empty() && !titles.contains(&request.called) {
             return Err(Rejection::CalledAeTitle);
@@ -367,7 +386,12 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         Ok(Admitted { request, session, negotiated })
     }
 
-    async fn association(&self, stream: U::Stream, buffer: BytesMut, admitted: Admitted<V::Session>) {
+    async fn association(
+        &self,
+        stream: U::Stream,
+        buffer: BytesMut,
+        admitted: Admitted<V::Session>,
+    ) -> Option<Transport<U::Stream>> {
         let Admitted { request, session, negotiated } = admitted;
         let transport = Transport::accepted(stream, buffer, &negotiated, &self.options);
         let association = Association {
@@ -381,7 +405,7 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             counts: Default::default(),
             last_message_id: 0,
         };
-        association.run().await;
+        association.run().await
     }
 
     /// Says no and gives the peer a moment to hear it: closing at once could destroy the answer on its way.

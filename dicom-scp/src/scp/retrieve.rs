@@ -5,7 +5,7 @@ use super::{
     association::{Association, Attended, is_cancel},
 };
 use crate::{
-    Uid,
+    TransferSyntax, Uid,
     dataset::{DataSet, VR},
     dimse::{Command, MoveOriginator, MoveRq, Priority, Progress, QueryRq, Response, StoreRq},
     matching::Query,
@@ -15,7 +15,8 @@ use crate::{
     scu::{self, CONTEXTS_MAX, FAILED_INSTANCES, Proposal, StoreRequest},
     sop_class::Service,
     status::{Failure, Operation, Outcome, Status, StatusKind},
-    transport::{Received, Stream, Transport, TransportError},
+    transcode::Transcoder,
+    transport::{Received, Stream, Transport, TransportError, context_for_object},
 };
 use std::{
     future::Future,
@@ -122,7 +123,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
         };
         let mut tally = Tally::new(Operation::Get, rq.message_id, selected.len());
         for object in &selected {
-            let outcome = self.get_one(object, &mut tally).await?;
+            let outcome = self.get_one(context, object, &mut tally).await?;
             tally.count(&object.sop_instance, &outcome);
             if tally.cancelled {
                 break;
@@ -133,19 +134,19 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
     }
 
     /// One C-STORE sub-operation over this association.
-    async fn get_one(&mut self, object: &Selected<V::Handle>, tally: &mut Tally) -> Result<Outcome, TransportError> {
+    async fn get_one(
+        &mut self,
+        context: &Context,
+        object: &Selected<V::Handle>,
+        tally: &mut Tally,
+    ) -> Result<Outcome, TransportError> {
         if !self.can_send(&object.sop_class) {
             return Ok(no_context());
         }
         let (services, session) = (self.services, self.session.clone());
-        let mut opening = pin!(services.open(&session, &object.handle));
-        let opened = loop {
-            match self.attend(tally.message_id, opening.as_mut()).await? {
-                Attended::Done(opened) => break opened,
-                Attended::Cancelled => tally.cancelled = true,
-            }
-        };
-        let mut stream = match opened {
+        // Opening may mean fetching the object from far away.
+        let opening = pin!(services.open(&session, &object.handle));
+        let mut stream = match self.attend_pending(context, tally, opening).await? {
             Ok(stream) => stream,
             Err(failure) => return Ok(Outcome::failed(&failure, Operation::Store)),
         };
@@ -159,7 +160,8 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             priority: Priority::Medium,
             move_originator: None,
         });
-        self.transport.send_from(context.id, &command.encode(true), &mut stream.reader, stream.bytes).await?;
+        let ObjectStream { transfer_syntax, bytes, reader } = &mut stream;
+        self.transport.send_object(&context, &command.encode(true), transfer_syntax, reader, *bytes).await?;
         self.counts.sent += 1;
         self.store_response(message_id, tally).await
     }
@@ -169,7 +171,10 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
         loop {
             let received = self.transport.receive_within(self.options.dimse_timeout(), "c-store response").await?;
             match received {
-                Received::Part(Part::Command { command: Command::Response(response), has_data_set, .. }) => {
+                Received::Part(Part::Command { command, has_data_set, .. })
+                    if matches!(*command, Command::Response(_)) =>
+                {
+                    let Command::Response(response) = *command else { continue };
                     if response.operation != Operation::Store || response.responding_to != message_id {
                         return Err(ProtocolError::UnexpectedMessage("response to nothing we asked").into());
                     }
@@ -193,10 +198,8 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
     }
 
     fn sending_context(&self, sop_class: &Uid, stream: &ObjectStream) -> Option<Context> {
-        let fits = |context: &&Context| {
-            self.may_send(context, sop_class) && context.transfer_syntax.uid() == stream.transfer_syntax.uid()
-        };
-        self.contexts.iter().find(fits).copied()
+        let allowed = self.contexts.iter().filter(|context| self.may_send(context, sop_class));
+        context_for_object(allowed, &stream.transfer_syntax)
     }
 
     pub(super) async fn r#move(
@@ -416,7 +419,7 @@ async fn move_one<V: Services>(
         move_originator: Some(originator),
     };
     match association.store(&request, &mut stream.reader).await {
-        Err(scu::ScuError::NoContext { .. }) => Ok(no_context()),
+        Err(scu::ScuError::NoContext(_)) => Ok(no_context()),
         other => other,
     }
 }
@@ -435,32 +438,45 @@ struct Batch<'a, H> {
     objects: Vec<&'a Selected<H>>,
 }
 
-/// Splits the selection so that no association needs more than [`CONTEXTS_MAX`] presentation contexts, in the order given. One context per
-/// SOP class and stored transfer syntax, because the acceptor picks only one transfer syntax of those in a context.
+/// Splits the selection so that no association needs more than [`CONTEXTS_MAX`] presentation contexts, in the order given.
 fn batches<H>(selected: &[Selected<H>]) -> Vec<Batch<'_, H>> {
     let mut batches: Vec<Batch<'_, H>> = Vec::new();
     for object in selected {
-        let needed = Proposal::new(object.sop_class, [object.transfer_syntax]);
-        let fitting =
-            batches.iter_mut().find(|batch| batch.proposals.contains(&needed) || batch.proposals.len() < CONTEXTS_MAX);
-        match fitting {
-            Some(batch) => {
-                if !batch.proposals.contains(&needed) {
-                    batch.proposals.push(needed);
-                }
-                batch.objects.push(object);
+        let needed = needed_contexts(object);
+        let missing = |batch: &Batch<'_, H>| needed.iter().filter(|p| !batch.proposals.contains(p)).count();
+        let fitting = batches.iter_mut().find(|batch| batch.proposals.len() + missing(batch) <= CONTEXTS_MAX);
+        let batch = match fitting {
+            Some(batch) => batch,
+            None => {
+                batches.push(Batch { proposals: Vec::new(), objects: Vec::new() });
+                let Some(new) = batches.last_mut() else { continue };
+                new
             }
-            None => batches.push(Batch { proposals: vec![needed], objects: vec![object] }),
+        };
+        for proposal in needed {
+            if !batch.proposals.contains(&proposal) {
+                batch.proposals.push(proposal);
+            }
         }
+        batch.objects.push(object);
     }
     batches
+}
+
+/// One context per SOP class and stored transfer syntax, because the acceptor picks only one transfer syntax of those in a context; for
+/// uncompressed little endian objects also one with the other encoding, into which they can be transcoded.
+fn needed_contexts<H>(object: &Selected<H>) -> Vec<Proposal> {
+    let others = [TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE];
+    let others = others.iter().filter(|other| Transcoder::new(&object.transfer_syntax, other).is_some()).copied();
+    let mut syntaxes = vec![object.transfer_syntax];
+    syntaxes.extend(others.filter(|other| *other != object.transfer_syntax));
+    syntaxes.into_iter().map(|syntax| Proposal::new(object.sop_class, [syntax])).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::TransferSyntax;
 
     fn selected(class: u32, syntax: TransferSyntax) -> Selected<u32> {
         Selected {
@@ -473,9 +489,10 @@ mod tests {
 
     #[test]
     fn batches_keep_below_the_context_limit_and_lose_nothing() {
+        let jpeg = TransferSyntax::of(&Uid::literal("1.2.840.10008.1.2.4.70")).unwrap();
         let objects: Vec<_> = (0..300)
-            .flat_map(|i| [i % 150, i % 150])
-            .zip([TransferSyntax::IMPLICIT_VR_LE, TransferSyntax::EXPLICIT_VR_LE].into_iter().cycle())
+            .flat_map(|i| [i % 100, i % 100])
+            .zip([jpeg, TransferSyntax::EXPLICIT_VR_LE].into_iter().cycle())
             .map(|(class, syntax)| selected(class, syntax))
             .collect();
         let batches = batches(&objects);
