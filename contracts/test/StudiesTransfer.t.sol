@@ -67,6 +67,22 @@ contract StudiesTransferTest is Base {
         studies.transfer(ID, next, 1, NOW, signature);
     }
 
+    /// The very number that was used is used up, also for another message of the same owner.
+    function testFuzz_RevertWhen_theSeqDoesNotRise(uint64 current, uint64 given) public {
+        vm.assume(current != 0 && given <= current);
+        studies.transfer(ID, owner, current, NOW, _signTransfer(OWNER_KEY, ID, owner, current, NOW));
+        bytes memory refusal = abi.encodeWithSelector(IStudies.SeqNotRising.selector, current, given);
+        bytes memory signature = _signTransfer(OWNER_KEY, ID, next, given, NOW);
+        vm.expectRevert(refusal);
+        studies.transfer(ID, next, given, NOW, signature);
+        signature = _signTombstone(OWNER_KEY, ID, given, NOW);
+        vm.expectRevert(refusal);
+        studies.tombstone(ID, given, NOW, signature);
+        signature = _signTransfer(OWNER_KEY, ID, next, current, NOW);
+        vm.expectRevert(abi.encodeWithSelector(IStudies.SeqNotRising.selector, current, current));
+        studies.transfer(ID, next, current, NOW, signature);
+    }
+
     /// A fault of published systems: messages replayed out of order. A relayer that holds 5 and 6 cannot play 6 and then 5.
     function test_RevertWhen_playedOutOfOrder() public {
         bytes memory fifth = _signTransfer(OWNER_KEY, ID, mallory, 5, NOW);
