@@ -11,6 +11,7 @@
 
 mod cbor;
 pub mod container;
+pub mod describe;
 pub mod keys;
 pub mod manifest;
 pub mod object;

@@ -21,7 +21,13 @@ const META_BYTES_MAX: u64 = 64 << 10;
 const FIRST_RUN_BYTES: usize = 16 << 10;
 const LARGEST_RUN_BYTES: usize = 16 << 20;
 
+const RANGE_RUN_BYTES: usize = 256 << 10;
+
+/// Implicit VR little endian with big endian pixel data, written by old GE systems.
+pub(super) const GE_PRIVATE: Uid = Uid::literal("1.2.840.113619.5.2");
+
 const TRANSFER_SYNTAX_UID: Tag = Tag(0x0002, 0x0010);
+const BITS_ALLOCATED: Tag = Tag(0x0028, 0x0100);
 const FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0008);
 const DOUBLE_FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0009);
 const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
@@ -63,6 +69,15 @@ pub(super) struct PixelLocation {
     pub(super) begin: u64,
     /// Length of the value; `None` when it is encapsulated.
     pub(super) bytes: Option<u64>,
+}
+
+/// An item of encapsulated pixel data: the offset table or a fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Item {
+    /// Offset of its value in the data set.
+    pub(super) begin: u64,
+    /// Length of its value.
+    pub(super) bytes: u64,
 }
 
 /// An opened object: its header in memory, its pixel data by offset.
@@ -109,6 +124,57 @@ impl<'a, R: Read + Seek> Object<'a, R> {
     /// Reads up to `out.len()` bytes of the data set from `offset`; fewer only where it ends.
     pub(super) fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<usize, ObjectError> {
         Ok(self.body.read_at(offset, out)?)
+    }
+
+    /// Passes `bytes` bytes of the data set from `offset` to `take`, in runs of a multiple of 8 bytes except the last.
+    /// Ends quietly where the data set does.
+    pub(super) fn read_range(
+        &mut self,
+        offset: u64,
+        bytes: u64,
+        mut take: impl FnMut(&mut [u8]),
+    ) -> Result<(), ObjectError> {
+        let mut range = self.body.range(offset, bytes)?;
+        let mut run = vec![0; RANGE_RUN_BYTES];
+        loop {
+            let count = read_fully(&mut range, &mut run)?;
+            take(&mut run[..count]);
+            if count < run.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The item of encapsulated pixel data at `offset`; `None` at the sequence delimiter or the end. Items are little
+    /// endian in every transfer syntax (PS3.5 A.4).
+    pub(super) fn item_at(&mut self, offset: u64) -> Result<Option<Item>, ObjectError> {
+        let mut head = [0; 8];
+        if self.read_at(offset, &mut head)? < head.len() || head[..4] != [0xFE, 0xFF, 0x00, 0xE0] {
+            return Ok(None);
+        }
+        let bytes = u64::from(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
+        Ok(Some(Item { begin: offset + 8, bytes }))
+    }
+
+    /// The bytes of one word of this object's pixel data, the unit in which a big endian writer turned them round
+    /// (PS3.5 7.3): that of the VR, and cells of 32 bits and more by their own size.
+    pub(super) fn pixel_word_bytes(&self, location: &PixelLocation) -> usize {
+        let bits = match location.kind {
+            PixelKind::Integer => self.header.int(BITS_ALLOCATED).unwrap_or(16),
+            PixelKind::Float => 32,
+            PixelKind::Double => 64,
+        };
+        match (location.vr, bits) {
+            (VR::OB | VR::UN, ..=8) => 1,
+            (_, ..=16) => 2,
+            (_, ..=32) => 4,
+            _ => 8,
+        }
+    }
+
+    /// Whether native pixel data has its most significant byte first.
+    pub(super) fn pixels_are_big_endian(&self) -> bool {
+        self.big_endian || self.transfer_syntax == GE_PRIVATE
     }
 }
 
@@ -216,19 +282,24 @@ struct Body<'a, R> {
 
 impl<R: Read + Seek> Body<'_, R> {
     fn read_at(&mut self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        read_fully(&mut self.range(offset, out.len() as u64)?, out)
+    }
+
+    /// A reader of these bytes. Deflated data sets are inflated from their begin each time, which keeps no state; their
+    /// pixel data is native, so one object asks only a few times.
+    fn range(&mut self, offset: u64, bytes: u64) -> io::Result<Box<dyn Read + '_>> {
         if !self.deflated {
-            let Some(at) = self.begin.checked_add(offset) else { return Ok(0) };
+            let Some(at) = self.begin.checked_add(offset) else { return Ok(Box::new(io::empty())) };
             self.source.seek(SeekFrom::Start(at))?;
-            return read_fully(self.source, out);
+            return Ok(Box::new((&mut *self.source).take(bytes)));
         }
-        // Deflated pixel data is native, so one object asks only a few times; starting over keeps no state.
-        if offset.saturating_add(out.len() as u64) > INFLATED_BYTES_MAX {
+        if offset.saturating_add(bytes) > INFLATED_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "deflated data set is too long"));
         }
         self.source.seek(SeekFrom::Start(self.begin))?;
         let mut inflated = DeflateDecoder::new(&mut *self.source);
         io::copy(&mut inflated.by_ref().take(offset), &mut io::sink())?;
-        read_fully(&mut inflated, out)
+        Ok(Box::new(inflated.take(bytes)))
     }
 }
 

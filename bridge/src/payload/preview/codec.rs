@@ -6,7 +6,7 @@
 
 use std::io::{Read, Seek};
 
-use super::super::object::{Object, PixelKind, PixelLocation};
+use super::super::object::{GE_PRIVATE, Object, PixelKind, PixelLocation};
 use super::frame::{self, Description, Frame, Photometric, Samples};
 use super::{PreviewError, Reason, jpegls, rle};
 
@@ -67,7 +67,7 @@ enum Codec {
 impl Codec {
     /// By the UID behind `1.2.840.10008.1.2` (PS3.6 table A-1).
     fn of(syntax: &str) -> Option<Self> {
-        if syntax == GE_PRIVATE {
+        if syntax == GE_PRIVATE.as_str() {
             return Some(Self::Native);
         }
         match syntax.strip_prefix("1.2.840.10008.1.2")? {
@@ -86,9 +86,6 @@ impl Codec {
     }
 }
 
-/// Implicit VR little endian with big endian pixel data, written by old GE systems.
-const GE_PRIVATE: &str = "1.2.840.113619.5.2";
-
 fn native<R: Read + Seek>(
     object: &mut Object<'_, R>,
     location: &PixelLocation,
@@ -96,8 +93,9 @@ fn native<R: Read + Seek>(
     index: u32,
 ) -> Result<Result<Frame, Reason>, PreviewError> {
     let (mut bytes, skip_bits) = frame::native(object, location, description, index)?;
-    if object.big_endian || object.transfer_syntax.as_str() == GE_PRIVATE {
-        to_little_endian(&mut bytes, location, description);
+    if object.pixels_are_big_endian() {
+        let word = object.pixel_word_bytes(location);
+        bytes.chunks_exact_mut(word).for_each(<[u8]>::reverse);
     }
     if description.bits_allocated == 1 {
         return Ok(Ok(bits(description, &bytes, skip_bits)));
@@ -108,16 +106,6 @@ fn native<R: Read + Seek>(
     // Cells are whole bytes now, and so is what to skip.
     bytes.drain(..skip_bits as usize / 8);
     Ok(Ok(plain(description, bytes)))
-}
-
-/// Byte order follows the words of the VR, cells of 32 bits and more their own size (PS3.5 7.3).
-fn to_little_endian(bytes: &mut [u8], location: &PixelLocation, description: &Description) {
-    let word = match (location.vr, description.bits_allocated) {
-        (dicom_core::VR::OB | dicom_core::VR::UN, 0..=8) => 1,
-        (_, 0..=16) => 2,
-        (_, bits) => bits as usize / 8,
-    };
-    bytes.chunks_exact_mut(word).for_each(<[u8]>::reverse);
 }
 
 /// One bit a pixel, least significant first, frames not aligned to bytes (PS3.5 8.1.1, C.7.6.3.1).
@@ -219,8 +207,8 @@ fn jpeg(bytes: &[u8], description: &Description) -> Result<Result<Frame, Reason>
     decoder.set_color_transform(match (components, luminance_chroma) {
         (1, _) => ColorTransform::Grayscale,
         (_, true) => ColorTransform::YCbCr,
-        // Samples as they are coded: lossless processes never transform, the photometric interpretation tells.
-        (_, false) => ColorTransform::None,
+        // As coded; `None` would leave the components of a line one after the other.
+        (_, false) => ColorTransform::RGB,
     });
     let data = match decoder.decode() {
         Err(Error::Unsupported(what)) => return Ok(Err(Reason::Unsupported(format!("jpeg with {what:?}")))),
@@ -249,7 +237,8 @@ fn jpeg_is_ycc(bytes: &[u8], description: &Description) -> bool {
     match jpeg_markers(bytes) {
         JpegMarkers { adobe: Some(transform), .. } => transform != 0,
         JpegMarkers { named_rgb: true, .. } => false,
-        JpegMarkers { jfif: true, .. } => true,
+        // Nobody subsamples green and blue.
+        JpegMarkers { jfif: true, .. } | JpegMarkers { subsampled: true, .. } => true,
         _ => description.photometric != Photometric::Rgb,
     }
 }
@@ -261,6 +250,8 @@ struct JpegMarkers {
     jfif: bool,
     /// The components are called R, G and B.
     named_rgb: bool,
+    /// The components have different resolutions.
+    subsampled: bool,
 }
 
 fn jpeg_markers(bytes: &[u8]) -> JpegMarkers {
@@ -275,6 +266,8 @@ fn jpeg_markers(bytes: &[u8]) -> JpegMarkers {
             0xC0..=0xC3 => {
                 let names: Vec<u8> = (0..3).filter_map(|n| segment.get(6 + 3 * n).copied()).collect();
                 found.named_rgb = names == *b"RGB";
+                let sampling: Vec<u8> = (0..3).filter_map(|n| segment.get(7 + 3 * n).copied()).collect();
+                found.subsampled = sampling.windows(2).any(|pair| pair[0] != pair[1]);
             }
             0xDA => break,
             _ => {}

@@ -4,7 +4,7 @@ use std::io::{Read, Seek};
 
 use dicom_scp::dataset::{DataSet, Tag};
 
-use super::super::object::{Object, ObjectError, PixelKind, PixelLocation};
+use super::super::object::{Item, Object, ObjectError, PixelKind, PixelLocation};
 use super::{FRAME_BYTES_MAX, PIXELS_MAX, PreviewError, Reason};
 
 const SAMPLES_PER_PIXEL: Tag = Tag(0x0028, 0x0002);
@@ -201,28 +201,12 @@ pub(super) fn native<R: Read + Seek>(
     let available = location.bytes.unwrap_or(0).saturating_sub(begin_byte).min(length);
     let mut bytes = Vec::new();
     // Grown by what is really there, so that a small file cannot claim a large buffer.
-    let mut run = vec![0; 1 << 20];
-    while (bytes.len() as u64) < available {
-        let wanted = run.len().min((available - bytes.len() as u64) as usize);
-        let count = object.read_at(location.begin + begin_byte + bytes.len() as u64, &mut run[..wanted])?;
-        bytes.extend_from_slice(&run[..count]);
-        if count < wanted {
-            break;
-        }
-    }
+    object.read_range(location.begin + begin_byte, available, |run| bytes.extend_from_slice(run))?;
     if bytes.len() as u64 <= u64::from(skip) / 8 {
         return Err(ObjectError::PixelData("frame lies behind the end of the file").into());
     }
     bytes.resize(length as usize, 0);
     Ok((bytes, skip))
-}
-
-/// One fragment of encapsulated pixel data.
-#[derive(Debug, Clone, Copy)]
-struct Fragment {
-    /// Offset of its bytes in the data set.
-    begin: u64,
-    bytes: u64,
 }
 
 /// The bytes of one frame of encapsulated pixel data: its fragments joined.
@@ -232,9 +216,9 @@ pub(super) fn encapsulated<R: Read + Seek>(
     frames: u32,
     index: u32,
 ) -> Result<Result<Vec<u8>, Reason>, PreviewError> {
-    let (table_at, table_bytes) = item(object, location.begin)?.ok_or(ObjectError::PixelData("no offset table"))?;
-    let first = table_at + table_bytes;
-    let table = offsets(object, table_at, table_bytes, frames)?;
+    let table_item = object.item_at(location.begin)?.ok_or(ObjectError::PixelData("no offset table"))?;
+    let first = table_item.begin + table_item.bytes;
+    let table = offsets(object, table_item, frames)?;
     if let Some(table) = &table
         && let Some(fragments) = from_table(object, first, table, index)?
     {
@@ -247,25 +231,10 @@ pub(super) fn encapsulated<R: Read + Seek>(
     }
 }
 
-/// Where the item's value at `offset` begins and how long it is; `None` at the sequence delimiter or the end.
-fn item<R: Read + Seek>(object: &mut Object<'_, R>, offset: u64) -> Result<Option<(u64, u64)>, PreviewError> {
-    let mut head = [0; 8];
-    if object.read_at(offset, &mut head)? < head.len() {
-        return Ok(None);
-    }
-    // Encapsulated pixel data is little endian in every transfer syntax (PS3.5 A.4).
-    let length = u64::from(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
-    match head[..4] {
-        [0xFE, 0xFF, 0x00, 0xE0] => Ok(Some((offset + 8, length))),
-        _ => Ok(None),
-    }
-}
-
 /// Offsets of the frames from the first item: the extended table of the header, or the basic one, if it is complete.
 fn offsets<R: Read + Seek>(
     object: &mut Object<'_, R>,
-    table_at: u64,
-    table_bytes: u64,
+    table: Item,
     frames: u32,
 ) -> Result<Option<Vec<u64>>, PreviewError> {
     let words = |bytes: &[u8], width: usize| -> Vec<u64> {
@@ -280,11 +249,11 @@ fn offsets<R: Read + Seek>(
     {
         return Ok(Some(table));
     }
-    if table_bytes != u64::from(frames) * 4 || frames as usize > FRAGMENTS_MAX {
+    if table.bytes != u64::from(frames) * 4 || frames as usize > FRAGMENTS_MAX {
         return Ok(None);
     }
-    let mut bytes = vec![0; table_bytes as usize];
-    let count = object.read_at(table_at, &mut bytes)?;
+    let mut bytes = vec![0; table.bytes as usize];
+    let count = object.read_at(table.begin, &mut bytes)?;
     Ok(complete(words(&bytes[..count], 4)))
 }
 
@@ -294,7 +263,7 @@ fn from_table<R: Read + Seek>(
     first: u64,
     table: &[u64],
     index: u32,
-) -> Result<Option<Vec<Fragment>>, PreviewError> {
+) -> Result<Option<Vec<Item>>, PreviewError> {
     let Some(&begin) = table.get(index as usize) else { return Ok(None) };
     let end = table.get(index as usize + 1).copied();
     let Some(at) = first.checked_add(begin) else { return Ok(None) };
@@ -307,16 +276,16 @@ fn walk<R: Read + Seek>(
     object: &mut Object<'_, R>,
     begin: u64,
     length: Option<u64>,
-) -> Result<Vec<Fragment>, PreviewError> {
+) -> Result<Vec<Item>, PreviewError> {
     let mut fragments = Vec::new();
     let mut at = begin;
     while length.is_none_or(|length| at - begin < length) {
-        let Some((value_at, bytes)) = item(object, at)? else { break };
+        let Some(fragment) = object.item_at(at)? else { break };
         if fragments.len() == FRAGMENTS_MAX {
             return Err(PreviewError::TooLarge);
         }
-        fragments.push(Fragment { begin: value_at, bytes });
-        at = value_at + bytes;
+        fragments.push(fragment);
+        at = fragment.begin + fragment.bytes;
     }
     Ok(fragments)
 }
@@ -325,10 +294,10 @@ fn walk<R: Read + Seek>(
 /// agree, otherwise those from one start-of-image marker to the next (PS3.5 A.4.1 leaves nothing else).
 fn assign<R: Read + Seek>(
     object: &mut Object<'_, R>,
-    fragments: &[Fragment],
+    fragments: &[Item],
     frames: u32,
     index: u32,
-) -> Result<Option<Vec<Fragment>>, PreviewError> {
+) -> Result<Option<Vec<Item>>, PreviewError> {
     if frames == 1 {
         return Ok(Some(fragments.to_vec()));
     }
@@ -357,24 +326,14 @@ fn is_image_start(head: [u8; 2]) -> bool {
     matches!(head, [0xFF, 0xD8] | [0xFF, 0x4F] | [0xFF, 0x0A])
 }
 
-fn join<R: Read + Seek>(object: &mut Object<'_, R>, fragments: &[Fragment]) -> Result<Vec<u8>, PreviewError> {
+fn join<R: Read + Seek>(object: &mut Object<'_, R>, fragments: &[Item]) -> Result<Vec<u8>, PreviewError> {
     let mut bytes = Vec::new();
-    let mut run = vec![0; 1 << 20];
     for fragment in fragments {
-        let mut left = fragment.bytes;
-        while left > 0 {
-            let wanted = run.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = object.read_at(fragment.begin + fragment.bytes - left, &mut run[..wanted])?;
-            bytes.extend_from_slice(&run[..count]);
-            if bytes.len() as u64 > FRAME_BYTES_MAX {
-                return Err(PreviewError::TooLarge);
-            }
-            left -= count as u64;
-            if count < wanted {
-                // Cut short: decoders show what they can of it.
-                left = 0;
-            }
+        if fragment.bytes > FRAME_BYTES_MAX - bytes.len() as u64 {
+            return Err(PreviewError::TooLarge);
         }
+        // One that is cut short by the end of the file stays so: decoders show what they can of it.
+        object.read_range(fragment.begin, fragment.bytes, |run| bytes.extend_from_slice(run))?;
     }
     Ok(bytes)
 }

@@ -64,3 +64,33 @@ fn sample_files_render_or_say_why_not_and_agree_with_pydicom() {
     println!("{}{}", String::from_utf8_lossy(&compared.stdout), String::from_utf8_lossy(&compared.stderr));
     assert!(compared.status.success());
 }
+
+/// Each `name.dcm` below holds, compressed, the pixels of `name.native.dcm`: made with CharLS, OpenJPEG, OpenJPH, libjxl and
+/// other encoders that share no code with the decoders used here.
+fn compare_pairs(directory: &Path) -> usize {
+    let mut files = Vec::new();
+    files_below(directory, &mut files);
+    let mut pairs = 0;
+    for native in files.iter().filter(|path| path.to_string_lossy().ends_with(".native.dcm")) {
+        let coded = PathBuf::from(native.to_string_lossy().replace(".native.dcm", ".dcm"));
+        let [expected, found] = [native, &coded].map(|path| {
+            let outcome = render(&mut File::open(path).unwrap(), FrameChoice::Middle, 65_535);
+            outcome.unwrap_or_else(|error| panic!("{}: {}", path.display(), crate::chain_of(&error)))
+        });
+        let (Outcome::Picture(expected), Outcome::Picture(found)) = (expected, found) else {
+            panic!("{} was not rendered", coded.display());
+        };
+        assert!(expected.samples() == found.samples(), "{} differs", coded.display());
+        pairs += 1;
+    }
+    pairs
+}
+
+#[test]
+fn every_lossless_codec_gives_the_pixels_that_went_in() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/payload/preview/fixtures");
+    assert!(compare_pairs(&fixtures) >= 20);
+    if let Some(more) = std::env::var_os("PACS_BRIDGE_CODEC_PAIRS") {
+        println!("{} more pairs agree", compare_pairs(Path::new(&more)));
+    }
+}
