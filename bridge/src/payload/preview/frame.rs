@@ -267,8 +267,10 @@ fn from_table<R: Read + Seek>(
     let Some(&begin) = table.get(index as usize) else { return Ok(None) };
     let end = table.get(index as usize + 1).copied();
     let Some(at) = first.checked_add(begin) else { return Ok(None) };
-    let fragments = walk(object, at, end.map(|end| end - begin))?;
-    Ok((!fragments.is_empty()).then_some(fragments))
+    let length = end.map(|end| end - begin);
+    let fragments = walk(object, at, length)?;
+    let walked = fragments.last().map(|last| last.begin + last.bytes - at);
+    Ok(walked.filter(|walked| length.is_none_or(|length| length == *walked)).map(|_| fragments))
 }
 
 /// The items from `begin` on, over at most `length` bytes.
