@@ -58,7 +58,7 @@ pub struct ManifestObject {
     pub file_sha256: Sha256Digest,
     /// Digest of the data set bytes as received.
     pub dataset_sha256: Sha256Digest,
-    /// Canonical digest of the pixel data (see [`super::pixel_digest`]); `None` for objects without pixels.
+    /// Canonical digest of the pixel data (see [`super::describe::describe`]); `None` for objects without pixels.
     pub pixel_sha256: Option<Sha256Digest>,
     /// The data set up to the pixel data, Explicit VR Little Endian, long values dropped.
     pub header: Vec<u8>,

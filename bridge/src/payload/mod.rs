@@ -11,10 +11,13 @@
 
 mod cbor;
 pub mod container;
+pub mod describe;
 pub mod keys;
 pub mod manifest;
+pub mod object;
 mod packet;
 pub mod pieces;
+pub mod preview;
 
 /// The name of a sealed run of bytes on the ledger, as `study::image_id` derives it.
 pub type ImageId = alloy::primitives::B256;
