@@ -714,7 +714,8 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         match self.inner.node.call(ask, At::Latest).await {
             Err(NodeError::Reverted { reason, data }) => Ok(Err(explain(&reason, &data))),
-            _ => Ok(Err("the transaction reverted".into())),
+            // The trouble has passed, so this is no refusal: the caller looks and sends again.
+            _ => Err(LedgerError::Unavailable("a transaction reverted, but would not now".into())),
         }
     }
 

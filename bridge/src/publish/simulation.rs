@@ -2,7 +2,7 @@
 //! no file, no clock. The program under test is the shipped one down to the [`Node`], [`Journal`], [`Outbox`] and [`Source`] seams.
 //!
 //! The chain drops what it accepted, fails after having accepted, forgets its pool, answers from an old or an abandoned state,
-//! takes only some transactions into a block and reorganises within the configured depth. The process dies at any await. The
+//! takes only some transactions into a block, lets some revert for no lasting reason, and reorganises within the configured depth. The process dies at any await. The
 //! journal and the outbox fail before and after they have written. When the faults end, everything must be there:
 //!
 //! * bytes read back equal bytes sent, through the recorded locations;
@@ -260,8 +260,13 @@ impl State {
     }
 }
 
+fn addresses() -> &'static contracts::Addresses {
+    static ADDRESSES: std::sync::OnceLock<contracts::Addresses> = std::sync::OnceLock::new();
+    ADDRESSES.get_or_init(|| contracts::addresses(ACCOUNT))
+}
+
 fn contract() -> Address {
-    contracts::addresses(ACCOUNT).pieces(PieceMode::Calldata)
+    addresses().pieces(PieceMode::Calldata)
 }
 
 fn event(topics: Vec<B256>) -> Event {
@@ -299,6 +304,7 @@ struct Faults {
     journal: u64,
     outbox: u64,
     source: u64,
+    reverted: u64,
 }
 
 struct Chain {
@@ -336,12 +342,12 @@ impl Chain {
             faults_until_ms,
             offered: HashMap::new(),
         };
-        chain.push(vec![], Arc::default(), 0);
+        chain.push(vec![], Arc::default(), 0, &|| false);
         chain
     }
 
     /// Makes a block on the canonical tip out of transactions that fit its state.
-    fn push(&mut self, raws: Vec<Bytes>, before: Arc<State>, now_ms: u64) {
+    fn push(&mut self, raws: Vec<Bytes>, before: Arc<State>, now_ms: u64, reverts: &dyn Fn() -> bool) {
         self.made += 1;
         let number = self.canonical.len() as u64;
         let parent = self.canonical.last().map(|b| b.head.hash).unwrap_or_default();
@@ -357,7 +363,7 @@ impl Chain {
                 let (nonce, _, data) = decode(raw);
                 let mut new = State::clone(&state);
                 let mut logs = vec![];
-                succeeded = new.execute(&data, &mut logs).is_ok();
+                succeeded = !reverts() && new.execute(&data, &mut logs).is_ok();
                 if succeeded {
                     let place = |e| Event { block_number: number, transaction_index: index, ..e };
                     events.extend(logs.into_iter().map(place));
@@ -413,7 +419,8 @@ impl Chain {
             self.pool.remove(&nonce);
             nonce += 1;
         }
-        self.push(raws, before, at);
+        let reverted = if faulty { self.faults.reverted } else { 0 };
+        self.push(raws, before, at, &|| clock.per_mille(reverted));
     }
 
     /// Replaces up to depth - 1 blocks by as many others and one more follows. Their transactions go back to the pool, or not.
@@ -916,6 +923,7 @@ fn world(seed: u64) -> World {
         journal: p(100),
         outbox: p(100),
         source: p(150),
+        reverted: p(100),
     };
     let depth = 1 + clock.chance(4);
     let until = 10_000 + clock.chance(60_000);
@@ -987,7 +995,7 @@ fn client_config(world: &World) -> ClientConfig {
         chain_id: 1,
         account: ACCOUNT,
         public_key: [0; 64],
-        addresses: contracts::addresses(ACCOUNT),
+        addresses: *addresses(),
         mode: PieceMode::Calldata,
         payload_bytes_max: world.payload_bytes_max,
         depth: world.depth,
