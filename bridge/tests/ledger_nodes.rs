@@ -4,34 +4,33 @@
 
 mod support;
 
-use alloy::primitives::{B256, keccak256};
+use alloy::primitives::{B256, U256, keccak256};
 use alloy::rpc::client::RpcClient;
 use alloy::signers::local::PrivateKeySigner;
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::owner::OwnerSeed;
 use bridge::ledger::sender::SenderConfig;
-use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open};
+use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open, open_embedded};
 use bridge::publish::{PublishConfig, Publisher};
+use embedded_ledger::EmbeddedLedger;
 use futures::TryStreamExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use support::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil, MemoryOutbox, MemorySource, noise, skipped};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// A node to test with: how to reach it, who may write, and what wakes us.
+/// A node to test with: how to reach it and who may write.
 struct Reach {
     client: Box<dyn Fn() -> RpcClient>,
     key: PrivateKeySigner,
     chain_id: u64,
-    kind: LedgerKind,
-    wake: Arc<Notify>,
+    embedded: Option<EmbeddedLedger>,
 }
 
 impl Reach {
     fn config(&self, mode: PieceMode, journal: &Path) -> LedgerConfig {
         LedgerConfig {
-            kind: self.kind,
+            kind: if self.embedded.is_some() { LedgerKind::Embedded } else { LedgerKind::Network },
             chain_id: self.chain_id,
             admin: self.key.address(),
             deploy: true,
@@ -44,8 +43,11 @@ impl Reach {
     }
 
     async fn open(&self, mode: PieceMode, journal: &Path) -> Ledger {
-        let ledger =
-            open((self.client)(), self.key.clone(), self.config(mode, journal), self.wake.clone()).await.unwrap();
+        let (key, config) = (self.key.clone(), self.config(mode, journal));
+        let ledger = match &self.embedded {
+            Some(embedded) => open_embedded(embedded, key, config).await.unwrap(),
+            None => open((self.client)(), key, config, Arc::default()).await.unwrap(),
+        };
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
         ledger
     }
@@ -57,8 +59,22 @@ fn anvil_reach(anvil: &Anvil) -> Reach {
         client: Box::new(move || RpcClient::new_http(url.parse().unwrap())),
         key: ANVIL_KEY.parse().unwrap(),
         chain_id: ANVIL_CHAIN_ID,
-        kind: LedgerKind::Network,
-        wake: Arc::default(),
+        embedded: None,
+    }
+}
+
+fn embedded_reach(path: &Path) -> Reach {
+    let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(7)).unwrap();
+    let config = embedded_ledger::LedgerConfig::new(path, 1337)
+        .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE)
+        .with_balance(key.address(), U256::from(10).pow(U256::from(30)));
+    let embedded = EmbeddedLedger::open(config).unwrap();
+    let transport = embedded.transport();
+    Reach {
+        client: Box::new(move || RpcClient::new(transport.clone(), true)),
+        key,
+        chain_id: 1337,
+        embedded: Some(embedded),
     }
 }
 
@@ -180,6 +196,17 @@ async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
     };
     let error = open((reach.client)(), reach.key.clone(), stranger, Arc::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::Missing { contract: "Sources", .. }), "{error}");
+}
+
+#[test]
+fn the_embedded_ledger_keeps_everything_in_all_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    for mode in PieceMode::ALL {
+        publish_die_and_read_back(&reach, mode);
+    }
+    let report = reach.embedded.as_ref().unwrap().verify().unwrap();
+    assert!(report.is_sound(), "{:?}", report.defects);
 }
 
 #[test]

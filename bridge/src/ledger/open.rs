@@ -15,6 +15,7 @@ use alloy::rpc::client::RpcClient;
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
+use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
@@ -122,6 +123,23 @@ pub async fn open(
     let ledger = start(node, journal, signer, &config, wake);
     check_contracts(&ledger, &config).await?;
     Ok(ledger)
+}
+
+/// Opens the ledger inside this process. It wakes us after every block, so nothing waits for a poll.
+pub async fn open_embedded(
+    embedded: &EmbeddedLedger,
+    signer: PrivateKeySigner,
+    config: LedgerConfig,
+) -> Result<Ledger, OpenError> {
+    let wake = Arc::new(Notify::new());
+    let (mut heads, listener) = (embedded.watch_head(), Arc::downgrade(&wake));
+    tokio::spawn(async move {
+        while heads.changed().await.is_ok() {
+            let Some(wake) = listener.upgrade() else { return };
+            wake.notify_one();
+        }
+    });
+    open(embedded.rpc_client(), signer, config, wake).await
 }
 
 fn start(

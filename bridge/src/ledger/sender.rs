@@ -416,8 +416,14 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                     self.resync_soon();
                 }
                 Ok(Offer::Never(reason)) if self.slots.refused(nonce) => self.vacate(nonce, reason).await?,
-                Ok(Offer::Never(reason) | Offer::NotNow(reason)) => return Ok(self.offer_later(reason)),
-                Err(error) => return Ok(self.offer_later(error.to_string())),
+                Ok(Offer::Never(reason) | Offer::NotNow(reason)) => {
+                    self.offer_later(reason);
+                    break;
+                }
+                Err(error) => {
+                    self.offer_later(error.to_string());
+                    break;
+                }
             }
         }
         Ok(())

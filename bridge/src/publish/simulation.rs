@@ -1057,7 +1057,7 @@ fn check_end(world: &World) {
         let recorded: HashSet<(B256, u32)> = located(&all).map(|l| (l.image, l.index)).collect();
         let job = StudyJob { study, version: u32::MAX };
         all.iter().for_each(|s| check_claim(&chain, &job, s));
-        let newest = world.source.plans.iter().filter(|(j, _)| j.study == study).next_back().unwrap().1;
+        let newest = world.source.plans.iter().rfind(|(j, _)| j.study == study).unwrap().1;
         let planned: u64 = newest.images.iter().map(|i| u64::from(i.pieces)).sum();
         let there = newest.images.iter().flat_map(|i| (0..i.pieces).map(|n| (i.image, n)));
         assert_eq!(there.filter(|p| recorded.contains(p)).count() as u64, planned, "a piece has no recorded place");
