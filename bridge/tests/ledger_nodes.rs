@@ -233,3 +233,37 @@ fn a_stranger_at_our_address_is_refused_by_name_and_hashes() {
         assert_eq!((contract, at, found), ("Studies", address, keccak256([0])));
     });
 }
+
+/// One large object next to a small study: the small one is viewable long before the large one is done, and memory stays within
+/// the window. `LEDGER_MB` chooses the size; the rates are printed.
+#[test]
+fn a_large_study_does_not_hold_up_a_small_one() {
+    let megabytes: u64 = std::env::var("LEDGER_MB").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    let outbox = Arc::new(MemoryOutbox::default());
+    let mut source = MemorySource::default();
+    source.add("large", 0, 1, 120_000, &[20_000], &[megabytes * 1_000_000]);
+    source.add("small", 1, 1, 120_000, &[20_000, 30_000], &[200_000]);
+    let order = ["large", "small"].map(|name| bridge::publish::StudyJob { study: support::id(name), version: 1 });
+    outbox.jobs.lock().unwrap().extend(order);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let ledger = reach.open(PieceMode::Calldata, &dir.path().join("journal.sqlite")).await;
+        let config = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
+        let bytes_max = config.window_bytes + config.urgent_bytes + 120_000;
+        let publisher = Publisher::new(outbox.clone(), Arc::new(source), ledger, SystemClock, config);
+        let mut status = publisher.status();
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        let done = status.wait_for(|s| {
+            assert!(s.bytes <= bytes_max, "{} bytes in flight", s.bytes);
+            s.studies.len() == 2 && s.studies.values().all(|k| k.final_after_ms.is_some())
+        });
+        let done = done.await.unwrap().studies.clone();
+        let [large, small] = order.map(|job| done[&job.study].clone());
+        let seconds = large.final_after_ms.unwrap() as f64 / 1000.0;
+        println!("{megabytes} MB in {seconds:.2} s, {:.1} MB/s", megabytes as f64 / seconds);
+        println!("viewable after {:?} ms and {:?} ms", large.viewable_after_ms, small.viewable_after_ms);
+        assert!(small.viewable_after_ms < large.final_after_ms);
+    });
+}
