@@ -1,4 +1,36 @@
-//! PACS Bridge.
+//! PACS Bridge: a DICOM node whose studies live on a permissioned ledger under the patient's control.
+//!
+//! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
+//! pieces; [`keyring`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
+//! chain; [`access`] decides who may see what and [`retrieve`] answers every door; [`dicom`] is such a door; [`app`]
+//! wires them together and [`cli`] is the program's face.
 
+pub mod access;
+pub mod app;
+pub mod archive;
+pub mod assemble;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod dicom;
+pub mod keyring;
 pub mod ledger;
+pub mod outbox;
+pub mod payload;
 pub mod publish;
+pub mod retrieve;
+pub mod site;
+pub mod study;
+
+/// An error with everything that caused it, in one line.
+#[must_use]
+pub fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

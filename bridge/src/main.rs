@@ -1,2 +1,7 @@
 //! The `pacs-bridge` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bridge::cli::run(std::env::args_os(), std::env::vars().collect())
+}

@@ -27,3 +27,6 @@ pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
 
 /// The ledger client over JSON-RPC, as the daemon uses it.
 pub type Ledger = Client<rpc::RpcNode, node::SystemClock>;
+
+/// The ledger, as soon as it could be opened: a node may be away when the bridge starts.
+pub type LedgerSlot = std::sync::Arc<std::sync::OnceLock<Ledger>>;

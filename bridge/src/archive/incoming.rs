@@ -1,0 +1,177 @@
+//! One object being received: streamed to its file, hashed, its header kept for the index.
+
+use dicom_scp::TransferSyntax;
+use dicom_scp::dataset::{DataSet, ReadOptions, ScanError, Scanner, Tag};
+use sha2::{Digest, Sha256};
+
+use super::attributes::Levels;
+use super::commit::Outcome;
+use super::disk::DiskFile;
+use super::part10::FileMeta;
+use super::{Archive, ArchiveError, FileId, NewInstance, ObjectHead, now_ms};
+
+/// Most memory for one element of the header, in bytes. What the index needs is short and stands in groups 0008 to 0040.
+const ELEMENT_BYTES_MAX: usize = 256 * 1024;
+/// The index needs nothing from here on.
+const HEADER_END: Tag = Tag(0x0042, 0x0000);
+
+/// An object being received.
+pub struct Incoming {
+    archive: Archive,
+    head: ObjectHead,
+    file: Option<Box<dyn DiskFile>>,
+    id: FileId,
+    hash: Sha256,
+    meta_bytes: u64,
+    bytes: u64,
+    scanner: Scanner,
+    /// Why the header cannot be read, once that is known. What was read until then may still suffice.
+    damage: Option<ScanError>,
+}
+
+/// What came of an object that was received whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is new here.
+    New,
+    /// The same bytes were here already.
+    Same,
+    /// It took the place of another object with the same UID.
+    Replaced,
+}
+
+impl Incoming {
+    pub(super) fn begin(archive: Archive, head: ObjectHead) -> Result<Self, ArchiveError> {
+        let syntax = TransferSyntax::of(&head.transfer_syntax)
+            .ok_or_else(|| ArchiveError::Undecodable(format!("unknown transfer syntax {}", head.transfer_syntax)))?;
+        let options = ReadOptions { stop_at: Some(HEADER_END), ..ReadOptions::default() };
+        archive.check_free()?;
+        let id = archive.0.shards.next(archive.0.disk.as_ref())?;
+        let meta = FileMeta {
+            sop_class: head.sop_class,
+            sop_instance: head.sop_instance,
+            transfer_syntax: head.transfer_syntax,
+        }
+        .encode();
+        let path = archive.path_of(&id);
+        let file = archive.0.disk.create(&path).map_err(|e| ArchiveError::io("creating an object file", e))?;
+        let mut incoming = Self {
+            archive,
+            head,
+            file: Some(file),
+            id,
+            hash: Sha256::new(),
+            meta_bytes: meta.len() as u64,
+            bytes: 0,
+            scanner: Scanner::new(syntax, options, ELEMENT_BYTES_MAX),
+            damage: None,
+        };
+        incoming.write(&meta)?;
+        Ok(incoming)
+    }
+
+    /// Appends bytes of the data set exactly as they were received.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Full`] or [`ArchiveError::Io`]; the object is lost, and the caller goes on reading its remains.
+    pub fn append(&mut self, data: &[u8]) -> Result<(), ArchiveError> {
+        if self.damage.is_none() {
+            self.damage = self.scanner.push(data).err();
+        }
+        self.write(data)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), ArchiveError> {
+        self.archive.reserve(data.len() as u64)?;
+        self.bytes += data.len() as u64;
+        self.hash.update(data);
+        let file = self.file.as_mut().ok_or(ArchiveError::Closed)?;
+        file.append(data).map_err(|e| ArchiveError::io("writing an object", e))
+    }
+
+    /// Makes the object durable and files it. Success means that it survives whatever happens next.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; nothing of the object is left.
+    pub async fn finish(mut self) -> Result<Accepted, ArchiveError> {
+        let new = self.describe()?;
+        let mut file = self.file.take().ok_or(ArchiveError::Closed)?;
+        let synced = tokio::task::spawn_blocking(move || file.sync()).await.map_err(|_| ArchiveError::Closed)?;
+        if let Err(error) = synced {
+            let error = ArchiveError::io("syncing an object", error);
+            // Out of space while allocating late is an orderly refusal; anything else ends our trust in the disk.
+            if !matches!(error, ArchiveError::Full(_)) {
+                self.archive.poison();
+            }
+            return Err(error);
+        }
+        let filed = self.archive.0.committer.file(new).await;
+        match filed {
+            Ok(Outcome { accepted, keep, freed_bytes }) => {
+                self.archive.release(freed_bytes);
+                if keep {
+                    self.bytes = 0;
+                    self.id.name.clear();
+                }
+                accepted
+            }
+            Err(error) => {
+                if matches!(error, ArchiveError::Io(..) | ArchiveError::Index(_)) {
+                    self.archive.poison();
+                    // The row may or may not be durable, so the file must stay for the next start to decide.
+                    self.id.name.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn describe(&mut self) -> Result<NewInstance, ArchiveError> {
+        let header = self.scanner.data_set();
+        // A damaged header is an error of its own only when what came before the damage does not suffice.
+        let damaged = |error| match &self.damage {
+            Some(damage) => ArchiveError::Undecodable(crate::chain_of(damage)),
+            None => error,
+        };
+        self.check(header).map_err(damaged)?;
+        let levels = Levels::of(header).map_err(ArchiveError::Lacks).map_err(damaged)?;
+        Ok(NewInstance {
+            sop_class: self.head.sop_class,
+            sop_instance: self.head.sop_instance,
+            transfer_syntax: self.head.transfer_syntax,
+            levels,
+            meta_bytes: self.meta_bytes,
+            file_bytes: self.bytes,
+            file_sha256: std::mem::take(&mut self.hash).finalize().into(),
+            received_ms: now_ms(),
+            calling_ae: self.head.calling_ae.clone(),
+            file: self.id.clone(),
+        })
+    }
+
+    /// PS3.4 B.2.3: a data set that is not an instance of the announced class is refused with A900.
+    fn check(&self, header: &DataSet) -> Result<(), ArchiveError> {
+        let pairs = [
+            (Tag(0x0008, 0x0016), "SOP Class UID", self.head.sop_class),
+            (Tag(0x0008, 0x0018), "SOP Instance UID", self.head.sop_instance),
+        ];
+        for (tag, name, announced) in pairs {
+            let found = header.uid(tag);
+            if found != Some(announced) {
+                let found = found.map_or_else(|| format!("no {name}"), |uid| format!("{name} {uid}"));
+                return Err(ArchiveError::Mismatch { found, announced: announced.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.archive.release(self.bytes);
+        if !self.id.name.is_empty() {
+            drop(self.file.take());
+            self.archive.remove_file(&self.id);
+        }
+    }
+}

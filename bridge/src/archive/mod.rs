@@ -1,0 +1,441 @@
+//! Objects on disk and their index: what was acknowledged is never lost, what was not leaves nothing behind.
+//!
+//! # Order of writes
+//! 1. The object streams into `objects/<shard>/<random>.dcm`, hashed on the way. No index row names the file yet.
+//! 2. The file is synced, on a thread of its own, so that many associations sync at once.
+//! 3. The one writer thread takes every object that is ready, syncs their directory once, and commits their instance
+//!    rows and outbox rows in one transaction (WAL, `synchronous = FULL`).
+//! 4. Only then is anybody told that the object was stored.
+//!
+//! # What a crash leaves
+//! Before 3: a file that no row names; it was never acknowledged and is removed at the next start. After 3: everything.
+//! A row never names a file that is not durable, because 2 comes before 3.
+//!
+//! After a sync fails, the kernel may have dropped the data it could not write, so a later sync that succeeds proves
+//! nothing: the archive refuses writes until it is opened again.
+//!
+//! Must not know associations, queries' wire form, chains or keys.
+
+mod attributes;
+mod commit;
+mod disk;
+mod incoming;
+mod index;
+mod part10;
+mod publication;
+mod report;
+mod restore;
+mod search;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dicom_scp::Uid;
+use rusqlite::{OptionalExtension, params};
+
+use crate::config;
+use attributes::Levels;
+use commit::Committer;
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use incoming::{Accepted, Incoming};
+use index::Readers;
+pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
+pub use report::StudySummary;
+pub use restore::Restoring;
+pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
+
+/// The archive. Cheap to clone; every clone is the same archive.
+#[derive(Clone)]
+pub struct Archive(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+    limits: config::Archive,
+    readers: Readers,
+    committer: Committer,
+    shards: commit::Shards,
+    /// Bytes of files named by the index plus those being received.
+    used_bytes: AtomicU64,
+    poisoned: AtomicBool,
+}
+
+/// Why the archive could not do what it was asked, by who has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The disk or the quota is full: the ops person must make room.
+    #[error("out of space: {0}")]
+    Full(String),
+    /// A sync failed earlier; only a restart makes the archive trust its disk again.
+    #[error("the archive stopped writing after a disk failure; restart the bridge once the disk is sound")]
+    Poisoned,
+    /// The disk failed.
+    #[error("disk failure: {0}")]
+    Io(String, #[source] std::io::Error),
+    /// The index failed.
+    #[error("index failure")]
+    Index(#[from] rusqlite::Error),
+    /// The index was written by another version.
+    #[error("the index has format {found}, this program knows {known}; use the version that wrote it or migrate")]
+    Version {
+        /// In the file.
+        found: i64,
+        /// Of this program.
+        known: i64,
+    },
+    /// The object cannot be filed: its sender must mend it.
+    #[error("the data set lacks {0}")]
+    Lacks(&'static str),
+    /// The data set is not what the command announced (PS3.4 B.2.3, status A900).
+    #[error("the data set has {found} where the command has {announced}")]
+    Mismatch {
+        /// In the data set.
+        found: String,
+        /// In the C-STORE command.
+        announced: String,
+    },
+    /// The start of the data set cannot be parsed in its transfer syntax.
+    #[error("the data set cannot be understood: {0}")]
+    Undecodable(String),
+    /// Another object of this SOP Instance UID is here and the policy is to keep it.
+    #[error("another object with this SOP instance uid is already stored")]
+    DuplicateDiffers,
+    /// Stored data is not what it was.
+    #[error("stored object {0} is damaged")]
+    Corrupt(String),
+    /// The archive is being closed.
+    #[error("the archive is closing")]
+    Closed,
+}
+
+impl ArchiveError {
+    fn io(what: &str, error: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Self::Full(what.to_owned()),
+            _ => Self::Io(what.to_owned(), error),
+        }
+    }
+}
+
+/// A file of the archive: shard directory and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) shard: i64,
+    pub(crate) name: String,
+}
+
+/// An object that is on disk and waits for its row.
+struct NewInstance {
+    sop_class: Uid,
+    sop_instance: Uid,
+    transfer_syntax: Uid,
+    levels: Levels,
+    meta_bytes: u64,
+    file_bytes: u64,
+    file_sha256: [u8; 32],
+    received_ms: i64,
+    calling_ae: String,
+    file: FileId,
+}
+
+/// What a C-STORE command announces.
+#[derive(Debug, Clone)]
+pub struct ObjectHead {
+    /// Affected SOP Class UID.
+    pub sop_class: Uid,
+    /// Affected SOP Instance UID.
+    pub sop_instance: Uid,
+    /// Transfer syntax of the presentation context.
+    pub transfer_syntax: Uid,
+    /// AE title of the sender.
+    pub calling_ae: String,
+}
+
+/// An object the index knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Row, for ordering and paging only.
+    pub id: i64,
+    /// Study it belongs to.
+    pub study_uid: Uid,
+    /// Series it belongs to.
+    pub series_uid: Uid,
+    /// SOP Class UID.
+    pub sop_class: Uid,
+    /// SOP Instance UID.
+    pub sop_instance: Uid,
+    /// Transfer syntax of the stored bytes.
+    pub transfer_syntax: Uid,
+    /// Offset of the data set in the file, in bytes.
+    pub meta_bytes: u64,
+    /// Length of the file, in bytes.
+    pub file_bytes: u64,
+    /// SHA-256 of the whole file.
+    pub file_sha256: [u8; 32],
+    /// Where the file is, unless it was evicted.
+    pub path: Option<PathBuf>,
+}
+
+/// Totals, for the ops person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Studies in the index.
+    pub studies: u64,
+    /// Current objects in the index.
+    pub instances: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+    /// Bytes of the files kept here.
+    pub local_bytes: u64,
+}
+
+impl Archive {
+    /// Opens the archive below `root`, creating it if need be, and removes what a crash left unacknowledged.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the directory or the index cannot be used.
+    pub fn open(root: &Path, limits: config::Archive, settle_ms: u64) -> Result<Self, ArchiveError> {
+        Self::open_on(root, limits, settle_ms, Arc::new(RealDisk))
+    }
+
+    /// As [`Archive::open`], on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn open_on(
+        root: &Path,
+        limits: config::Archive,
+        settle_ms: u64,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, ArchiveError> {
+        let objects = root.join("objects");
+        disk.create_dir(&objects).map_err(|e| ArchiveError::io("creating the object directory", e))?;
+        let index_path = root.join("index.sqlite");
+        let writer = index::open_writer(&index_path)?;
+        let last_shard: i64 = writer.query_row("SELECT coalesce(max(shard), 0) FROM instance", [], |row| row.get(0))?;
+        commit::remove_orphans(&writer, disk.as_ref(), &objects, last_shard)?;
+        let used: i64 =
+            writer.query_row("SELECT coalesce(sum(file_bytes), 0) FROM instance WHERE file IS NOT NULL", [], |r| {
+                r.get(0)
+            })?;
+        let committer = Committer::start(writer, disk.clone(), objects.clone(), limits.duplicates, settle_ms);
+        Ok(Self(Arc::new(Inner {
+            root: root.to_owned(),
+            shards: commit::Shards::new(objects, last_shard + 1),
+            disk,
+            limits,
+            readers: Readers::new(index_path),
+            committer,
+            used_bytes: AtomicU64::new(index::as_u64(used)),
+            poisoned: AtomicBool::new(false),
+        })))
+    }
+
+    /// Directory of the archive.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// Begins to receive an object. Dropping the result before [`Incoming::finish`] leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Full`] before a byte is written when there is no room, [`ArchiveError::Poisoned`] after a failure.
+    pub fn begin(&self, head: ObjectHead) -> Result<Incoming, ArchiveError> {
+        self.check_writable()?;
+        Incoming::begin(self.clone(), head)
+    }
+
+    /// The current object of a SOP Instance UID.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn instance(&self, sop_instance: &Uid) -> Result<Option<Stored>, ArchiveError> {
+        self.0.readers.with(|db| {
+            let sql = format!("{SELECT_STORED} WHERE i.uid = ?1 AND i.superseded = 0");
+            let mut statement = db.prepare_cached(&sql)?;
+            Ok(statement.query_row([sop_instance.as_str()], |row| self.stored(row)).optional()?)
+        })
+    }
+
+    /// The current objects of a study, by series and instance number.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn instances_of(&self, study_uid: &Uid) -> Result<Vec<Stored>, ArchiveError> {
+        self.0.readers.with(|db| {
+            let sql = format!("{SELECT_STORED} WHERE st.uid = ?1 AND i.superseded = 0 ORDER BY se.id, i.number, i.id");
+            let mut statement = db.prepare_cached(&sql)?;
+            let rows = statement.query_map([study_uid.as_str()], |row| self.stored(row))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Counts and bytes.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn totals(&self) -> Result<Totals, ArchiveError> {
+        let sql = "SELECT count(*), coalesce(sum(instances), 0), coalesce(sum(bytes), 0) FROM study";
+        let (studies, instances, bytes) = self
+            .0
+            .readers
+            .with(|db| Ok(db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?))
+            .map(|(s, i, b)| (index::as_u64(s), index::as_u64(i), index::as_u64(b)))?;
+        let local_bytes = self.0.used_bytes.load(Ordering::Relaxed);
+        Ok(Totals { studies, instances, bytes, local_bytes })
+    }
+
+    /// Removes the local files of a study's objects that were seen whole on the ledger; their rows stay. Returns how many
+    /// files and bytes went. A file that is the only copy of an object is never removed.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`], [`ArchiveError::Closed`].
+    pub async fn evict(&self, study_uid: &Uid) -> Result<(u64, u64), ArchiveError> {
+        let uid = study_uid.to_string();
+        let gone: Vec<(FileId, u64)> = self
+            .write(move |db| {
+                let tx = db.transaction()?;
+                let gone = files_of(&tx, &uid)?;
+                tx.execute(&format!("UPDATE instance AS i SET shard = NULL, file = NULL WHERE {EVICTABLE}"), [&uid])?;
+                tx.commit()?;
+                Ok(gone)
+            })
+            .await?;
+        let mut bytes = 0;
+        for (file, length) in &gone {
+            self.remove_file(file);
+            self.release(*length);
+            bytes += length;
+        }
+        Ok((gone.len() as u64, bytes))
+    }
+
+    /// Runs a write on the index's one writing connection and waits until it is durable.
+    ///
+    /// # Errors
+    /// What `work` returns, or [`ArchiveError::Closed`].
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut rusqlite::Connection) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        self.check_writable()?;
+        self.0.committer.run(work).await
+    }
+
+    /// Runs a query on a reading connection.
+    pub(crate) fn read<T>(
+        &self,
+        query: impl FnOnce(&mut rusqlite::Connection) -> Result<T, ArchiveError>,
+    ) -> Result<T, ArchiveError> {
+        self.0.readers.with(query)
+    }
+
+    /// Finishes what was begun and closes the index. Later writes are refused.
+    pub async fn close(&self) {
+        self.0.committer.close().await;
+    }
+
+    fn check_writable(&self) -> Result<(), ArchiveError> {
+        if self.0.poisoned.load(Ordering::Acquire) { Err(ArchiveError::Poisoned) } else { Ok(()) }
+    }
+
+    fn poison(&self) {
+        self.0.poisoned.store(true, Ordering::Release);
+        tracing::error!("the archive refuses writes until the bridge is restarted");
+    }
+
+    fn path_of(&self, file: &FileId) -> PathBuf {
+        commit::file_path(&self.0.root.join("objects"), file)
+    }
+
+    fn remove_file(&self, file: &FileId) {
+        if let Err(error) = self.0.disk.remove(&self.path_of(file)) {
+            tracing::warn!(%error, file = file.name, "cannot remove a file that is no longer needed");
+        }
+    }
+
+    /// Takes room for `bytes` more, or says that there is none.
+    fn reserve(&self, bytes: u64) -> Result<(), ArchiveError> {
+        let quota = self.0.limits.quota_bytes;
+        let before = self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if quota != 0 && before + bytes > quota {
+            self.release(bytes);
+            return Err(ArchiveError::Full(format!("the quota of {quota} bytes is used up")));
+        }
+        Ok(())
+    }
+
+    fn release(&self, bytes: u64) {
+        self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn check_free(&self) -> Result<(), ArchiveError> {
+        let min = self.0.limits.free_bytes_min;
+        let free = self.0.disk.free_bytes(&self.0.root).map_err(|e| ArchiveError::io("asking for free space", e))?;
+        if free < min {
+            return Err(ArchiveError::Full(format!("{free} bytes are free, {min} must stay free")));
+        }
+        Ok(())
+    }
+
+    fn stored(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
+        let uid = |i: usize| -> rusqlite::Result<Uid> {
+            let text: String = row.get(i)?;
+            Uid::new(&text)
+                .map_err(|e| rusqlite::Error::FromSqlConversionFailure(i, rusqlite::types::Type::Text, Box::new(e)))
+        };
+        let file = match (row.get::<_, Option<i64>>(9)?, row.get::<_, Option<String>>(10)?) {
+            (Some(shard), Some(name)) => Some(self.path_of(&FileId { shard, name })),
+            _ => None,
+        };
+        Ok(Stored {
+            id: row.get(0)?,
+            study_uid: uid(1)?,
+            series_uid: uid(2)?,
+            sop_class: uid(3)?,
+            sop_instance: uid(4)?,
+            transfer_syntax: uid(5)?,
+            meta_bytes: index::as_u64(row.get(6)?),
+            file_bytes: index::as_u64(row.get(7)?),
+            file_sha256: row.get(8)?,
+            path: file,
+        })
+    }
+}
+
+const SELECT_STORED: &str =
+    "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes,
+   i.file_sha256, i.shard, i.file FROM instance i JOIN series se ON i.series = se.id JOIN study st ON se.study = st.id";
+
+/// Objects of study ?1 that have a file here and a sealed image on the ledger.
+const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
+   AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1)
+   AND EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1)";
+
+fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {
+    let sql = format!("SELECT i.shard, i.file, i.file_bytes FROM instance AS i WHERE {EVICTABLE}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let rows = statement.query_map(params![study_uid], |row| {
+        Ok((FileId { shard: row.get(0)?, name: row.get(1)? }, index::as_u64(row.get(2)?)))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive").field("root", &self.0.root).finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

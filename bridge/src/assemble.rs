@@ -1,0 +1,363 @@
+//! Makes a version of a study ready for the ledger: seals what is new, writes the manifest, plans the images.
+//!
+//! Sealing is deterministic, so sealed bytes are only a cache: they lie in `spool/` while they are being published and are
+//! made again when they are gone. Must not know how anything is sent.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alloy::primitives::B256;
+use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Scanner, Tag, Value};
+use dicom_scp::{TransferSyntax, Uid};
+use sha2::{Digest, Sha256};
+
+use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion, Stored, now_ms};
+use crate::config;
+use crate::keyring::{Keyring, KeyringError, StudyKeys};
+use crate::payload::container::{SealError, SealOptions, seal};
+use crate::payload::manifest::{HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject};
+use crate::payload::pieces::{PieceError, PieceMap, Splitter};
+use crate::study::{ImageKind, image_id, study_id, study_id_plain};
+
+/// Longest value kept in a manifest's headers, in bytes.
+const HEADER_VALUE_BYTES_MAX: u32 = 16 * 1024;
+/// Pixel data and what belongs to it begins here.
+const PIXELS: Tag = Tag(0x7FE0, 0x0000);
+/// Bytes read at once.
+const RUN_BYTES: usize = 256 * 1024;
+
+/// Why a version could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The archive failed.
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    /// The study's keys could not be had.
+    #[error("the keyring")]
+    Keyring(#[from] KeyringError),
+    /// A file could not be read or a spool file not be written.
+    #[error("{0}")]
+    Io(String, #[source] io::Error),
+    /// Sealing failed.
+    #[error("sealing")]
+    Seal(#[from] SealError),
+    /// Splitting failed.
+    #[error("splitting into pieces")]
+    Pieces(#[from] PieceError),
+    /// The manifest of the version before cannot be read.
+    #[error("the previous manifest")]
+    Manifest(#[from] ManifestError),
+    /// A stored file is not what was received.
+    #[error("object {0} is damaged in the archive")]
+    Damaged(Uid),
+    /// An object has neither a file nor an image on the ledger.
+    #[error("object {0} has no file here")]
+    Missing(Uid),
+    /// Sealing again gave other bytes than were planned; the program was changed in between.
+    #[error("image {0} cannot be sealed as it was planned")]
+    Changed(B256),
+}
+
+/// Makes versions. Cheap to clone.
+#[derive(Clone)]
+pub struct Assembler(Arc<Inner>);
+
+struct Inner {
+    archive: Archive,
+    keyring: Keyring,
+    settings: config::Publish,
+    spool: PathBuf,
+}
+
+impl Assembler {
+    /// An assembler that spools below the archive's directory.
+    ///
+    /// # Errors
+    /// [`AssembleError::Io`] when the spool cannot be made.
+    pub fn new(archive: Archive, keyring: Keyring, settings: config::Publish) -> Result<Self, AssembleError> {
+        let spool = archive.root().join("spool");
+        fs::create_dir_all(&spool).map_err(|e| AssembleError::Io("making the spool".into(), e))?;
+        Ok(Self(Arc::new(Inner { archive, keyring, settings, spool })))
+    }
+
+    /// The study's name on the ledger.
+    #[must_use]
+    pub fn study_id(&self, study_uid: &Uid, keys: &StudyKeys) -> B256 {
+        if self.0.settings.plain_study_hash {
+            study_id_plain(study_uid.as_str())
+        } else {
+            study_id(&keys.salt, study_uid.as_str())
+        }
+    }
+
+    /// Plans and records the next version of a study. Blocks while it seals.
+    ///
+    /// # Errors
+    /// [`AssembleError`]; nothing is recorded then.
+    pub async fn begin_version(&self, study_uid: &Uid) -> Result<(), AssembleError> {
+        let (this, uid) = (self.clone(), *study_uid);
+        let planned = tokio::task::spawn_blocking(move || this.plan(&uid))
+            .await
+            .map_err(|e| AssembleError::Io("assembling a study".into(), io::Error::other(e)))??;
+        self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await?;
+        Ok(())
+    }
+
+    fn plan(&self, study_uid: &Uid) -> Result<PlannedVersion, AssembleError> {
+        let inner = &self.0;
+        let keys = inner.keyring.study_or_new(study_uid)?;
+        let previous = match inner.archive.manifest(study_uid)? {
+            Some(bytes) => Some(Manifest::decode(&bytes)?),
+            None => None,
+        };
+        let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
+        let instances = inner.archive.instances_of(study_uid)?;
+        let (objects, mut images) = self.objects(&keys, previous.as_ref(), &instances)?;
+        let previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
+        let created_ms = u64::try_from(now_ms()).unwrap_or(0);
+        let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews }.encode();
+        let image = self.plain_image(&keys, ImageKind::Manifest, study_uid, version, "", manifest.clone())?;
+        let manifest_image = image.id;
+        // The manifest goes before the objects: a receiver can answer queries before any pixel has arrived.
+        images.insert(0, image);
+        Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
+    }
+
+    /// Manifest entries of all current objects, and the images of those that have none yet.
+    fn objects(
+        &self,
+        keys: &StudyKeys,
+        previous: Option<&Manifest>,
+        instances: &[Stored],
+    ) -> Result<(Vec<ManifestObject>, Vec<PlannedImage>), AssembleError> {
+        let known: HashMap<(&str, [u8; 32]), &ManifestObject> = previous
+            .into_iter()
+            .flat_map(|manifest| &manifest.objects)
+            .map(|object| ((object.sop_instance_uid.as_str(), object.file_sha256), object))
+            .collect();
+        let old = |stored: &Stored| known.get(&(stored.sop_instance.as_str(), stored.file_sha256)).copied();
+        let new: Vec<&Stored> = instances.iter().filter(|stored| old(stored).is_none()).collect();
+        let mut made = in_parallel(&new, |stored| self.object(keys, stored))?.into_iter();
+        let mut objects = Vec::with_capacity(instances.len());
+        let mut images = Vec::with_capacity(new.len());
+        for stored in instances {
+            match old(stored) {
+                Some(object) => objects.push(object.clone()),
+                None => {
+                    let Some((object, image)) = made.next() else { return Err(AssembleError::Missing(stored.sop_instance)) };
+                    objects.push(object);
+                    images.push(image);
+                }
+            }
+        }
+        Ok((objects, images))
+    }
+
+    fn object(&self, keys: &StudyKeys, stored: &Stored) -> Result<(ManifestObject, PlannedImage), AssembleError> {
+        let path = stored.path.as_ref().ok_or(AssembleError::Missing(stored.sop_instance))?;
+        let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
+        let mut file = File::open(path).map_err(read)?;
+        let (dataset_sha256, header) = digest_and_header(&mut file, stored).map_err(read)?;
+        let id = image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch);
+        let (map, plain_sha256) = self.seal_to_spool(keys, &id, &mut file)?;
+        if plain_sha256 != stored.file_sha256 {
+            return Err(AssembleError::Damaged(stored.sop_instance));
+        }
+        let object = ManifestObject {
+            sop_class_uid: stored.sop_class,
+            sop_instance_uid: stored.sop_instance,
+            series_uid: stored.series_uid,
+            transfer_syntax: stored.transfer_syntax,
+            file_bytes: stored.file_bytes,
+            file_sha256: stored.file_sha256,
+            dataset_sha256,
+            pixel_sha256: None,
+            header,
+            image: id,
+            epoch: keys.epoch,
+            map,
+        };
+        let image = PlannedImage {
+            id,
+            kind: ImageKind::Object,
+            instance: Some(stored.id),
+            subject: stored.sop_instance,
+            epoch: keys.epoch,
+            map,
+            media_type: String::new(),
+            plain: None,
+        };
+        Ok((object, image))
+    }
+
+    /// An image of bytes that the archive does not hold as an object.
+    fn plain_image(
+        &self,
+        keys: &StudyKeys,
+        kind: ImageKind,
+        subject: &Uid,
+        version: u32,
+        media_type: &str,
+        plain: Vec<u8>,
+    ) -> Result<PlannedImage, AssembleError> {
+        let id = image_id(&keys.salt, kind, subject.as_str(), &Sha256::digest(&plain).into(), version);
+        let (map, _) = self.seal_to_spool(keys, &id, &mut io::Cursor::new(&plain))?;
+        Ok(PlannedImage {
+            id,
+            kind,
+            instance: None,
+            subject: *subject,
+            epoch: keys.epoch,
+            map,
+            media_type: media_type.to_owned(),
+            plain: Some(plain),
+        })
+    }
+
+    fn seal_to_spool<R: Read + Seek>(
+        &self,
+        keys: &StudyKeys,
+        id: &B256,
+        source: &mut R,
+    ) -> Result<(PieceMap, [u8; 32]), AssembleError> {
+        let path = self.spool_path(id);
+        let part = path.with_extension("part");
+        let spool = |e| AssembleError::Io("writing to the spool".into(), e);
+        let mut out = BufWriter::with_capacity(RUN_BYTES, File::create(&part).map_err(spool)?);
+        let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
+        let sealed = seal(source, &keys.session_key, id, SealOptions::default(), &mut splitter)?;
+        let map = splitter.finish()?;
+        out.flush().map_err(spool)?;
+        drop(out);
+        fs::rename(&part, &path).map_err(spool)?;
+        Ok((map, sealed.plain_sha256))
+    }
+
+    fn spool_path(&self, id: &B256) -> PathBuf {
+        self.0.spool.join(hex::encode(id))
+    }
+
+    /// The sealed bytes of a planned image, sealed again if the spool lost them. Blocks.
+    ///
+    /// # Errors
+    /// [`AssembleError`].
+    pub fn open_sealed(&self, study_uid: &Uid, id: &B256) -> Result<File, AssembleError> {
+        let spool = |e| AssembleError::Io("reading the spool".into(), e);
+        let (image, plain) = self.0.archive.image(id)?.ok_or(AssembleError::Changed(*id))?;
+        let path = self.spool_path(id);
+        match File::open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == image.map.sealed_bytes) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(spool(error)),
+        }
+        self.seal_again(study_uid, &image, plain)?;
+        File::open(path).map_err(spool)
+    }
+
+    fn seal_again(&self, study_uid: &Uid, image: &Image, plain: Option<Vec<u8>>) -> Result<(), AssembleError> {
+        let keys = self.0.keyring.study_or_new(study_uid)?;
+        let (map, _) = match plain {
+            Some(plain) => self.seal_to_spool(&keys, &image.id, &mut io::Cursor::new(plain))?,
+            None => {
+                let stored = self.0.archive.instance(&image.subject)?.ok_or(AssembleError::Missing(image.subject))?;
+                let path = stored.path.ok_or(AssembleError::Missing(image.subject))?;
+                let mut file =
+                    File::open(path).map_err(|e| AssembleError::Io(format!("reading object {}", image.subject), e))?;
+                self.seal_to_spool(&keys, &image.id, &mut file)?
+            }
+        };
+        if map != image.map {
+            let _ = fs::remove_file(self.spool_path(&image.id));
+            return Err(AssembleError::Changed(image.id));
+        }
+        Ok(())
+    }
+
+    /// Forgets the sealed bytes of images that are on the ledger.
+    pub fn forget_sealed(&self, images: &[B256]) {
+        for id in images {
+            if let Err(error) = fs::remove_file(self.spool_path(id))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "cannot remove a file from the spool");
+            }
+        }
+    }
+}
+
+/// Reads a stored object once: the digest of its data set and its header as the manifest carries it.
+fn digest_and_header(file: &mut File, stored: &Stored) -> io::Result<([u8; 32], Vec<u8>)> {
+    file.seek(SeekFrom::Start(stored.meta_bytes))?;
+    let options =
+        ReadOptions { stop_at: Some(PIXELS), value_bytes_max: HEADER_VALUE_BYTES_MAX, ..ReadOptions::default() };
+    let mut scanner =
+        TransferSyntax::of(&stored.transfer_syntax).map(|syntax| Scanner::new(syntax, options, HEADER_BYTES_MAX));
+    let mut hash = Sha256::new();
+    let mut header = DataSet::default();
+    let mut reader = BufReader::with_capacity(RUN_BYTES, file);
+    let mut run = vec![0; RUN_BYTES];
+    loop {
+        let count = reader.read(&mut run)?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&run[..count]);
+        // A header that cannot be read on keeps what came before; the object itself is kept whole in any case.
+        if let Some(active) = &mut scanner
+            && active.push(&run[..count]).is_err()
+            && let Some(damaged) = scanner.take()
+        {
+            header = damaged.finish().0;
+        }
+    }
+    if let Some(scanner) = scanner {
+        header = scanner.finish().0;
+    }
+    let mut bytes = header.write(Encoding::ExplicitLe);
+    if bytes.len() > HEADER_BYTES_MAX {
+        let mut flat = DataSet::default();
+        for (tag, element) in header.iter().filter(|(_, element)| matches!(element.value, Value::Bytes(_))) {
+            flat.put(*tag, element.clone());
+        }
+        bytes = flat.write(Encoding::ExplicitLe);
+    }
+    if bytes.len() > HEADER_BYTES_MAX {
+        bytes.clear();
+    }
+    Ok((hash.finalize().into(), bytes))
+}
+
+/// Applies `work` to every item on as many threads as there are cores; results come in the order of the items.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, AssembleError> + Sync,
+) -> Result<Vec<R>, AssembleError> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<R, AssembleError>)>> = Mutex::new(Vec::with_capacity(items.len()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { break };
+                    let result = work(item);
+                    let failed = result.is_err();
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                    if failed {
+                        // The others stop at their next item.
+                        next.store(items.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}

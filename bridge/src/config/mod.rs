@@ -1,0 +1,595 @@
+//! Configuration: a TOML file, overridden by `PACS_BRIDGE__SECTION__KEY`, checked as a whole before anything starts.
+//!
+//! Every mistake is reported at once; an unknown key is a mistake. `conf/bridge.toml` documents every key with its
+//! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
+//! knows nothing of what the values are used for.
+
+mod reader;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat, Value, ValueKind};
+use dicom_scp::{AeTitle, Uid};
+
+pub use contracts::PieceMode;
+pub use reader::Mistake;
+use reader::{Section, flag, list, number, one_of, parsed, text};
+
+/// Everything the daemon was told, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[site]`
+    pub site: Site,
+    /// `[dicom]`
+    pub dicom: Dicom,
+    /// `[[peer]]`, in file order.
+    pub peers: Vec<Peer>,
+    /// `[archive]`
+    pub archive: Archive,
+    /// `[publish]`
+    pub publish: Publish,
+    /// `[ledger]`
+    pub ledger: Ledger,
+    /// `[keys]`
+    pub keys: Keys,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[site]`: who and where this bridge is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Directory of everything the bridge keeps.
+    pub data_dir: PathBuf,
+    /// URL that Define Source publishes for image transfer; empty until the site serves one.
+    pub public_url: String,
+}
+
+/// `[dicom]`: the DICOM node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dicom {
+    /// Our AE title.
+    pub ae_title: AeTitle,
+    /// Address and port to listen on.
+    pub bind: SocketAddr,
+    /// Refuse associations that call another AE title.
+    pub check_called_ae: bool,
+    /// Associations served at once; further ones are refused as transient, local limit exceeded.
+    pub associations_max: usize,
+    /// Largest PDU we accept, in bytes.
+    pub pdu_bytes_max: u32,
+    /// Longest wait for the association request (ARTIM).
+    pub artim_timeout: Duration,
+    /// Longest silence between two requests of an association.
+    pub idle_timeout: Duration,
+    /// Longest silence inside a message, and for a peer's response.
+    pub dimse_timeout: Duration,
+    /// What a caller may do that no `[[peer]]` names.
+    pub unknown_peers: Vec<Operation>,
+    /// Private storage SOP classes to accept besides those of the standard.
+    pub private_storage_classes: Vec<Uid>,
+}
+
+/// A DIMSE service, as permissions name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// C-ECHO
+    Echo,
+    /// C-STORE
+    Store,
+    /// C-FIND
+    Find,
+    /// C-MOVE
+    Move,
+    /// C-GET
+    Get,
+}
+
+/// `[[peer]]`: a DICOM application entity we know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peer {
+    /// Its AE title, unique among peers.
+    pub ae_title: AeTitle,
+    /// Host name or address to send to, and the address it must call from when `check_host` is set.
+    pub host: String,
+    /// Port to send to; 0 for a peer that only calls.
+    pub port: u16,
+    /// Refuse the title from any other address than `host`.
+    pub check_host: bool,
+    /// What it may do.
+    pub allow: Vec<Operation>,
+}
+
+/// What to do with a second object of the same SOP Instance UID and other bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Refuse the new one with a status; the old one stays.
+    Reject,
+    /// The new one takes its place, here and in the next version on the ledger.
+    Replace,
+    /// As `Replace`, and the old file stays in the archive.
+    KeepBoth,
+}
+
+/// `[archive]`: what is kept here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archive {
+    /// Policy for duplicates with other content.
+    pub duplicates: Duplicates,
+    /// Most bytes of objects kept; 0 for no limit.
+    pub quota_bytes: u64,
+    /// Refuse new objects while the file system has less than this free.
+    pub free_bytes_min: u64,
+}
+
+/// The word for a piece mode in configuration and tables.
+#[must_use]
+pub fn piece_mode_name(mode: PieceMode) -> &'static str {
+    match mode {
+        PieceMode::Calldata => "calldata",
+        PieceMode::Log => "log",
+        PieceMode::Code => "code",
+        PieceMode::Storage => "storage",
+    }
+}
+
+/// Piece size in bytes when none is configured.
+#[must_use]
+pub fn piece_bytes_default(mode: PieceMode) -> u32 {
+    match mode {
+        PieceMode::Calldata | PieceMode::Log => 120_000,
+        PieceMode::Code | PieceMode::Storage => 30_000,
+    }
+}
+
+/// `[publish]`: how studies reach the ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
+    /// Publish at all; otherwise the bridge is an archive.
+    pub enabled: bool,
+    /// Quiet time after the last object before a study is published.
+    pub settle: Duration,
+    /// Where pieces are kept.
+    pub piece_mode: PieceMode,
+    /// Largest piece, in bytes.
+    pub piece_bytes: u32,
+    /// A preview of every instance, besides the one of each series.
+    pub preview_each_instance: bool,
+    /// Name studies on the ledger by the plain hash of the UID, as the papers do. Guessable.
+    pub plain_study_hash: bool,
+}
+
+/// `[ledger]`: the chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ledger {
+    /// Embedded, or a node at `url`.
+    pub kind: LedgerKind,
+    /// JSON-RPC endpoint of a node (`kind = "rpc"`).
+    pub url: String,
+    /// Chain id that the node must have.
+    pub chain_id: u64,
+    /// Blocks on top of a transaction before it counts as final, counting its own.
+    pub confirmations: u32,
+    /// Fixed time between the embedded ledger's blocks; 0 seals as soon as something is ready.
+    pub block_period: Option<Duration>,
+    /// Address on which the embedded ledger speaks JSON-RPC over HTTP, if at all.
+    pub rpc_bind: Option<SocketAddr>,
+    /// Deploy the contracts where the ledger does not hold them.
+    pub deploy: bool,
+}
+
+/// Kinds of ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LedgerKind {
+    /// A single-node chain inside the daemon.
+    Embedded,
+    /// A node reached by JSON-RPC.
+    Rpc,
+}
+
+/// `[keys]`: the secrets.
+#[derive(Clone, PartialEq)]
+pub struct Keys {
+    /// File whose first line is the password of the keystore.
+    pub password_file: Option<PathBuf>,
+    /// The password itself; for the environment, never for the file.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("password_file", &self.password_file).finish_non_exhaustive()
+    }
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// A tracing filter, e.g. `info` or `info,dicom_scp=debug`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+/// Why a configuration could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or is not TOML.
+    #[error("cannot read configuration")]
+    Unreadable(#[source] config::ConfigError),
+    /// The file was read; these keys are wrong.
+    #[error("{} in the configuration:\n{}", plural(.0.len()), .0.iter().map(|m| format!("  {m}")).collect::<Vec<_>>().join("\n"))]
+    Mistakes(Vec<Mistake>),
+}
+
+fn plural(n: usize) -> String {
+    if n == 1 { "1 mistake".to_owned() } else { format!("{n} mistakes") }
+}
+
+impl Config {
+    /// Reads a file (or only defaults) and overrides from `environment`, the process's variables as `main` sees them.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`] for a file that is missing or not TOML, [`ConfigError::Mistakes`] with every wrong key.
+    pub fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(File::from(path).format(FileFormat::Toml).required(true));
+        }
+        Self::finish(builder, environment)
+    }
+
+    /// Reads TOML text; for tests and for the programs that write their own configuration.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(toml: &str, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
+        let builder = config::Config::builder().add_source(File::from_str(toml, FileFormat::Toml));
+        Self::finish(builder, environment)
+    }
+
+    fn finish(
+        builder: config::ConfigBuilder<config::builder::DefaultState>,
+        environment: HashMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        // Without the prefix filter every variable of the process would be a key; try_parsing stays off, since it
+        // turns the AE title "0123" into 123.
+        let ours = environment.into_iter().filter(|(name, _)| name.starts_with("PACS_BRIDGE__")).collect();
+        let environment =
+            Environment::with_prefix("PACS_BRIDGE").prefix_separator("__").separator("__").source(Some(ours));
+        let tree = builder.add_source(environment).build().map_err(ConfigError::Unreadable)?;
+        let mut mistakes = Vec::new();
+        let checked = read(tree.cache, &mut mistakes);
+        if mistakes.is_empty() { Ok(checked) } else { Err(ConfigError::Mistakes(mistakes)) }
+    }
+}
+
+fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
+    let mut root = Section::open(String::new(), Some(tree), mistakes);
+    let mut tables =
+        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log"].map(|t| root.take_value(t));
+    root.end();
+    let mut take = |i: usize| tables[i].take();
+    Config {
+        site: read_site(take(0), mistakes),
+        dicom: read_dicom(take(1), mistakes),
+        peers: read_peers(take(2), mistakes),
+        archive: read_archive(take(3), mistakes),
+        publish: read_publish(take(4), mistakes),
+        ledger: read_ledger(take(5), mistakes),
+        keys: read_keys(take(6), mistakes),
+        log: read_log(take(7), mistakes),
+    }
+}
+
+fn read_site(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Site {
+    let mut s = Section::open("site".into(), value, mistakes);
+    let site = Site {
+        data_dir: s.take("data_dir", PathBuf::from("data"), path),
+        public_url: s.take("public_url", String::new(), url_or_empty),
+    };
+    s.end();
+    site
+}
+
+fn read_dicom(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Dicom {
+    let mut s = Section::open("dicom".into(), value, mistakes);
+    let dicom = Dicom {
+        ae_title: s.take("ae_title", fixed("PACSBRIDGE"), ae_title),
+        bind: s.take("bind", fixed("127.0.0.1:11112"), address),
+        check_called_ae: s.take("check_called_ae", true, flag),
+        associations_max: s.take("associations_max", 256, |v| number(1, 4096)(v).map(to_usize)),
+        pdu_bytes_max: s.take("pdu_bytes_max", 131_072, |v| number(4096, 1_048_576)(v).map(to_u32)),
+        artim_timeout: s.take("artim_timeout_ms", Duration::from_secs(30), milliseconds),
+        idle_timeout: s.take("idle_timeout_ms", Duration::from_secs(600), milliseconds),
+        dimse_timeout: s.take("dimse_timeout_ms", Duration::from_secs(60), milliseconds),
+        unknown_peers: s.take("unknown_peers", vec![Operation::Echo, Operation::Store], operations),
+        private_storage_classes: s.take("private_storage_classes", Vec::new(), list(parsed("a UID"))),
+    };
+    s.end();
+    dicom
+}
+
+fn read_peers(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Peer> {
+    let rows = match value.map(|v| v.kind) {
+        None => Vec::new(),
+        Some(ValueKind::Array(rows)) => rows,
+        Some(_) => {
+            let what = "expected a list of tables: write [[peer]] above each".to_owned();
+            mistakes.push(Mistake { key: "peer".into(), what });
+            Vec::new()
+        }
+    };
+    let mut peers: Vec<Peer> = Vec::new();
+    for (i, row) in rows.into_iter().enumerate() {
+        let mut s = Section::open(format!("peer[{}]", i + 1), Some(row), mistakes);
+        if !s.has("ae_title") {
+            s.mistake("ae_title", "missing; a peer is known by its AE title");
+        }
+        let peer = Peer {
+            ae_title: s.take("ae_title", fixed("UNNAMED"), ae_title),
+            host: s.take("host", String::new(), text),
+            port: s.take("port", 0, |v| number(0, 65_535)(v).map(|n| u16::try_from(n).unwrap_or(0))),
+            check_host: s.take("check_host", false, flag),
+            allow: s.take("allow", Operation::ALL.to_vec(), operations),
+        };
+        if peer.port != 0 && peer.host.is_empty() {
+            s.mistake("host", "missing; a peer with a port needs a host to send to");
+        }
+        if peer.check_host && peer.host != "localhost" && peer.host.parse::<std::net::IpAddr>().is_err() {
+            s.mistake("host", "check_host needs an IP address here to compare the caller with");
+        }
+        if peers.iter().any(|other| other.ae_title == peer.ae_title) {
+            s.mistake("ae_title", format!("\"{}\" is named twice", peer.ae_title));
+        }
+        s.end();
+        peers.push(peer);
+    }
+    peers
+}
+
+fn read_archive(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Archive {
+    let words = [("reject", Duplicates::Reject), ("replace", Duplicates::Replace), ("keep-both", Duplicates::KeepBoth)];
+    let mut s = Section::open("archive".into(), value, mistakes);
+    let archive = Archive {
+        duplicates: s.take("duplicates", Duplicates::Reject, one_of(&words)),
+        quota_bytes: s.take("quota_bytes", 0, number(0, i64::MAX as u64)),
+        free_bytes_min: s.take("free_bytes_min", 536_870_912, number(0, i64::MAX as u64)),
+    };
+    s.end();
+    archive
+}
+
+fn read_publish(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Publish {
+    let words = PieceMode::ALL.map(|mode| (piece_mode_name(mode), mode));
+    let mut s = Section::open("publish".into(), value, mistakes);
+    let enabled = s.take("enabled", true, flag);
+    let settle = s.take("settle_ms", Duration::from_secs(30), milliseconds);
+    let piece_mode = s.take("piece_mode", PieceMode::Calldata, one_of(&words));
+    // 0 means "the mode's own"; the upper bound keeps a whole transaction below 131,072 bytes.
+    let piece_bytes = s.take("piece_bytes", 0, |v| match number(0, 128_000)(v)? {
+        n @ 1..1024 => Err(format!("expected 0 (the mode's default) or 1024 to 128000, found {n}")),
+        n => Ok(to_u32(n)),
+    });
+    let publish = Publish {
+        enabled,
+        settle,
+        piece_mode,
+        piece_bytes: if piece_bytes == 0 { piece_bytes_default(piece_mode) } else { piece_bytes },
+        preview_each_instance: s.take("preview_each_instance", false, flag),
+        plain_study_hash: s.take("study_hash", false, one_of(&[("salted", false), ("plain", true)])),
+    };
+    s.end();
+    publish
+}
+
+fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
+    let words = [("embedded", LedgerKind::Embedded), ("rpc", LedgerKind::Rpc)];
+    let mut s = Section::open("ledger".into(), value, mistakes);
+    let ledger = Ledger {
+        kind: s.take("kind", LedgerKind::Embedded, one_of(&words)),
+        url: s.take("url", String::new(), url_or_empty),
+        chain_id: s.take("chain_id", 20_181, number(1, u64::from(u32::MAX))),
+        confirmations: s.take("confirmations", 1, |v| number(1, 1000)(v).map(to_u32)),
+        block_period: s.take("block_period_ms", None, |v| {
+            Ok(Some(number(0, 60_000)(v)?).filter(|ms| *ms > 0).map(Duration::from_millis))
+        }),
+        rpc_bind: s.take("rpc_bind", None, |v| match text(v)?.as_str() {
+            "" => Ok(None),
+            _ => address(v).map(Some),
+        }),
+        deploy: s.take("deploy", true, flag),
+    };
+    match ledger.kind {
+        LedgerKind::Rpc if ledger.url.is_empty() => s.mistake("url", "missing; kind = \"rpc\" needs a node's URL"),
+        LedgerKind::Rpc if ledger.rpc_bind.is_some() => s.mistake("rpc_bind", "only the embedded ledger listens"),
+        LedgerKind::Embedded if !ledger.url.is_empty() => s.mistake("url", "the embedded ledger has no URL"),
+        _ => {}
+    }
+    if let Some(bind) = ledger.rpc_bind.filter(|bind| !bind.ip().is_loopback()) {
+        s.mistake("rpc_bind", format!("{bind} is not a loopback address, and this port has neither TLS nor login"));
+    }
+    s.end();
+    ledger
+}
+
+fn read_keys(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Keys {
+    let mut s = Section::open("keys".into(), value, mistakes);
+    let keys = Keys {
+        password_file: s
+            .take("password_file", None, |v| path(v).map(|p| Some(p).filter(|p| !p.as_os_str().is_empty()))),
+        password: s.take("password", None, |v| text(v).map(|t| Some(t).filter(|t| !t.is_empty()))),
+    };
+    if keys.password.is_some() && keys.password_file.is_some() {
+        s.mistake("password", "given besides password_file; give one of them");
+    }
+    s.end();
+    keys
+}
+
+fn read_log(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Log {
+    let mut s = Section::open("log".into(), value, mistakes);
+    let log = Log {
+        level: s.take("level", "info".to_owned(), |v| {
+            let level = text(v)?;
+            let valid = level.parse::<tracing_subscriber::filter::Targets>().is_ok();
+            if valid { Ok(level) } else { Err(format!("expected a filter such as \"info\", found \"{level}\"")) }
+        }),
+        json: s.take("format", false, one_of(&[("text", false), ("json", true)])),
+    };
+    s.end();
+    log
+}
+
+impl Operation {
+    /// Every operation, in the order of the documentation.
+    pub const ALL: [Self; 5] = [Self::Echo, Self::Store, Self::Find, Self::Move, Self::Get];
+
+    /// The word used in configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Store => "store",
+            Self::Find => "find",
+            Self::Move => "move",
+            Self::Get => "get",
+        }
+    }
+}
+
+fn operations(value: &ValueKind) -> Result<Vec<Operation>, String> {
+    list(one_of(&Operation::ALL.map(|op| (op.name(), op))))(value)
+}
+
+fn ae_title(value: &ValueKind) -> Result<AeTitle, String> {
+    parsed("an AE title of 1 to 16 characters (PS3.5 6.2)")(value)
+}
+
+fn address(value: &ValueKind) -> Result<SocketAddr, String> {
+    parsed("an address and port such as \"127.0.0.1:11112\"")(value)
+}
+
+fn path(value: &ValueKind) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from)
+}
+
+fn milliseconds(value: &ValueKind) -> Result<Duration, String> {
+    number(1, 86_400_000)(value).map(Duration::from_millis)
+}
+
+fn url_or_empty(value: &ValueKind) -> Result<String, String> {
+    let found = text(value)?;
+    let valid = found.is_empty() || found.starts_with("http://") || found.starts_with("https://");
+    if valid { Ok(found) } else { Err(format!("expected an http:// or https:// URL, found \"{found}\"")) }
+}
+
+/// A default of our own; that it parses is checked by `the_defaults_are_valid`.
+fn fixed<T: std::str::FromStr>(text: &str) -> T {
+    match text.parse() {
+        Ok(value) => value,
+        Err(_) => unreachable!("built-in default {text} does not parse"),
+    }
+}
+
+fn to_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn to_u32(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(toml: &str) -> Result<Config, ConfigError> {
+        Config::parse(toml, HashMap::new())
+    }
+
+    fn mistakes(toml: &str) -> Vec<String> {
+        match parse(toml) {
+            Err(ConfigError::Mistakes(found)) => found.iter().map(ToString::to_string).collect(),
+            other => panic!("expected mistakes, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = parse("").unwrap();
+        assert_eq!(config.dicom.ae_title.to_string(), "PACSBRIDGE");
+        assert_eq!(config.publish.piece_bytes, 120_000);
+    }
+
+    #[test]
+    fn the_documented_file_equals_the_defaults_and_names_every_key() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
+        assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
+        let written = std::fs::read_to_string(file).unwrap();
+        let source = include_str!("mod.rs");
+        for key in source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next()) {
+            let named = written.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} =")));
+            assert!(named, "conf/bridge.toml does not name `{key}`");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let found = mistakes(
+            "[dicom]\nae_title = \"SEVENTEEN LETTERS!\"\nbind = \"here\"\nasociations_max = 5\n[publish]\nsettle_ms = 0\n\
+             [nonsense]\nx = 1\n[[peer]]\nport = 104\n",
+        );
+        let all = found.join("\n");
+        for part in [
+            "dicom.ae_title",
+            "dicom.bind",
+            "did you mean `associations_max`",
+            "publish.settle_ms",
+            "nonsense",
+            "peer[1].ae_title",
+            "peer[1].host",
+        ] {
+            assert!(all.contains(part), "no word of {part} in:\n{all}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file_and_keeps_leading_zeros() {
+        let env = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let set = env(&[
+            ("PACS_BRIDGE__DICOM__AE_TITLE", "0123"),
+            ("PACS_BRIDGE__DICOM__ASSOCIATIONS_MAX", "7"),
+            ("PACS_BRIDGE__DICOM__UNKNOWN_PEERS", "echo, find"),
+            ("OTHER", "x"),
+        ]);
+        let config = Config::parse("[dicom]\nae_title = \"FILE\"\n", set).unwrap();
+        assert_eq!(config.dicom.ae_title.to_string(), "0123");
+        assert_eq!(config.dicom.associations_max, 7);
+        assert_eq!(config.dicom.unknown_peers, [Operation::Echo, Operation::Find]);
+        let wrong = Config::parse("", env(&[("PACS_BRIDGE__DICOM__PROT", "1")]));
+        assert!(matches!(wrong, Err(ConfigError::Mistakes(m)) if m[0].key == "dicom.prot"));
+    }
+
+    #[test]
+    fn values_of_the_wrong_kind_are_refused_not_coerced() {
+        assert!(mistakes("[[peer]]\nae_title = \"A\"\nhost = \"h\"\nport = true\n")[0].contains("peer[1].port"));
+        assert!(mistakes("[dicom]\nae_title = 123\n")[0].contains("expected text"));
+    }
+
+    #[test]
+    fn a_peer_named_twice_and_an_open_ledger_port_are_mistakes() {
+        assert!(mistakes("[[peer]]\nae_title = \"A\"\n[[peer]]\nae_title = \"A\"\n")[0].contains("twice"));
+        assert!(mistakes("[ledger]\nrpc_bind = \"0.0.0.0:8545\"\n")[0].contains("loopback"));
+    }
+
+    #[test]
+    fn a_password_never_shows_in_debug_output() {
+        let config = parse("[keys]\npassword = \"hush-hush\"\n").unwrap();
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+}

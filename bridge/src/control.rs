@@ -1,0 +1,173 @@
+//! The daemon's control socket: how `pacs-bridge studies` and its like ask a running bridge.
+//!
+//! A Unix socket in the data directory, readable by its owner only; one JSON request a line, one JSON reply a line. The
+//! same [`Request`] is answered in process when no daemon runs. Must not know DICOM associations.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
+
+/// Longest request or reply line, in bytes.
+const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Every study, one row each.
+    Studies,
+    /// One study in full.
+    Study {
+        /// StudyInstanceUID.
+        uid: String,
+    },
+    /// Remove the local copies of a study that is final on the ledger.
+    Evict {
+        /// StudyInstanceUID.
+        uid: String,
+    },
+    /// Compare a study, or one instance, with the ledger, byte by byte.
+    Verify {
+        /// StudyInstanceUID or SOPInstanceUID.
+        uid: String,
+    },
+    /// Compare a file's digest with the ledger.
+    VerifyFile {
+        /// SOPInstanceUID found in the file.
+        sop_instance: String,
+        /// SHA-256 of the data set in the file, hexadecimal.
+        dataset_sha256: String,
+    },
+    /// Totals and the state of the ledger.
+    Status,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Studies`].
+    Studies(Vec<StudyRow>),
+    /// To [`Request::Study`].
+    Study(Box<StudyReport>),
+    /// To [`Request::Evict`].
+    Evicted {
+        /// Files removed.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// To [`Request::Verify`] and [`Request::VerifyFile`].
+    Verdicts(Vec<Verdict>),
+    /// To [`Request::Status`].
+    Status(Box<SiteStatus>),
+    /// It could not be done; the text is for the asker.
+    Error(String),
+}
+
+/// Where the socket of a data directory is.
+#[must_use]
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
+
+/// Answers one request.
+pub async fn answer(site: &Site, request: Request) -> Reply {
+    let result = match request {
+        Request::Studies => site.studies().map(Reply::Studies),
+        Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
+        Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),
+        Request::Verify { uid } => site.verify(&uid).await.map(Reply::Verdicts),
+        Request::VerifyFile { sop_instance, dataset_sha256 } => {
+            site.verify_file(&sop_instance, &dataset_sha256).await.map(|verdict| Reply::Verdicts(vec![verdict]))
+        }
+        Request::Status => site.status().await.map(|status| Reply::Status(Box::new(status))),
+    };
+    result.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)))
+}
+
+/// Serves the socket until `shutdown`.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub async fn serve(
+    site: Site,
+    data_dir: &Path,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let path = socket_path(data_dir);
+    if UnixStream::connect(&path).await.is_ok() {
+        return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another bridge runs on this data directory"));
+    }
+    // A socket left by a killed process refuses connections and is in the way.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let connections = tasks.clone();
+    tasks.spawn(async move {
+        loop {
+            let stream = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match stream {
+                Ok((stream, _)) => {
+                    let (site, shutdown) = (site.clone(), shutdown.clone());
+                    connections.spawn(async move {
+                        tokio::select! {
+                            () = shutdown.cancelled() => {}
+                            result = converse(&site, stream) => {
+                                if let Err(error) = result {
+                                    tracing::debug!(%error, "control connection ended");
+                                }
+                            }
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+        let _ = std::fs::remove_file(path);
+    });
+    Ok(())
+}
+
+async fn converse(site: &Site, stream: UnixStream) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader.take(LINE_BYTES_MAX)).lines();
+    while let Some(line) = lines.next_line().await? {
+        let reply = match serde_json::from_str(&line) {
+            Ok(request) => answer(site, request).await,
+            Err(error) => Reply::Error(format!("not a request: {error}")),
+        };
+        let mut line = serde_json::to_vec(&reply)?;
+        line.push(b'\n');
+        writer.write_all(&line).await?;
+    }
+    Ok(())
+}
+
+/// Asks a running bridge; `None` when none runs on this data directory.
+///
+/// # Errors
+/// When the bridge is there but the conversation broke.
+pub async fn ask(data_dir: &Path, request: &Request) -> std::io::Result<Option<Reply>> {
+    let Ok(stream) = UnixStream::connect(socket_path(data_dir)).await else { return Ok(None) };
+    let (reader, mut writer) = stream.into_split();
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    let mut reply = String::new();
+    BufReader::new(reader.take(LINE_BYTES_MAX)).read_line(&mut reply).await?;
+    Ok(Some(serde_json::from_str(&reply)?))
+}

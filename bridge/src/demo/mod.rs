@@ -1,0 +1,3 @@
+//! The demonstration: a whole site on this machine, with studies of nobody.
+
+pub mod phantom;

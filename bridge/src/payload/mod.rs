@@ -1,0 +1,26 @@
+//! From an object to sealed pieces and back: compress, encrypt, split, merge, verify, list, preview.
+//!
+//! Everything here is pure: bytes come from a `Read` and go to a `Write` that the caller owns. This module must NOT know
+//! of chains, contracts' addresses, configuration, the archive, associations or users; the ledger sees only what
+//! [`pieces`] makes, and the archive decides where a staged result lives. The format is described byte by byte in
+//! `docs/FORMAT.md`.
+//!
+//! The usual way out is [`container::seal`] into a [`pieces::Splitter`]; the usual way in is a [`pieces::Merger`] into a
+//! staged file followed by [`container::unseal`]. [`manifest::Manifest`] lists a study's objects and previews so that
+//! queries can be answered before any pixel has arrived.
+
+mod cbor;
+pub mod container;
+pub mod keys;
+pub mod manifest;
+mod packet;
+pub mod pieces;
+
+/// The name of a sealed run of bytes on the ledger, as `study::image_id` derives it.
+pub type ImageId = alloy::primitives::B256;
+
+/// A SHA-256 digest.
+pub type Sha256Digest = [u8; 32];
+
+#[cfg(test)]
+mod container_tests;
