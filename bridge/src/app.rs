@@ -34,6 +34,8 @@ use crate::site::{Parts, Site};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
 const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
+/// What Define Source publishes while this site serves no endpoint; the contract takes no empty one.
+const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
 /// How often a node that does not answer is tried again.
 const NODE_RETRY: Duration = Duration::from_secs(5);
 /// Requests in flight when pieces are read back.
@@ -117,8 +119,7 @@ impl Core {
         });
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
-        let mut core =
-            Self { site, config, outbox, keyring, slot, embedded: None, tasks, background, _lock: lock };
+        let mut core = Self { site, config, outbox, keyring, slot, embedded: None, tasks, background, _lock: lock };
         core.open_ledger().await?;
         Ok(core)
     }
@@ -177,10 +178,16 @@ impl Core {
     async fn connect(&self, client: RpcClient, wake: Arc<Notify>) -> Result<(), StartError> {
         let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
         let ledger = ledger::open(client, signer, config, wake).await?;
-        ledger.ensure_source_defined(&self.config.site.public_url).await?;
+        ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
         let _ = self.slot.set(ledger);
         Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        Some(self.config.site.public_url.clone())
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| NO_ENDPOINT.to_owned())
     }
 
     fn ledger_config(&self) -> Result<LedgerConfig, StartError> {
@@ -317,17 +324,18 @@ impl Core {
         if slot.get().is_none() {
             again = Some((self.config.ledger.url.clone(), self.keyring.source().clone(), self.ledger_config()));
         }
-        let public_url = self.config.site.public_url.clone();
+        let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             if let Some((url, signer, config)) = again
-                && !reconnect(&url, signer, config, &public_url, &slot, &stop).await
+                && !reconnect(&url, signer, config, &endpoint, &slot, &stop).await
             {
                 return;
             }
             let Some(ledger) = slot.get() else { return };
             let source = Arc::new(outbox.clone());
-            let publisher = Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
+            let publisher =
+                Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
             tasks.spawn(outbox.plan_versions(publisher.waker(), stop.clone()));
             publisher.run(stop).await;
         });
@@ -339,7 +347,7 @@ async fn reconnect(
     url: &str,
     signer: alloy::signers::local::PrivateKeySigner,
     config: Result<LedgerConfig, StartError>,
-    public_url: &str,
+    endpoint: &str,
     slot: &LedgerSlot,
     stop: &CancellationToken,
 ) -> bool {
@@ -348,7 +356,7 @@ async fn reconnect(
         let opened = async {
             let client = RpcClient::new_http(url.clone());
             let ledger = ledger::open(client, signer.clone(), config.clone(), Arc::new(Notify::new())).await?;
-            ledger.ensure_source_defined(public_url).await?;
+            ledger.ensure_source_defined(endpoint).await?;
             Ok::<_, StartError>(ledger)
         };
         match opened.await {
@@ -378,7 +386,5 @@ fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| StartError::DataDir(PathBuf::new(), std::io::Error::other(e)))
+    tokio::task::spawn_blocking(work).await.map_err(|e| StartError::DataDir(PathBuf::new(), std::io::Error::other(e)))
 }

@@ -148,7 +148,9 @@ impl Assembler {
             match old(stored) {
                 Some(object) => objects.push(object.clone()),
                 None => {
-                    let Some((object, image)) = made.next() else { return Err(AssembleError::Missing(stored.sop_instance)) };
+                    let Some((object, image)) = made.next() else {
+                        return Err(AssembleError::Missing(stored.sop_instance));
+                    };
                     objects.push(object);
                     images.push(image);
                 }

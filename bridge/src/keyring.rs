@@ -105,6 +105,14 @@ impl Keyring {
         Ok(self.0.owners.key(index)?)
     }
 
+    /// Fingerprint of the OpenPGP key that session keys are wrapped to.
+    ///
+    /// # Errors
+    /// [`KeyringError::Payload`].
+    pub fn payload_fingerprint(&self) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.0.recipient.recipient()?.fingerprint())
+    }
+
     /// The seed of all owner keys held in custody.
     #[must_use]
     pub fn owners(&self) -> OwnerSeed {

@@ -168,8 +168,9 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Whether a tool is there. When it is not, says so where the test's output is seen, or fails if nothing may be skipped.
 pub fn have(tool: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(tool).is_file()));
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(tool).is_file())
+    });
     found || skip(tool)
 }
 

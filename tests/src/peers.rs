@@ -27,8 +27,8 @@ pub fn run(command: &mut Command) -> Output {
 
 /// The interpreter of the environment that `make tools` builds.
 pub fn python() -> Option<PathBuf> {
-    let venv = std::env::var_os("VENV")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv"), PathBuf::from);
+    let venv =
+        std::env::var_os("VENV").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv"), PathBuf::from);
     let python = venv.join("bin/python");
     if python.is_file() || skip("the Python environment (.venv)") { Some(python) } else { None }
 }

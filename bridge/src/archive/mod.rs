@@ -42,10 +42,10 @@ use commit::Committer;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
+pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
 pub use report::StudySummary;
 pub use restore::Restoring;
-pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 
 /// The archive. Cheap to clone; every clone is the same archive.
 #[derive(Clone)]

@@ -109,8 +109,10 @@ pub struct SeenOnLedger {
     pub finished: Option<u32>,
 }
 
-const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
-const SELECT_PUBLICATION: &str = "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
+const SELECT_IMAGE: &str =
+    "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
+const SELECT_PUBLICATION: &str =
+    "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
    p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
 
 impl Archive {
@@ -265,14 +267,11 @@ impl Archive {
     /// [`ArchiveError::Index`].
     pub fn locations(&self, id: &B256) -> Result<Vec<Located>, ArchiveError> {
         self.read(|db| {
-            let mut statement = db
-                .prepare_cached("SELECT number, block, position, entry FROM piece WHERE image = ?1 ORDER BY number")?;
+            let mut statement =
+                db.prepare_cached("SELECT number, block, position, entry FROM piece WHERE image = ?1 ORDER BY number")?;
             let rows = statement.query_map([id.as_slice()], |row| {
-                let location = PieceLocation {
-                    block: as_u64(row.get(1)?),
-                    transaction: as_u64(row.get(2)?),
-                    entry: row.get(3)?,
-                };
+                let location =
+                    PieceLocation { block: as_u64(row.get(1)?), transaction: as_u64(row.get(2)?), entry: row.get(3)? };
                 Ok(Located { image: *id, index: row.get(0)?, location })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -285,7 +284,8 @@ impl Archive {
     /// [`ArchiveError::Index`].
     pub fn piece_counts(&self, study_uid: &Uid) -> Result<(u64, u64), ArchiveError> {
         self.read(|db| {
-            let sql = "SELECT coalesce(sum(i.pieces), 0), coalesce(sum((SELECT count(*) FROM piece WHERE image = i.id)), 0)
+            let sql =
+                "SELECT coalesce(sum(i.pieces), 0), coalesce(sum((SELECT count(*) FROM piece WHERE image = i.id)), 0)
                        FROM image i WHERE i.study = (SELECT id FROM study WHERE uid = ?1)";
             let (planned, seen): (i64, i64) =
                 db.query_row(sql, [study_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -441,7 +441,6 @@ fn mode_number(mode: PieceMode) -> i64 {
 
 fn uid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uid> {
     let text: String = row.get(column)?;
-    Uid::new(&text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
-    })
+    Uid::new(&text)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
 }

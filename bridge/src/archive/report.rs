@@ -87,7 +87,8 @@ impl Archive {
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
     let attributes: Vec<u8> = row.get(1)?;
-    let set = read(&attributes, Encoding::ExplicitLe, &ReadOptions::default()).map_or_else(|_| DataSet::default(), |r| r.0);
+    let set =
+        read(&attributes, Encoding::ExplicitLe, &ReadOptions::default()).map_or_else(|_| DataSet::default(), |r| r.0);
     let text = |tag| set.text(tag).unwrap_or_default();
     let count = |column| row.get::<_, i64>(column).map(as_u64);
     Ok(StudySummary {

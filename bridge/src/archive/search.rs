@@ -3,7 +3,6 @@
 //! SQL narrows by the columns that have an index; [`dicom_scp::matching::matches`] decides. So an index can make a query
 //! fast but never wrong. Must not know associations or who asks.
 
-use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, VR, read};
 use dicom_scp::matching::{Criterion, Level, Query, matches};
 use rusqlite::types::Value;
@@ -205,16 +204,29 @@ fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, Arch
 
 /// "Number of ... Related ..." (PS3.4 C.3.4). Each takes the study's row, the last one the series'.
 const COUNTS: &[(Tag, &str)] = &[
-    (STUDIES_OF_PATIENT, "SELECT count(*) FROM study st, study p WHERE st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer AND p.id = ?1"),
-    (SERIES_OF_PATIENT, "SELECT count(*) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer JOIN series se ON se.study = st.id WHERE p.id = ?1 AND se.instances > 0"),
-    (INSTANCES_OF_PATIENT, "SELECT coalesce(sum(st.instances), 0) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer WHERE p.id = ?1"),
+    (
+        STUDIES_OF_PATIENT,
+        "SELECT count(*) FROM study st, study p WHERE st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer AND p.id = ?1",
+    ),
+    (
+        SERIES_OF_PATIENT,
+        "SELECT count(*) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer JOIN series se ON se.study = st.id WHERE p.id = ?1 AND se.instances > 0",
+    ),
+    (
+        INSTANCES_OF_PATIENT,
+        "SELECT coalesce(sum(st.instances), 0) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer WHERE p.id = ?1",
+    ),
     (SERIES_OF_STUDY, "SELECT count(*) FROM series WHERE study = ?1 AND instances > 0"),
     (INSTANCES_OF_STUDY, "SELECT instances FROM study WHERE id = ?1"),
     (INSTANCES_OF_SERIES, "SELECT instances FROM series WHERE id = ?1"),
 ];
 
 const LISTS: &[(Tag, VR, &str)] = &[
-    (MODALITIES_IN_STUDY, VR::CS, "SELECT DISTINCT modality FROM series WHERE study = ?1 AND instances > 0 AND modality <> '' ORDER BY modality"),
+    (
+        MODALITIES_IN_STUDY,
+        VR::CS,
+        "SELECT DISTINCT modality FROM series WHERE study = ?1 AND instances > 0 AND modality <> '' ORDER BY modality",
+    ),
     (
         SOP_CLASSES_IN_STUDY,
         VR::UI,
@@ -246,12 +258,4 @@ fn attributes(row: &Row<'_>, column: usize) -> Result<DataSet, ArchiveError> {
         Ok((set, _)) => Ok(set),
         Err(error) => Err(ArchiveError::Corrupt(format!("index row ({error})"))),
     }
-}
-
-/// UIDs of all studies, newest last.
-pub(super) fn study_uids(db: &Connection) -> Result<Vec<Uid>, ArchiveError> {
-    let mut statement = db.prepare_cached("SELECT uid FROM study ORDER BY id")?;
-    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let texts: Vec<String> = rows.collect::<Result<_, _>>()?;
-    Ok(texts.iter().filter_map(|text| Uid::new(text).ok()).collect())
 }

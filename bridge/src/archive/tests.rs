@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::config::{Config, Duplicates};
+use crate::demo::phantom::{Phantom, Subject, ct_series};
 use crate::payload::pieces::PieceMap;
 use crate::study::ImageKind;
-use crate::demo::phantom::{Phantom, Subject, ct_series};
 
 fn limits() -> config::Archive {
     let mut limits = Config::parse("", HashMap::new()).unwrap().archive;
