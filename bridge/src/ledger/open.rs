@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// How a ledger is opened.
 #[derive(Debug, Clone)]
@@ -120,8 +121,13 @@ pub async fn open(
     let owner = Owner { chain_id: found, genesis, account: signer.address() };
     let mut journal = SqliteJournal::new(&config.journal, owner);
     journal.load().await?;
-    let ledger = start(node, journal, signer, &config, wake);
-    check_contracts(&ledger, &config).await?;
+    let (ledger, driver) = start(node, journal, signer, &config, wake);
+    if let Err(error) = check_contracts(&ledger, &config).await {
+        // When this returns, the key has no owner and the journal is free for another try.
+        drop(ledger);
+        let _ = driver.await;
+        return Err(error);
+    }
     Ok(ledger)
 }
 
@@ -148,7 +154,7 @@ fn start(
     signer: PrivateKeySigner,
     config: &LedgerConfig,
     wake: Arc<Notify>,
-) -> Ledger {
+) -> (Ledger, JoinHandle<()>) {
     let client = ClientConfig {
         kind: config.kind,
         chain_id: config.chain_id,
@@ -164,8 +170,8 @@ fn start(
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
-    tokio::spawn(driver.run());
-    Client::new(node, SystemClock, sender, client)
+    let driver = tokio::spawn(driver.run());
+    (Client::new(node, SystemClock, sender, client), driver)
 }
 
 fn public_key(signer: &PrivateKeySigner) -> [u8; 64] {

@@ -18,7 +18,7 @@ use super::{Outbox, OutboxError, PublishConfig, Publisher, SealedPieces, Source,
 use crate::ledger::journal::{Journal, JournalError, Loaded};
 use crate::ledger::node::{Ask, At, Block, Clock, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
 use crate::ledger::pieces::{self, PIECE_OVERHEAD_BYTES};
-use crate::ledger::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
+use crate::ledger::sender::{Call, SendError, Sender, SenderConfig, Sign, Unsigned, sender};
 use crate::ledger::slots::Record;
 use crate::ledger::{Client, ClientConfig, LedgerKind, Located, PieceMode, StudyOwner};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
@@ -292,7 +292,7 @@ struct SimBlock {
 }
 
 /// Probabilities in per mille, drawn per seed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Faults {
     lost_offer: u64,
     error_before: u64,
@@ -320,6 +320,8 @@ struct Chain {
     faults_until_ms: u64,
     /// What was ever offered for a nonce.
     offered: HashMap<u64, B256>,
+    /// Calldata that the node never takes.
+    never: HashSet<Bytes>,
 }
 
 #[derive(Clone)]
@@ -341,6 +343,7 @@ impl Chain {
             faults,
             faults_until_ms,
             offered: HashMap::new(),
+            never: HashSet::new(),
         };
         chain.push(vec![], Arc::default(), 0, &|| false);
         chain
@@ -439,7 +442,10 @@ impl Chain {
     }
 
     fn offer(&mut self, raw: &Bytes, clock: &SimClock, faulty: bool) -> Offer {
-        let (nonce, _, _) = decode(raw);
+        let (nonce, _, data) = decode(raw);
+        if self.never.contains(&data) {
+            return Offer::Never("oversized data".into());
+        }
         let hash = keccak256(raw);
         let before = *self.offered.entry(nonce).or_insert(hash);
         assert_eq!(before, hash, "nonce {nonce} carries two different transactions");
@@ -1097,6 +1103,107 @@ fn everything_arrives_exactly_once_whatever_fails() {
         (0..threads).map(|_| scope.spawn(work)).collect::<Vec<_>>().into_iter().for_each(|t| t.join().unwrap());
     });
     println!("{seeds} seeds, {} events", events.into_inner());
+}
+
+// ---- the sender alone, in a calm world ---------------------------------------------------------------------------------------
+
+/// A calm chain of depth 2, a disk, and what sends to it.
+fn calm() -> (SimNode, SimDisk) {
+    let clock = SimClock::default();
+    let chain = Arc::new(Mutex::new(Chain::new(2, Faults::default(), 0)));
+    let node = SimNode { chain, clock };
+    (node.clone(), SimDisk { disk: Arc::default(), node, jobs: Arc::default() })
+}
+
+/// Runs the sender until `work` has its answer.
+fn with_sender<T, F: Future<Output = T>>(node: &SimNode, disk: &SimDisk, work: impl FnOnce(Sender) -> F) -> T {
+    let journal = SimJournal { disk: disk.clone(), loaded: false };
+    let config = SenderConfig { depth: 2, poll_ms: 300, resend_ms: 1_000, ..SenderConfig::default() };
+    let (sender, driver) = sender(node.clone(), journal, SimSigner, node.clock.clone(), config, Arc::default());
+    let mut both = pin!(async {
+        tokio::select! {
+            answer = work(sender) => answer,
+            () = driver.run() => panic!("the driver ended"),
+        }
+    });
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(flag.clone());
+    loop {
+        while flag.0.swap(false, Ordering::Relaxed) {
+            if let Poll::Ready(answer) = both.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return answer;
+            }
+        }
+        assert!(node.clock.fire_next(), "everything waits and nothing will happen");
+        assert!(node.clock.now_ms() < PATIENCE_MS, "it does not end");
+    }
+}
+
+fn call(n: u8) -> Call {
+    Call {
+        to: contract(),
+        data: Studies::defineStudyCall {
+            studyId: B256::repeat_byte(n),
+            owner: OWNER,
+            deadline: 0,
+            ownerSignature: Bytes::new(),
+        }
+        .abi_encode()
+        .into(),
+        gas: 1,
+    }
+}
+
+#[test]
+fn bytes_that_no_node_takes_do_not_hold_up_the_rest() {
+    let (node, disk) = calm();
+    node.lock().never.insert(call(2).data);
+    let [a, b, c] = with_sender(&node, &disk, |s| async move {
+        let (a, b, c) = tokio::join!(s.send(call(1)), s.send(call(2)), s.send(call(3)));
+        [a, b, c]
+    });
+    assert!(a.unwrap().succeeded);
+    assert!(matches!(b, Err(SendError::Refused(reason)) if reason.contains("oversized")));
+    assert!(c.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.studies.len(), 2);
+}
+
+#[test]
+fn a_call_in_flight_is_not_sent_twice() {
+    let (node, disk) = calm();
+    let (a, b) = with_sender(&node, &disk, |s| async move { tokio::join!(s.send(call(1)), s.send(call(1))) });
+    assert_eq!(a.unwrap(), b.unwrap());
+    assert_eq!(node.lock().tip().state.nonce, 1);
+}
+
+#[test]
+fn a_nonce_that_somebody_else_took_is_given_up_and_said() {
+    let (node, disk) = calm();
+    let stranger = node.clone();
+    let answers = with_sender(&node, &disk, |s| async move {
+        s.send(call(1)).await.unwrap();
+        // The same key, used elsewhere: its transaction is in a block before we look.
+        let now = stranger.clock.now_ms();
+        {
+            let mut chain = stranger.lock();
+            let before = chain.tip().state.clone();
+            chain.push(vec![encode(1, OWNER, b"")], before, now, &|| false);
+        }
+        let first = s.send(call(2)).await;
+        (first, s.send(call(2)).await)
+    });
+    assert!(matches!(answers.0, Err(SendError::Displaced)), "{:?}", answers.0);
+    assert!(answers.1.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.nonce, 3);
+}
+
+#[test]
+fn a_gap_of_nonces_is_filled() {
+    let (node, disk) = calm();
+    disk.lock().next = 2;
+    let placed = with_sender(&node, &disk, |s| async move { s.send(call(1)).await });
+    assert!(placed.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.nonce, 3);
 }
 
 #[test]
