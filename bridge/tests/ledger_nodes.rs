@@ -4,34 +4,33 @@
 
 mod support;
 
-use alloy::primitives::{B256, keccak256};
+use alloy::primitives::{B256, U256, keccak256};
 use alloy::rpc::client::RpcClient;
 use alloy::signers::local::PrivateKeySigner;
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::owner::OwnerSeed;
 use bridge::ledger::sender::SenderConfig;
-use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open};
+use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open, open_embedded};
 use bridge::publish::{PublishConfig, Publisher};
+use embedded_ledger::EmbeddedLedger;
 use futures::TryStreamExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use support::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil, MemoryOutbox, MemorySource, noise, skipped};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// A node to test with: how to reach it, who may write, and what wakes us.
+/// A node to test with: how to reach it and who may write.
 struct Reach {
     client: Box<dyn Fn() -> RpcClient>,
     key: PrivateKeySigner,
     chain_id: u64,
-    kind: LedgerKind,
-    wake: Arc<Notify>,
+    embedded: Option<EmbeddedLedger>,
 }
 
 impl Reach {
     fn config(&self, mode: PieceMode, journal: &Path) -> LedgerConfig {
         LedgerConfig {
-            kind: self.kind,
+            kind: if self.embedded.is_some() { LedgerKind::Embedded } else { LedgerKind::Network },
             chain_id: self.chain_id,
             admin: self.key.address(),
             deploy: true,
@@ -44,8 +43,11 @@ impl Reach {
     }
 
     async fn open(&self, mode: PieceMode, journal: &Path) -> Ledger {
-        let ledger =
-            open((self.client)(), self.key.clone(), self.config(mode, journal), self.wake.clone()).await.unwrap();
+        let (key, config) = (self.key.clone(), self.config(mode, journal));
+        let ledger = match &self.embedded {
+            Some(embedded) => open_embedded(embedded, key, config).await.unwrap(),
+            None => open((self.client)(), key, config, Arc::default()).await.unwrap(),
+        };
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
         ledger
     }
@@ -57,8 +59,22 @@ fn anvil_reach(anvil: &Anvil) -> Reach {
         client: Box::new(move || RpcClient::new_http(url.parse().unwrap())),
         key: ANVIL_KEY.parse().unwrap(),
         chain_id: ANVIL_CHAIN_ID,
-        kind: LedgerKind::Network,
-        wake: Arc::default(),
+        embedded: None,
+    }
+}
+
+fn embedded_reach(path: &Path) -> Reach {
+    let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(7)).unwrap();
+    let config = embedded_ledger::LedgerConfig::new(path, 1337)
+        .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE)
+        .with_balance(key.address(), U256::from(10).pow(U256::from(30)));
+    let embedded = EmbeddedLedger::open(config).unwrap();
+    let transport = embedded.transport();
+    Reach {
+        client: Box::new(move || RpcClient::new(transport.clone(), true)),
+        key,
+        chain_id: 1337,
+        embedded: Some(embedded),
     }
 }
 
@@ -183,6 +199,17 @@ async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
 }
 
 #[test]
+fn the_embedded_ledger_keeps_everything_in_all_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    for mode in PieceMode::ALL {
+        publish_die_and_read_back(&reach, mode);
+    }
+    let report = reach.embedded.as_ref().unwrap().verify().unwrap();
+    assert!(report.is_sound(), "{:?}", report.defects);
+}
+
+#[test]
 fn anvil_keeps_everything_in_all_modes() {
     let Some(anvil) = Anvil::start(&[]) else { return skipped("anvil") };
     let reach = anvil_reach(&anvil);
@@ -204,5 +231,39 @@ fn a_stranger_at_our_address_is_refused_by_name_and_hashes() {
         let error = open((reach.client)(), reach.key.clone(), config, Arc::default()).await.unwrap_err();
         let OpenError::Stranger { contract, address: at, found, .. } = error else { panic!("{error}") };
         assert_eq!((contract, at, found), ("Studies", address, keccak256([0])));
+    });
+}
+
+/// One large object next to a small study: the small one is viewable long before the large one is done, and memory stays within
+/// the window. `LEDGER_MB` chooses the size; the rates are printed.
+#[test]
+fn a_large_study_does_not_hold_up_a_small_one() {
+    let megabytes: u64 = std::env::var("LEDGER_MB").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    let outbox = Arc::new(MemoryOutbox::default());
+    let mut source = MemorySource::default();
+    source.add("large", 0, 1, 120_000, &[20_000], &[megabytes * 1_000_000]);
+    source.add("small", 1, 1, 120_000, &[20_000, 30_000], &[200_000]);
+    let order = ["large", "small"].map(|name| bridge::publish::StudyJob { study: support::id(name), version: 1 });
+    outbox.jobs.lock().unwrap().extend(order);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let ledger = reach.open(PieceMode::Calldata, &dir.path().join("journal.sqlite")).await;
+        let config = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
+        let bytes_max = config.window_bytes + config.urgent_bytes + 120_000;
+        let publisher = Publisher::new(outbox.clone(), Arc::new(source), ledger, SystemClock, config);
+        let mut status = publisher.status();
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        let done = status.wait_for(|s| {
+            assert!(s.bytes <= bytes_max, "{} bytes in flight", s.bytes);
+            s.studies.len() == 2 && s.studies.values().all(|k| k.final_after_ms.is_some())
+        });
+        let done = done.await.unwrap().studies.clone();
+        let [large, small] = order.map(|job| done[&job.study].clone());
+        let seconds = large.final_after_ms.unwrap() as f64 / 1000.0;
+        println!("{megabytes} MB in {seconds:.2} s, {:.1} MB/s", megabytes as f64 / seconds);
+        println!("viewable after {:?} ms and {:?} ms", large.viewable_after_ms, small.viewable_after_ms);
+        assert!(small.viewable_after_ms < large.final_after_ms);
     });
 }

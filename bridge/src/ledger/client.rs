@@ -204,7 +204,7 @@ impl<N, K> std::fmt::Debug for Client<N, K> {
 }
 
 /// How often a refusal is believed only after another look at the chain: it may come from a state that has passed.
-const REFUSALS_MAX: u32 = 3;
+const REFUSALS_MAX: u32 = 5;
 /// Looks for a piece that is there but not deep enough, one poll apart, before the caller is told to come back.
 const LOCATE_TRIES: u32 = 20;
 /// How long a custodial owner's signature is good.
@@ -714,7 +714,8 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         match self.inner.node.call(ask, At::Latest).await {
             Err(NodeError::Reverted { reason, data }) => Ok(Err(explain(&reason, &data))),
-            _ => Ok(Err("the transaction reverted".into())),
+            // The trouble has passed, so this is no refusal: the caller looks and sends again.
+            _ => Err(LedgerError::Unavailable("a transaction reverted, but would not now".into())),
         }
     }
 

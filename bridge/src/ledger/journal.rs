@@ -24,6 +24,9 @@ pub enum JournalError {
         /// What it was opened for now.
         given: String,
     },
+    /// Another process has the journal open. Two senders for one key would spoil each other's nonces.
+    #[error("the journal is in use: is another bridge running on this data directory?")]
+    InUse,
     /// Reading or writing failed. Nothing is assumed about what reached the disk until the journal is loaded again.
     #[error("journal storage failed")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -31,7 +34,10 @@ pub enum JournalError {
 
 impl From<rusqlite::Error> for JournalError {
     fn from(e: rusqlite::Error) -> Self {
-        Self::Storage(Box::new(e))
+        match e.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Self::InUse,
+            _ => Self::Storage(Box::new(e)),
+        }
     }
 }
 
@@ -124,6 +130,8 @@ impl Journal for SqliteJournal {
 
 fn open(path: &Path, owner: &Owner) -> Result<Connection, JournalError> {
     let connection = Connection::open(path)?;
+    // Taken with the first write below and held until the connection is closed: a key has one sender.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.execute_batch(
@@ -137,7 +145,7 @@ fn open(path: &Path, owner: &Owner) -> Result<Connection, JournalError> {
         connection.query_row("SELECT owner FROM journal_owner", [], |row| row.get(0)).optional()?;
     match kept {
         Some(kept) if kept != given => return Err(JournalError::OtherOwner { kept, given }),
-        Some(_) => {}
+        Some(_) => drop(connection.execute("UPDATE journal_owner SET next = next", [])?),
         None => {
             connection.execute("INSERT INTO journal_owner (one, owner, next) VALUES (1, ?1, 0)", params![given])?;
         }
@@ -241,13 +249,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_journal_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.sqlite");
+        let mut journal = SqliteJournal::new(&path, OWNER);
+        journal.load().await.unwrap();
+        let second = Connection::open(&path).unwrap();
+        second.busy_timeout(std::time::Duration::ZERO).unwrap();
+        let taken = second.execute("UPDATE journal_owner SET next = 9", []).unwrap_err();
+        assert!(matches!(JournalError::from(taken), JournalError::InUse));
+        journal.load().await.unwrap();
+        drop((journal, second));
+        assert_eq!(SqliteJournal::new(&path, OWNER).load().await.unwrap(), Loaded::default());
+    }
+
+    #[tokio::test]
     async fn a_damaged_record_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.sqlite");
         let mut journal = SqliteJournal::new(&path, OWNER);
         journal.load().await.unwrap();
         journal.append(vec![record(0, 1)]).await.unwrap();
+        drop(journal);
         Connection::open(&path).unwrap().execute("UPDATE in_flight SET raw = x'00'", []).unwrap();
+        let mut journal = SqliteJournal::new(&path, OWNER);
         assert!(matches!(journal.load().await, Err(JournalError::Storage(_))));
     }
 }

@@ -22,7 +22,7 @@ pub mod slots;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
 };
-pub use open::{KeySigner, LedgerConfig, OpenError, open};
+pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded};
 pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
 
 /// The ledger client over JSON-RPC, as the daemon uses it.

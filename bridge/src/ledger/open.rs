@@ -15,10 +15,12 @@ use alloy::rpc::client::RpcClient;
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
+use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// How a ledger is opened.
 #[derive(Debug, Clone)]
@@ -119,9 +121,31 @@ pub async fn open(
     let owner = Owner { chain_id: found, genesis, account: signer.address() };
     let mut journal = SqliteJournal::new(&config.journal, owner);
     journal.load().await?;
-    let ledger = start(node, journal, signer, &config, wake);
-    check_contracts(&ledger, &config).await?;
+    let (ledger, driver) = start(node, journal, signer, &config, wake);
+    if let Err(error) = check_contracts(&ledger, &config).await {
+        // When this returns, the key has no owner and the journal is free for another try.
+        drop(ledger);
+        let _ = driver.await;
+        return Err(error);
+    }
     Ok(ledger)
+}
+
+/// Opens the ledger inside this process. It wakes us after every block, so nothing waits for a poll.
+pub async fn open_embedded(
+    embedded: &EmbeddedLedger,
+    signer: PrivateKeySigner,
+    config: LedgerConfig,
+) -> Result<Ledger, OpenError> {
+    let wake = Arc::new(Notify::new());
+    let (mut heads, listener) = (embedded.watch_head(), Arc::downgrade(&wake));
+    tokio::spawn(async move {
+        while heads.changed().await.is_ok() {
+            let Some(wake) = listener.upgrade() else { return };
+            wake.notify_one();
+        }
+    });
+    open(embedded.rpc_client(), signer, config, wake).await
 }
 
 fn start(
@@ -130,7 +154,7 @@ fn start(
     signer: PrivateKeySigner,
     config: &LedgerConfig,
     wake: Arc<Notify>,
-) -> Ledger {
+) -> (Ledger, JoinHandle<()>) {
     let client = ClientConfig {
         kind: config.kind,
         chain_id: config.chain_id,
@@ -146,8 +170,8 @@ fn start(
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
-    tokio::spawn(driver.run());
-    Client::new(node, SystemClock, sender, client)
+    let driver = tokio::spawn(driver.run());
+    (Client::new(node, SystemClock, sender, client), driver)
 }
 
 fn public_key(signer: &PrivateKeySigner) -> [u8; 64] {

@@ -8,6 +8,8 @@ use alloy::rpc::json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
 use alloy::transports::TransportErrorKind;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::future::IntoFuture;
+use std::time::Duration;
 
 /// A node behind a JSON-RPC client.
 #[derive(Debug, Clone)]
@@ -22,8 +24,16 @@ impl RpcNode {
     }
 
     async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
-        self.client.request::<P, R>(method, params).await.map_err(sort)
+        within(self.client.request::<P, R>(method, params)).await?.map_err(sort)
     }
+}
+
+/// How long a node may take to answer. A connection that hangs must not hold up the key's only sender for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+async fn within<T>(request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
+    let answer = tokio::time::timeout(ANSWER_MAX, request).await;
+    answer.map_err(|_| NodeError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs())))
 }
 
 /// JSON-RPC code of geth for a reverted call.
@@ -32,7 +42,7 @@ const REVERTED: i64 = 3;
 fn sort(error: RpcError<TransportErrorKind>) -> NodeError {
     match error {
         RpcError::ErrorResp(payload) => sort_payload(&payload),
-        other => NodeError::Unavailable(super::sender::chain_of(&other)),
+        other => NodeError::Unavailable(crate::chain_of(&other)),
     }
 }
 
@@ -214,7 +224,7 @@ impl Node for RpcNode {
     }
 
     async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
-        match self.client.request::<_, B256>("eth_sendRawTransaction", (raw,)).await {
+        match within(self.client.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
             Ok(_) => Ok(Offer::Taken),
             Err(RpcError::ErrorResp(payload)) => Ok(sort_offer(payload.message.to_string())),
             Err(other) => Err(sort(other)),

@@ -10,7 +10,8 @@ use super::follower::{Follower, Look};
 use super::journal::{Journal, JournalError};
 use super::node::{Backoff, Block, Clock, Node, NodeError, Offer};
 use super::slots::{Placed, Record, Slots};
-use alloy::primitives::{Address, B256, Bytes, Keccak256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, keccak256};
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
@@ -30,10 +31,9 @@ pub struct Call {
 impl Call {
     /// Tells calls apart; a call with the same id in flight is not sent twice.
     pub fn id(&self) -> B256 {
-        let mut digest = Keccak256::new();
-        digest.update(self.to);
-        digest.update(&self.data);
-        digest.finalize()
+        // Never leaves this machine, so it may be the hash for which processors have instructions.
+        let digest = Sha256::new().chain_update(self.to).chain_update(&self.data).finalize();
+        B256::from_slice(&digest)
     }
 }
 
@@ -241,9 +241,12 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
             match self.life(&mut backoff).await {
                 End::Closed => return,
                 End::Journal(error) => {
-                    let trouble = chain_of(&error);
+                    let trouble = crate::chain_of(&error);
                     tracing::error!(%trouble, "the journal of the ledger key failed; loading it again");
                     self.forget(trouble);
+                    if self.queue.is_closed() {
+                        return;
+                    }
                     let wait = backoff.next_ms(&self.clock);
                     self.clock.sleep_ms(wait).await;
                 }
@@ -286,7 +289,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     /// Journal, then node: everything that is not final is looked up and, where no block has it, offered again in order.
     async fn load(&mut self) -> Result<(), End> {
         let loaded = self.journal.load().await?;
-        let (nonce, branch) = self.first_contact().await;
+        let (nonce, branch) = self.first_contact().await?;
         self.slots = Slots::load(loaded.records, loaded.next, nonce);
         self.begin_at(branch);
         if self.slots.count() > 0 {
@@ -299,13 +302,16 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         Ok(())
     }
 
-    async fn first_contact(&mut self) -> (u64, Vec<Block>) {
+    async fn first_contact(&mut self) -> Result<(u64, Vec<Block>), End> {
         let mut backoff = Backoff::new(100, 10_000);
         loop {
             let error = match self.look_around().await {
-                Ok(both) => return both,
+                Ok(both) => return Ok(both),
                 Err(e) => e,
             };
+            if self.queue.is_closed() {
+                return Err(End::Closed);
+            }
             self.status.send_modify(|s| s.trouble = Some(error.to_string()));
             let wait = backoff.next_ms(&self.clock);
             self.clock.sleep_ms(wait).await;
@@ -416,8 +422,14 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                     self.resync_soon();
                 }
                 Ok(Offer::Never(reason)) if self.slots.refused(nonce) => self.vacate(nonce, reason).await?,
-                Ok(Offer::Never(reason) | Offer::NotNow(reason)) => return Ok(self.offer_later(reason)),
-                Err(error) => return Ok(self.offer_later(error.to_string())),
+                Ok(Offer::Never(reason) | Offer::NotNow(reason)) => {
+                    self.offer_later(reason);
+                    break;
+                }
+                Err(error) => {
+                    self.offer_later(error.to_string());
+                    break;
+                }
             }
         }
         Ok(())
@@ -638,16 +650,4 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
             () = self.clock.sleep_ms(self.config.poll_ms) => {}
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

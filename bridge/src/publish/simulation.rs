@@ -2,7 +2,7 @@
 //! no file, no clock. The program under test is the shipped one down to the [`Node`], [`Journal`], [`Outbox`] and [`Source`] seams.
 //!
 //! The chain drops what it accepted, fails after having accepted, forgets its pool, answers from an old or an abandoned state,
-//! takes only some transactions into a block and reorganises within the configured depth. The process dies at any await. The
+//! takes only some transactions into a block, lets some revert for no lasting reason, and reorganises within the configured depth. The process dies at any await. The
 //! journal and the outbox fail before and after they have written. When the faults end, everything must be there:
 //!
 //! * bytes read back equal bytes sent, through the recorded locations;
@@ -18,7 +18,7 @@ use super::{Outbox, OutboxError, PublishConfig, Publisher, SealedPieces, Source,
 use crate::ledger::journal::{Journal, JournalError, Loaded};
 use crate::ledger::node::{Ask, At, Block, Clock, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
 use crate::ledger::pieces::{self, PIECE_OVERHEAD_BYTES};
-use crate::ledger::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
+use crate::ledger::sender::{Call, SendError, Sender, SenderConfig, Sign, Unsigned, sender};
 use crate::ledger::slots::Record;
 use crate::ledger::{Client, ClientConfig, LedgerKind, Located, PieceMode, StudyOwner};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
@@ -260,8 +260,13 @@ impl State {
     }
 }
 
+fn addresses() -> &'static contracts::Addresses {
+    static ADDRESSES: std::sync::OnceLock<contracts::Addresses> = std::sync::OnceLock::new();
+    ADDRESSES.get_or_init(|| contracts::addresses(ACCOUNT))
+}
+
 fn contract() -> Address {
-    contracts::addresses(ACCOUNT).pieces(PieceMode::Calldata)
+    addresses().pieces(PieceMode::Calldata)
 }
 
 fn event(topics: Vec<B256>) -> Event {
@@ -287,7 +292,7 @@ struct SimBlock {
 }
 
 /// Probabilities in per mille, drawn per seed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Faults {
     lost_offer: u64,
     error_before: u64,
@@ -299,6 +304,7 @@ struct Faults {
     journal: u64,
     outbox: u64,
     source: u64,
+    reverted: u64,
 }
 
 struct Chain {
@@ -314,6 +320,8 @@ struct Chain {
     faults_until_ms: u64,
     /// What was ever offered for a nonce.
     offered: HashMap<u64, B256>,
+    /// Calldata that the node never takes.
+    never: HashSet<Bytes>,
 }
 
 #[derive(Clone)]
@@ -335,13 +343,14 @@ impl Chain {
             faults,
             faults_until_ms,
             offered: HashMap::new(),
+            never: HashSet::new(),
         };
-        chain.push(vec![], Arc::default(), 0);
+        chain.push(vec![], Arc::default(), 0, &|| false);
         chain
     }
 
     /// Makes a block on the canonical tip out of transactions that fit its state.
-    fn push(&mut self, raws: Vec<Bytes>, before: Arc<State>, now_ms: u64) {
+    fn push(&mut self, raws: Vec<Bytes>, before: Arc<State>, now_ms: u64, reverts: &dyn Fn() -> bool) {
         self.made += 1;
         let number = self.canonical.len() as u64;
         let parent = self.canonical.last().map(|b| b.head.hash).unwrap_or_default();
@@ -357,7 +366,7 @@ impl Chain {
                 let (nonce, _, data) = decode(raw);
                 let mut new = State::clone(&state);
                 let mut logs = vec![];
-                succeeded = new.execute(&data, &mut logs).is_ok();
+                succeeded = !reverts() && new.execute(&data, &mut logs).is_ok();
                 if succeeded {
                     let place = |e| Event { block_number: number, transaction_index: index, ..e };
                     events.extend(logs.into_iter().map(place));
@@ -413,7 +422,8 @@ impl Chain {
             self.pool.remove(&nonce);
             nonce += 1;
         }
-        self.push(raws, before, at);
+        let reverted = if faulty { self.faults.reverted } else { 0 };
+        self.push(raws, before, at, &|| clock.per_mille(reverted));
     }
 
     /// Replaces up to depth - 1 blocks by as many others and one more follows. Their transactions go back to the pool, or not.
@@ -432,7 +442,10 @@ impl Chain {
     }
 
     fn offer(&mut self, raw: &Bytes, clock: &SimClock, faulty: bool) -> Offer {
-        let (nonce, _, _) = decode(raw);
+        let (nonce, _, data) = decode(raw);
+        if self.never.contains(&data) {
+            return Offer::Never("oversized data".into());
+        }
         let hash = keccak256(raw);
         let before = *self.offered.entry(nonce).or_insert(hash);
         assert_eq!(before, hash, "nonce {nonce} carries two different transactions");
@@ -916,6 +929,7 @@ fn world(seed: u64) -> World {
         journal: p(100),
         outbox: p(100),
         source: p(150),
+        reverted: p(100),
     };
     let depth = 1 + clock.chance(4);
     let until = 10_000 + clock.chance(60_000);
@@ -987,7 +1001,7 @@ fn client_config(world: &World) -> ClientConfig {
         chain_id: 1,
         account: ACCOUNT,
         public_key: [0; 64],
-        addresses: contracts::addresses(ACCOUNT),
+        addresses: *addresses(),
         mode: PieceMode::Calldata,
         payload_bytes_max: world.payload_bytes_max,
         depth: world.depth,
@@ -1049,7 +1063,7 @@ fn check_end(world: &World) {
         let recorded: HashSet<(B256, u32)> = located(&all).map(|l| (l.image, l.index)).collect();
         let job = StudyJob { study, version: u32::MAX };
         all.iter().for_each(|s| check_claim(&chain, &job, s));
-        let newest = world.source.plans.iter().filter(|(j, _)| j.study == study).next_back().unwrap().1;
+        let newest = world.source.plans.iter().rfind(|(j, _)| j.study == study).unwrap().1;
         let planned: u64 = newest.images.iter().map(|i| u64::from(i.pieces)).sum();
         let there = newest.images.iter().flat_map(|i| (0..i.pieces).map(|n| (i.image, n)));
         assert_eq!(there.filter(|p| recorded.contains(p)).count() as u64, planned, "a piece has no recorded place");
@@ -1089,6 +1103,107 @@ fn everything_arrives_exactly_once_whatever_fails() {
         (0..threads).map(|_| scope.spawn(work)).collect::<Vec<_>>().into_iter().for_each(|t| t.join().unwrap());
     });
     println!("{seeds} seeds, {} events", events.into_inner());
+}
+
+// ---- the sender alone, in a calm world ---------------------------------------------------------------------------------------
+
+/// A calm chain of depth 2, a disk, and what sends to it.
+fn calm() -> (SimNode, SimDisk) {
+    let clock = SimClock::default();
+    let chain = Arc::new(Mutex::new(Chain::new(2, Faults::default(), 0)));
+    let node = SimNode { chain, clock };
+    (node.clone(), SimDisk { disk: Arc::default(), node, jobs: Arc::default() })
+}
+
+/// Runs the sender until `work` has its answer.
+fn with_sender<T, F: Future<Output = T>>(node: &SimNode, disk: &SimDisk, work: impl FnOnce(Sender) -> F) -> T {
+    let journal = SimJournal { disk: disk.clone(), loaded: false };
+    let config = SenderConfig { depth: 2, poll_ms: 300, resend_ms: 1_000, ..SenderConfig::default() };
+    let (sender, driver) = sender(node.clone(), journal, SimSigner, node.clock.clone(), config, Arc::default());
+    let mut both = pin!(async {
+        tokio::select! {
+            answer = work(sender) => answer,
+            () = driver.run() => panic!("the driver ended"),
+        }
+    });
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(flag.clone());
+    loop {
+        while flag.0.swap(false, Ordering::Relaxed) {
+            if let Poll::Ready(answer) = both.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return answer;
+            }
+        }
+        assert!(node.clock.fire_next(), "everything waits and nothing will happen");
+        assert!(node.clock.now_ms() < PATIENCE_MS, "it does not end");
+    }
+}
+
+fn call(n: u8) -> Call {
+    Call {
+        to: contract(),
+        data: Studies::defineStudyCall {
+            studyId: B256::repeat_byte(n),
+            owner: OWNER,
+            deadline: 0,
+            ownerSignature: Bytes::new(),
+        }
+        .abi_encode()
+        .into(),
+        gas: 1,
+    }
+}
+
+#[test]
+fn bytes_that_no_node_takes_do_not_hold_up_the_rest() {
+    let (node, disk) = calm();
+    node.lock().never.insert(call(2).data);
+    let [a, b, c] = with_sender(&node, &disk, |s| async move {
+        let (a, b, c) = tokio::join!(s.send(call(1)), s.send(call(2)), s.send(call(3)));
+        [a, b, c]
+    });
+    assert!(a.unwrap().succeeded);
+    assert!(matches!(b, Err(SendError::Refused(reason)) if reason.contains("oversized")));
+    assert!(c.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.studies.len(), 2);
+}
+
+#[test]
+fn a_call_in_flight_is_not_sent_twice() {
+    let (node, disk) = calm();
+    let (a, b) = with_sender(&node, &disk, |s| async move { tokio::join!(s.send(call(1)), s.send(call(1))) });
+    assert_eq!(a.unwrap(), b.unwrap());
+    assert_eq!(node.lock().tip().state.nonce, 1);
+}
+
+#[test]
+fn a_nonce_that_somebody_else_took_is_given_up_and_said() {
+    let (node, disk) = calm();
+    let stranger = node.clone();
+    let answers = with_sender(&node, &disk, |s| async move {
+        s.send(call(1)).await.unwrap();
+        // The same key, used elsewhere: its transaction is in a block before we look.
+        let now = stranger.clock.now_ms();
+        {
+            let mut chain = stranger.lock();
+            let before = chain.tip().state.clone();
+            chain.push(vec![encode(1, OWNER, b"")], before, now, &|| false);
+        }
+        let first = s.send(call(2)).await;
+        (first, s.send(call(2)).await)
+    });
+    assert!(matches!(answers.0, Err(SendError::Displaced)), "{:?}", answers.0);
+    assert!(answers.1.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.nonce, 3);
+}
+
+#[test]
+fn a_gap_of_nonces_is_filled() {
+    let (node, disk) = calm();
+    disk.lock().next = 2;
+    let placed = with_sender(&node, &disk, |s| async move { s.send(call(1)).await });
+    assert!(placed.unwrap().succeeded);
+    assert_eq!(node.lock().tip().state.nonce, 3);
 }
 
 #[test]

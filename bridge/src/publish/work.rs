@@ -4,6 +4,7 @@
 use super::{Amendment, Located, Seal, StudyOwner};
 use alloy::primitives::B256;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What an image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -236,7 +237,7 @@ const SEALED_PIECES_MAX: u32 = 2_048;
 #[derive(Debug, Clone)]
 pub struct Work {
     /// What is to be published.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// What was seen.
     pub progress: Progress,
     /// The first piece that was not handed out in this run.
@@ -250,7 +251,7 @@ pub struct Work {
 impl Work {
     /// Begins with a plan and what was seen before.
     pub fn new(plan: Plan, progress: Progress) -> Self {
-        Self { plan, progress, next: PieceRef { image: 0, index: 0 }, calling: false, reading: false }
+        Self { plan: Arc::new(plan), progress, next: PieceRef { image: 0, index: 0 }, calling: false, reading: false }
     }
 
     /// What comes next in a lane.
@@ -478,12 +479,14 @@ mod tests {
     #[test]
     fn a_plan_that_makes_no_sense_is_noticed() {
         let mut w = work();
-        w.plan.images.swap(2, 3);
-        assert!(w.plan.fault().is_some());
-        w.plan.images.remove(3);
-        assert!(w.plan.fault().is_some());
+        let plan = Arc::make_mut(&mut w.plan);
+        plan.images.swap(2, 3);
+        assert!(plan.fault().is_some());
+        plan.images.remove(3);
+        assert!(plan.fault().is_some());
         let mut w = work();
-        w.plan.images[3].pieces = 4;
-        assert!(w.plan.fault().is_some());
+        let plan = Arc::make_mut(&mut w.plan);
+        plan.images[3].pieces = 4;
+        assert!(plan.fault().is_some());
     }
 }

@@ -112,6 +112,8 @@ struct Active<S: Source> {
     work: Work,
     /// Taken out while pieces are being read.
     feed: Option<Feed<S>>,
+    /// Lanes in which the last look found nothing to do; something must end before it is worth looking again.
+    idle: [bool; 2],
 }
 
 /// Why a study stops for now.
@@ -280,10 +282,16 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         }
     }
 
-    fn next_step(&self, run: u64, lane: Lane) -> Option<Step> {
+    fn next_step(&mut self, run: u64, lane: Lane) -> Option<Step> {
         let (bytes_max, overhead_bytes) = self.context.chain.payload_bytes_max();
-        let step = self.active.get(&run)?.work.next_step(lane, Fit { bytes_max, overhead_bytes });
-        (step != Step::Wait).then_some(step)
+        let active = self.active.get_mut(&run)?;
+        let idle = &mut active.idle[lane as usize];
+        if *idle {
+            return None;
+        }
+        let step = active.work.next_step(lane, Fit { bytes_max, overhead_bytes });
+        *idle = step == Step::Wait;
+        (!*idle).then_some(step)
     }
 
     fn room(&self, lane: Lane) -> bool {
@@ -341,6 +349,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Done::Called { run, result } => {
                 if let Some(active) = self.active.get_mut(&run) {
                     active.work.called();
+                    active.idle = [false; 2];
                 }
                 self.ended(run, result);
             }
@@ -367,7 +376,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Ok(planned) => {
                 let work = Work::new(planned.0, planned.1);
                 self.runs += 1;
-                self.active.insert(self.runs, Active { job, work, feed: Some(Feed::default()) });
+                self.active.insert(self.runs, Active { job, work, feed: Some(Feed::default()), idle: [false; 2] });
                 self.show(self.runs);
             }
             Err(halt) => self.park(job, halt),
@@ -382,6 +391,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         let Some(active) = self.active.get_mut(&run) else { return release(self) };
         active.feed = Some(feed);
         active.work.read();
+        active.idle = [false; 2];
         let job = active.job;
         match result {
             Ok(pieces) => {
@@ -404,6 +414,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         match result {
             Ok(seen) => {
                 seen.iter().for_each(|s| active.work.progress.apply(s));
+                active.idle = [false; 2];
                 self.show(run);
                 if self.active.get(&run).is_some_and(|a| a.work.finished()) {
                     self.active.remove(&run);
@@ -501,7 +512,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
                 jobs
             }
             Err(error) => {
-                self.trouble(Some(crate::ledger::sender::chain_of(&error)));
+                self.trouble(Some(crate::chain_of(&error)));
                 Vec::new()
             }
         }
@@ -558,7 +569,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
     async fn record(&self, job: &StudyJob, seen: &[Seen]) {
         let mut backoff = self.backoff();
         while let Err(error) = self.outbox.record(job, seen).await {
-            self.pause(&mut backoff, crate::ledger::sender::chain_of(&error)).await;
+            self.pause(&mut backoff, crate::chain_of(&error)).await;
         }
         self.trouble(None);
     }
@@ -570,7 +581,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
             return Err(Halt::Blocked(fault));
         }
         let progress = self.outbox.progress(job).await;
-        let mut progress = progress.map_err(|e| Halt::Later(crate::ledger::sender::chain_of(&e)))?;
+        let mut progress = progress.map_err(|e| Halt::Later(crate::chain_of(&e)))?;
         let seen = self.look(&plan, &progress).await.map_err(|e| match e {
             ChainError::Later(why) => Halt::Later(why),
             ChainError::Refused(why) => Halt::Blocked(why),

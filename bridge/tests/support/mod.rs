@@ -14,11 +14,15 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes that depend on nothing but the image and do not compress.
 pub fn noise(image: B256, len: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(len + 32);
-    let mut block = image;
+    let mut out = Vec::with_capacity(len + 8);
+    let mut state = u64::from_be_bytes(image[..8].try_into().unwrap());
     while out.len() < len {
-        block = keccak256(block);
-        out.extend_from_slice(block.as_slice());
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        out.extend_from_slice(&(z ^ (z >> 31)).to_be_bytes());
     }
     out.truncate(len);
     out
