@@ -3,15 +3,17 @@
 //! Sealing is deterministic, so sealed bytes are only a cache: they lie in `spool/` while they are being published and are
 //! made again when they are gone. Must not know how anything is sent.
 
-use std::collections::HashMap;
+mod picture;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alloy::primitives::B256;
-use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Scanner, Tag, Value};
+use dicom_scp::dataset::{Encoding, ReadOptions, Scanned, Scanner, Tag};
 use dicom_scp::{TransferSyntax, Uid};
 use sha2::{Digest, Sha256};
 
@@ -19,12 +21,17 @@ use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion,
 use crate::config;
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
 use crate::payload::container::{SealError, SealOptions, seal};
-use crate::payload::manifest::{HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject};
+use crate::payload::describe::describe;
+use crate::payload::manifest::{
+    HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
+};
 use crate::payload::pieces::{PieceError, PieceMap, Splitter};
 use crate::study::{ImageKind, image_id, study_id, study_id_plain};
 
 /// Longest value kept in a manifest's headers, in bytes.
-const HEADER_VALUE_BYTES_MAX: u32 = 16 * 1024;
+const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
+/// What sealing adds to a preview at most, in bytes.
+const PREVIEW_OVERHEAD_BYTES: usize = 1_500;
 /// Pixel data and what belongs to it begins here.
 const PIXELS: Tag = Tag(0x7FE0, 0x0000);
 /// Bytes read at once.
@@ -116,14 +123,17 @@ impl Assembler {
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
         let instances = inner.archive.instances_of(study_uid)?;
-        let (objects, mut images) = self.objects(&keys, previous.as_ref(), &instances)?;
-        let previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
+        let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
+        let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
+        let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
+        let (previews, mut images) = self.previews(&keys, &instances, &new, old_previews)?;
         let created_ms = u64::try_from(now_ms()).unwrap_or(0);
         let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews }.encode();
         let image = self.plain_image(&keys, ImageKind::Manifest, study_uid, version, "", manifest.clone())?;
         let manifest_image = image.id;
-        // The manifest goes before the objects: a receiver can answer queries before any pixel has arrived.
-        images.insert(0, image);
+        // First viewable first: previews, then the manifest that names them, then the objects.
+        images.push(image);
+        images.extend(object_images);
         Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
     }
 
@@ -163,7 +173,16 @@ impl Assembler {
         let path = stored.path.as_ref().ok_or(AssembleError::Missing(stored.sop_instance))?;
         let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
         let mut file = File::open(path).map_err(read)?;
-        let (dataset_sha256, header) = digest_and_header(&mut file, stored).map_err(read)?;
+        let dataset_sha256 = dataset_digest(&mut file, stored).map_err(read)?;
+        let (header, pixel_sha256) = match describe(&mut file, HEADER_VALUE_BYTES_MAX) {
+            Ok(described) => (described.header, described.pixel_sha256),
+            // An object that nobody can parse on is published all the same, with the header as far as it goes.
+            Err(error) => {
+                let error = crate::chain_of(&error);
+                tracing::info!(uid = %stored.sop_instance, error, "published without a digest of its pixels");
+                (readable_header(&mut file, stored).map_err(read)?, None)
+            }
+        };
         let id = image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch);
         let (map, plain_sha256) = self.seal_to_spool(keys, &id, &mut file)?;
         if plain_sha256 != stored.file_sha256 {
@@ -177,7 +196,7 @@ impl Assembler {
             file_bytes: stored.file_bytes,
             file_sha256: stored.file_sha256,
             dataset_sha256,
-            pixel_sha256: None,
+            pixel_sha256,
             header,
             image: id,
             epoch: keys.epoch,
@@ -194,6 +213,57 @@ impl Assembler {
             plain: None,
         };
         Ok((object, image))
+    }
+
+    /// Previews of every series that has something new, and of every new instance if configured; those of other series stay.
+    fn previews(
+        &self,
+        keys: &StudyKeys,
+        instances: &[Stored],
+        new: &HashSet<Uid>,
+        old: Vec<ManifestPreview>,
+    ) -> Result<(Vec<ManifestPreview>, Vec<PlannedImage>), AssembleError> {
+        let mut series: Vec<(Uid, Vec<&Stored>)> = Vec::new();
+        for stored in instances {
+            match series.last_mut().filter(|(uid, _)| *uid == stored.series_uid) {
+                Some((_, members)) => members.push(stored),
+                None => series.push((stored.series_uid, vec![stored])),
+            }
+        }
+        series.retain(|(_, members)| members.iter().any(|stored| new.contains(&stored.sop_instance)));
+        let renewed: HashSet<Uid> = series.iter().map(|(uid, _)| *uid).collect();
+        let current: HashSet<Uid> = instances.iter().map(|stored| stored.sop_instance).collect();
+        // An object that was superseded takes its preview with it.
+        let stays = |preview: &ManifestPreview| match preview.kind {
+            PreviewKind::Instance => current.contains(&preview.subject) && !new.contains(&preview.subject),
+            PreviewKind::Series | PreviewKind::ContactSheet => !renewed.contains(&preview.subject),
+        };
+        let mut previews: Vec<ManifestPreview> = old.into_iter().filter(stays).collect();
+        let bytes_max = (self.0.settings.piece_bytes as usize).saturating_sub(PREVIEW_OVERHEAD_BYTES);
+        let each = self.0.settings.preview_each_instance;
+        let pictures =
+            in_parallel(&series, |(uid, members)| Ok(picture::of_series(uid, members, new, each, bytes_max)))?;
+        let mut images = Vec::new();
+        for picture in pictures.into_iter().flatten() {
+            let media_type = picture.preview.media_type;
+            let sha256 = Sha256::digest(&picture.preview.bytes).into();
+            let subject = &picture.subject;
+            let image =
+                self.plain_image(keys, ImageKind::Preview, subject, keys.epoch, media_type, picture.preview.bytes)?;
+            previews.push(ManifestPreview {
+                subject: picture.subject,
+                kind: picture.kind,
+                media_type: media_type.to_owned(),
+                width: picture.preview.width,
+                height: picture.preview.height,
+                sha256,
+                image: image.id,
+                epoch: keys.epoch,
+                map: image.map,
+            });
+            images.push(image);
+        }
+        Ok((previews, images))
     }
 
     /// An image of bytes that the archive does not hold as an object.
@@ -292,46 +362,38 @@ impl Assembler {
     }
 }
 
-/// Reads a stored object once: the digest of its data set and its header as the manifest carries it.
-fn digest_and_header(file: &mut File, stored: &Stored) -> io::Result<([u8; 32], Vec<u8>)> {
+/// SHA-256 of the data set as it was received.
+fn dataset_digest(file: &mut File, stored: &Stored) -> io::Result<[u8; 32]> {
     file.seek(SeekFrom::Start(stored.meta_bytes))?;
-    let options =
-        ReadOptions { stop_at: Some(PIXELS), value_bytes_max: HEADER_VALUE_BYTES_MAX, ..ReadOptions::default() };
-    let mut scanner =
-        TransferSyntax::of(&stored.transfer_syntax).map(|syntax| Scanner::new(syntax, options, HEADER_BYTES_MAX));
     let mut hash = Sha256::new();
-    let mut header = DataSet::default();
-    let mut reader = BufReader::with_capacity(RUN_BYTES, file);
     let mut run = vec![0; RUN_BYTES];
     loop {
-        let count = reader.read(&mut run)?;
-        if count == 0 {
+        match file.read(&mut run)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&run[..count]),
+        }
+    }
+}
+
+/// The header of an object that breaks off or cannot be parsed to its pixels.
+fn readable_header(file: &mut File, stored: &Stored) -> io::Result<Vec<u8>> {
+    let Some(syntax) = TransferSyntax::of(&stored.transfer_syntax) else { return Ok(Vec::new()) };
+    file.seek(SeekFrom::Start(stored.meta_bytes))?;
+    let value_bytes_max = u32::try_from(HEADER_VALUE_BYTES_MAX).unwrap_or(u32::MAX);
+    let options = ReadOptions { stop_at: Some(PIXELS), value_bytes_max, ..ReadOptions::default() };
+    let mut scanner = Scanner::new(syntax, options, HEADER_BYTES_MAX);
+    let mut run = vec![0; RUN_BYTES];
+    loop {
+        let count = file.read(&mut run)?;
+        if count == 0 || !matches!(scanner.push(&run[..count]), Ok(Scanned::NeedMore)) {
             break;
         }
-        hash.update(&run[..count]);
-        // A header that cannot be read on keeps what came before; the object itself is kept whole in any case.
-        if let Some(active) = &mut scanner
-            && active.push(&run[..count]).is_err()
-            && let Some(damaged) = scanner.take()
-        {
-            header = damaged.finish().0;
-        }
     }
-    if let Some(scanner) = scanner {
-        header = scanner.finish().0;
-    }
-    let mut bytes = header.write(Encoding::ExplicitLe);
-    if bytes.len() > HEADER_BYTES_MAX {
-        let mut flat = DataSet::default();
-        for (tag, element) in header.iter().filter(|(_, element)| matches!(element.value, Value::Bytes(_))) {
-            flat.put(*tag, element.clone());
-        }
-        bytes = flat.write(Encoding::ExplicitLe);
-    }
+    let mut bytes = scanner.finish().0.write(Encoding::ExplicitLe);
     if bytes.len() > HEADER_BYTES_MAX {
         bytes.clear();
     }
-    Ok((hash.finalize().into(), bytes))
+    Ok(bytes)
 }
 
 /// Applies `work` to every item on as many threads as there are cores; results come in the order of the items.
