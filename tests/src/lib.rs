@@ -20,6 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A site: its data directory, its configuration, and the daemon while it runs.
 pub struct Bridge {
     pub dir: TempDir,
+    data: PathBuf,
     toml: String,
     child: Option<Child>,
     ready: String,
@@ -39,14 +40,19 @@ impl Bridge {
         Self::start_in(tempfile::tempdir().unwrap(), toml)
     }
 
+    /// Starts a site whose data lies elsewhere, such as on a volume of its own.
+    pub fn start_on(data: &Path, toml: &str) -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), data.to_owned(), toml)
+    }
+
     pub fn start_in(dir: TempDir, toml: &str) -> Self {
-        let mut bridge = Self {
-            dir,
-            toml: toml.to_owned(),
-            child: None,
-            ready: String::new(),
-            dicom: "127.0.0.1:0".parse().unwrap(),
-        };
+        let data = dir.path().join("data");
+        Self::start_with(dir, data, toml)
+    }
+
+    fn start_with(dir: TempDir, data: PathBuf, toml: &str) -> Self {
+        let dicom = "127.0.0.1:0".parse().unwrap();
+        let mut bridge = Self { dir, data, toml: toml.to_owned(), child: None, ready: String::new(), dicom };
         bridge.run();
         bridge
     }
@@ -57,10 +63,9 @@ impl Bridge {
 
     fn write_config(&self) {
         let mut toml = self.toml.clone();
-        for (table, line) in [
-            ("site", format!("data_dir = {:?}", self.dir.path().join("data"))),
-            ("dicom", "bind = \"127.0.0.1:0\"".to_owned()),
-        ] {
+        for (table, line) in
+            [("site", format!("data_dir = {:?}", self.data)), ("dicom", "bind = \"127.0.0.1:0\"".to_owned())]
+        {
             let head = format!("[{table}]\n");
             match toml.find(&head) {
                 Some(at) => toml.insert_str(at + head.len(), &format!("{line}\n")),
