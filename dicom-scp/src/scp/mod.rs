@@ -362,9 +362,9 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         if !matches!(written, Ok(Ok(()))) {
             return debug!(%peer, "connection lost before the association");
         }
-        let released = self.association(stream, buffer, admitted).await;
+        let left = self.association(stream, buffer, admitted).await;
         drop(permit);
-        if let Some(transport) = released {
+        if let Some(transport) = left {
             transport.linger(Duration::from_millis(self.options.reject_timeout_ms)).await;
         }
     }
