@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 
 /// What a site does when asked. One value serves all associations.
 pub trait Services: Send + Sync + 'static {
-    /// What the site remembers of an association, such as who the peer is.
+    /// What the site remembers of an association, such as who the peer is. Dropped when the association ends.
     type Session: Send + Sync + 'static;
     /// Takes one object.
     type Sink: StoreSink;
