@@ -2,7 +2,10 @@
 //!
 //! No time limits here: the caller knows which timer runs.
 
-use crate::transport::Stream;
+use crate::{
+    negotiation::{ASSOCIATE_FIXED_BYTES, Items},
+    transport::Stream,
+};
 use bytes::{Buf, BytesMut};
 use dicom_ul::pdu::{MAXIMUM_PDU_SIZE, Pdu, read_pdu, write_pdu};
 use std::io;
@@ -11,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// The longest association PDU accepted, in bytes. 128 contexts with every transfer syntax stay far below.
 const ASSOCIATION_PDU_BYTES_MAX: usize = 1 << 20;
 const HEADER_BYTES: usize = 6;
+const ASSOCIATE_RQ: u8 = 0x01;
+/// Grown in steps, so that a peer has to send what it announces before it costs memory.
+const READ_STEP_BYTES: usize = 16 * 1024;
 
 /// Why no association PDU could be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +45,10 @@ pub(crate) struct RawPdu {
 }
 
 impl RawPdu {
-    /// The PDU decoded by dicom-ul.
+    /// The PDU decoded by dicom-ul, which refuses items it does not know where PS3.8 9.3.1 wants them ignored.
     pub(crate) fn decode(&self) -> Result<Pdu, HandshakeError> {
-        match read_pdu(&self.bytes[..], MAXIMUM_PDU_SIZE, false) {
+        let known = if self.kind == ASSOCIATE_RQ { without_unknown_items(&self.bytes) } else { None };
+        match read_pdu(known.as_deref().unwrap_or(&self.bytes), MAXIMUM_PDU_SIZE, false) {
             Ok(Some(pdu)) => Ok(pdu),
             Ok(None) | Err(_) => Err(HandshakeError::Malformed),
         }
@@ -51,6 +58,24 @@ impl RawPdu {
     pub(crate) fn body(&self) -> &[u8] {
         &self.bytes[HEADER_BYTES..]
     }
+}
+
+/// An A-ASSOCIATE-RQ with only application context, presentation context and user information items; `None` when it is all wrong.
+fn without_unknown_items(pdu: &[u8]) -> Option<Vec<u8>> {
+    const KNOWN: [u8; 3] = [0x10, 0x20, 0x50];
+    let (fixed, items) = pdu.split_at_checked(HEADER_BYTES + ASSOCIATE_FIXED_BYTES)?;
+    let mut kept = fixed.to_vec();
+    for (kind, content) in Items(items) {
+        let content = content?;
+        if KNOWN.contains(&kind) {
+            kept.extend([kind, 0]);
+            kept.extend((content.len() as u16).to_be_bytes());
+            kept.extend_from_slice(content);
+        }
+    }
+    let length = (kept.len() - HEADER_BYTES) as u32;
+    kept.get_mut(2..HEADER_BYTES)?.copy_from_slice(&length.to_be_bytes());
+    Some(kept)
 }
 
 /// Reads one association PDU; what the peer sent beyond it stays in `buffer`.
@@ -66,6 +91,7 @@ pub(crate) async fn read(stream: &mut impl Stream, buffer: &mut BytesMut) -> Res
                 return Ok(RawPdu { kind, bytes: buffer.split_to(whole) });
             }
         }
+        buffer.reserve(READ_STEP_BYTES);
         if stream.read_buf(buffer).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }

@@ -472,10 +472,8 @@ pub(crate) struct Accepted {
 /// Reads the variable items of an A-ASSOCIATE-AC, given the PDU without its header. Read by hand because dicom-ul refuses the whole PDU
 /// when a *rejected* context omits its transfer syntax, which is not significant there and left out by several products.
 pub(crate) fn read_accept(body: &[u8]) -> Option<Accepted> {
-    // Protocol version, reserved, the two AE titles and 32 reserved bytes.
-    const FIXED_BYTES: usize = 2 + 2 + 16 + 16 + 32;
     let mut accepted = Accepted::default();
-    for (kind, item) in Items(body.get(FIXED_BYTES..)?) {
+    for (kind, item) in Items(body.get(ASSOCIATE_FIXED_BYTES..)?) {
         let item = item?;
         match kind {
             0x21 => {
@@ -511,8 +509,11 @@ fn read_accepted_variables(items: &[u8]) -> Option<UserVariables> {
     Some(variables)
 }
 
+/// Of A-ASSOCIATE-RQ and -AC before the variable items: protocol version, reserved, the two AE titles and 32 reserved bytes.
+pub(crate) const ASSOCIATE_FIXED_BYTES: usize = 2 + 2 + 16 + 16 + 32;
+
 /// Type, reserved byte, length, content; the content is `None` when cut short.
-struct Items<'a>(&'a [u8]);
+pub(crate) struct Items<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Items<'a> {
     type Item = (u8, Option<&'a [u8]>);

@@ -7,7 +7,7 @@
 use crate::{
     TransferSyntax,
     dataset::{
-        Encoding, Tag, VR, dictionary_vr, is_sample_valued,
+        Encoding, PIXEL_REPRESENTATION, Tag, VR, dictionary_vr, is_sample_valued,
         read::{actual_encoding, has_short_length, is_vr_code},
     },
 };
@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 const ITEM: Tag = Tag(0xfffe, 0xe000);
 const ITEM_DELIMITATION: Tag = Tag(0xfffe, 0xe00d);
 const SEQUENCE_DELIMITATION: Tag = Tag(0xfffe, 0xe0dd);
-const PIXEL_REPRESENTATION: Tag = Tag(0x0028, 0x0103);
 const UNDEFINED: u32 = u32::MAX;
 /// Deeper nesting than any real object has.
 const DEPTH_MAX: usize = 128;

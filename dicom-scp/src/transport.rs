@@ -281,12 +281,16 @@ impl<S: Stream> Transport<S> {
         self.send_raw(&[0x06, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await
     }
 
-    /// Sends A-ABORT (PS3.8 9.3.8), on a best effort basis.
+    /// Sends A-ABORT (PS3.8 9.3.8), on a best effort basis and without waiting long for a peer that takes nothing.
     pub(crate) async fn abort(&mut self, source: AbortSource) {
+        const LIMIT: Duration = Duration::from_secs(1);
         let [source, reason] = source.bytes();
+        let goodbye = async {
+            self.send_raw(&[0x07, 0, 0, 0, 0, 4, 0, 0, source, reason]).await?;
+            Ok::<_, TransportError>(self.stream.shutdown().await?)
+        };
         // The peer may be gone, which is as good.
-        let _ = self.send_raw(&[0x07, 0, 0, 0, 0, 4, 0, 0, source, reason]).await;
-        let _ = tokio::time::timeout(self.write_timeout.min(Duration::from_secs(1)), self.stream.shutdown()).await;
+        let _ = tokio::time::timeout(LIMIT, goodbye).await;
     }
 
     async fn send_raw(&mut self, pdu: &[u8]) -> Result<(), TransportError> {
@@ -295,7 +299,8 @@ impl<S: Stream> Transport<S> {
         self.flush().await
     }
 
-    /// Waits a moment for the peer to close, which it does first after a release (PS3.8 9.2, state 13).
+    /// Waits a moment for the peer to close, as it should after a release or abort (PS3.8 9.2, state 13). Closing with bytes unread would
+    /// reset the connection and could destroy our last PDU on its way.
     pub(crate) async fn linger(mut self, limit: Duration) {
         let mut rest = [0; 256];
         let closed = async { while matches!(self.stream.read(&mut rest).await, Ok(n) if n > 0) {} };

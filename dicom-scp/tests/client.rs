@@ -73,6 +73,8 @@ async fn get_with_and_without_roles() {
     let options = dicom_scp::scp::ScpOptions { get_without_roles: false, ..Default::default() };
     let strict = Served::start(options).await;
     strict.keep(&ct(1, 1, 1, 64), EXPLICIT);
+    let (retrieved, received) = get(&strict, &with_roles, None).await;
+    assert_eq!((retrieved.outcome.status, received), (Status::SUCCESS, 1));
     let (retrieved, received) = get(&strict, &without, None).await;
     assert_eq!((retrieved.outcome.status, received), (Status::CANNOT_PERFORM_SUBOPERATIONS, 0));
     strict.stop().await;

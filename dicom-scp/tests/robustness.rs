@@ -433,6 +433,114 @@ async fn shutdown_finishes_the_operation_in_hand() {
     served.stop().await;
 }
 
+/// PS3.8 9.3.1: items of unknown type are ignored.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_association_items_are_ignored() {
+    let served = Served::default().await;
+    let mut bytes = Vec::new();
+    write_pdu(&mut bytes, &Pdu::AssociationRQ(request("SITE", 0))).unwrap();
+    bytes.extend(b"\x77\0\0\x03abc");
+    let length = (bytes.len() - 6) as u32;
+    bytes[2..6].copy_from_slice(&length.to_be_bytes());
+    let mut raw = Raw::connect(&served).await;
+    raw.stream.write_all(&bytes).await.unwrap();
+    assert!(matches!(raw.receive().await, Some(Pdu::AssociationAC(_))));
+    drop(raw);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_is_cancelled_while_an_object_is_under_way() {
+    let served = Served::default().await;
+    (1..=3).for_each(|i| served.keep(&ct(1, 1, i, 100), TransferSyntax::IMPLICIT_VR_LE));
+    let mut rq = request("SITE", 0);
+    rq.presentation_contexts[2].abstract_syntax = STUDY_ROOT_GET.to_string();
+    let mut raw = Raw::connect(&served).await;
+    raw.send(&Pdu::AssociationRQ(rq)).await;
+    assert!(matches!(raw.receive().await, Some(Pdu::AssociationAC(_))));
+    let get = Command::GetRq(dicom_scp::dimse::QueryRq {
+        message_id: 21,
+        sop_class: STUDY_ROOT_GET,
+        priority: Default::default(),
+    });
+    let keys = identifier(Level::Study, &[(STUDY_UID, dicom_scp::VR::UI, &ct(1, 1, 1, 0).text(STUDY_UID).unwrap())]);
+    raw.send_value(5, PDataValueType::Command, true, &get.encode(true)).await;
+    raw.send_value(5, PDataValueType::Data, true, &keys.write(dicom_scp::Encoding::ImplicitLe)).await;
+    let Some(Pdu::PData { data }) = raw.receive().await else { panic!("a c-store") };
+    let Command::StoreRq(store) = Command::parse(&data[0].data).unwrap().command else { panic!("a c-store") };
+    // The object's data set, then our cancel crosses it, then the response to the store.
+    assert!(matches!(raw.receive().await, Some(Pdu::PData { .. })));
+    let cancel = Command::CancelRq { responding_to: 21 };
+    raw.send_value(5, PDataValueType::Command, true, &cancel.encode(false)).await;
+    let stored = Command::Response(Response {
+        operation: dicom_scp::Operation::Store,
+        responding_to: store.message_id,
+        sop_class: Some(store.sop_class),
+        sop_instance: Some(store.sop_instance),
+        outcome: Status::SUCCESS.into(),
+        progress: None,
+    });
+    raw.send_value(3, PDataValueType::Command, true, &stored.encode(false)).await;
+    let response = raw.response().await;
+    assert_eq!((response.responding_to, response.outcome.status), (21, Status::CANCEL));
+    let progress = response.progress.unwrap();
+    assert_eq!((progress.remaining, progress.completed, progress.failed), (Some(2), 1, 0));
+    drop(raw);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlong_identifier_is_read_to_its_end_and_answered() {
+    let served = Served::start(ScpOptions { identifier_bytes_max: 1000, ..ScpOptions::default() }).await;
+    let mut association = served.associate(&[Proposal::plain(STUDY_ROOT_FIND)]).await;
+    let find = |length: usize| identifier(Level::Study, &[(PATIENT_NAME, dicom_scp::VR::PN, &"x".repeat(length))]);
+    let go_on = |_| std::ops::ControlFlow::Continue(());
+    let outcome = association.find(&STUDY_ROOT_FIND, &find(300_000), go_on).await.unwrap();
+    assert_eq!(outcome.status, Status::OUT_OF_RESOURCES);
+    let outcome = association.find(&STUDY_ROOT_FIND, &find(100), go_on).await.unwrap();
+    assert_eq!(outcome.status, Status::SUCCESS);
+    association.release().await.unwrap();
+    served.stop().await;
+}
+
+/// Stands for TLS: takes a magic word off the front of the connection and vouches for the peer.
+struct MagicWord;
+
+impl dicom_scp::scp::Upgrade for MagicWord {
+    type Stream = TcpStream;
+
+    async fn upgrade(&self, mut tcp: TcpStream) -> std::io::Result<dicom_scp::scp::Upgraded<TcpStream>> {
+        let mut word = [0; 5];
+        tcp.read_exact(&mut word).await?;
+        if &word != b"magic" {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(dicom_scp::scp::Upgraded { stream: tcp, peer_certificate: Some(b"certificate".to_vec()) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_can_be_upgraded() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (site, shutdown) = (std::sync::Arc::new(Site::default()), tokio_util::sync::CancellationToken::new());
+    let front = std::sync::Arc::new(Front(site.clone()));
+    let options = ScpOptions::default();
+    let task = tokio::spawn(dicom_scp::scp::serve_upgraded(listener, options, front, shutdown.clone(), MagicWord));
+    for (word, accepted) in [(b"magic", true), (b"wrong", false)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(word).await.unwrap();
+        let options = ScuOptions::new(ae("TESTER"), ae("SITE"));
+        let associated = Association::establish(stream, address, &options, &[Proposal::plain(VERIFICATION)]).await;
+        assert_eq!(associated.is_ok(), accepted);
+    }
+    let requests = site.requests.lock().unwrap().clone();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].peer_certificate.as_deref(), Some(b"certificate".as_slice()));
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_gives_up_at_the_deadline() {
     let served = Served::start(ScpOptions { drain_timeout_ms: 50, ..ScpOptions::default() }).await;

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use dicom_scp::{
-    Encoding, Tag, TransferSyntax,
+    Encoding, Tag, TransferSyntax, VR,
     dataset::{ReadEnd, ReadOptions, Scanned, Scanner, read},
+    transcode::Transcoder,
 };
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,7 @@ fn heads_are_read_whole_and_in_pieces() {
         eprintln!("SKIPPED: PACS_BRIDGE_SAMPLES is not set");
         return;
     };
-    let (mut heads, mut images) = (0, 0);
+    let (mut heads, mut images, mut transcoded) = (0, 0, 0);
     for path in files_below(Path::new(&directory)) {
         let file = std::fs::read(&path).unwrap();
         let Some((syntax, bytes)) = part10(&file) else { continue };
@@ -54,6 +55,22 @@ fn heads_are_read_whole_and_in_pieces() {
                 eprintln!("{}: not read to its end: {:?}", path.display(), everything.map(|(_, end)| end));
             }
         }
+        let others = [TransferSyntax::IMPLICIT_VR_LE, TransferSyntax::EXPLICIT_VR_LE];
+        for other in others.iter().filter(|other| other.uid() != syntax.uid()) {
+            let Some(mut transcoder) = Transcoder::new(&syntax, other) else { continue };
+            let mut there = Vec::new();
+            let outcome = transcoder.push(bytes, &mut there).and_then(|()| transcoder.finish(&mut there));
+            if outcome.is_err() {
+                eprintln!("{}: not transcoded: {outcome:?}", path.display());
+                continue;
+            }
+            transcoded += 1;
+            let (received, _) = read(&there, other.encoding(), &options).unwrap();
+            for (tag, element) in &head {
+                let same = received.texts(*tag) == head.texts(*tag) || element.vr == VR::UN || tag.0 % 2 == 1;
+                assert!(same && received.contains(*tag), "{tag} of {}", path.display());
+            }
+        }
         for encoding in [Encoding::ImplicitLe, Encoding::ExplicitLe, Encoding::ExplicitBe] {
             let again = read(&head.write(encoding), encoding, &options).unwrap().0;
             assert_eq!(again.text(SOP_INSTANCE), head.text(SOP_INSTANCE));
@@ -62,6 +79,6 @@ fn heads_are_read_whole_and_in_pieces() {
         utf8.transcode_to_utf8();
         assert_eq!(utf8.text(Tag(0x0010, 0x0010)), head.text(Tag(0x0010, 0x0010)), "{}", path.display());
     }
-    eprintln!("{heads} heads, {images} with pixel data");
+    eprintln!("{heads} heads, {images} with pixel data, {transcoded} transcoded");
     assert!(heads > 0);
 }

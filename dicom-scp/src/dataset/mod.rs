@@ -22,6 +22,9 @@ use std::collections::{BTreeMap, btree_map};
 /// (0008,0005) Specific Character Set.
 pub(crate) const SPECIFIC_CHARACTER_SET: Tag = Tag(0x0008, 0x0005);
 
+/// (0028,0103) Pixel Representation: 1 for signed samples.
+pub(crate) const PIXEL_REPRESENTATION: Tag = Tag(0x0028, 0x0103);
+
 /// How a transfer syntax encodes data elements (PS3.5 7.1). Deflated data sets are inflated before this applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -294,6 +297,19 @@ impl DataSet {
             Value::Items(items) => items.iter().any(DataSet::needs_character_set),
             Value::Skipped { .. } => false,
         })
+    }
+
+    /// Gives samples that the dictionary leaves open between US and SS their VR by Pixel Representation (0028,0103), which items inherit.
+    /// For data sets read without VRs.
+    pub(crate) fn resolve_sample_vrs(&mut self, outer_signed: bool) {
+        let signed = self.int(PIXEL_REPRESENTATION).map_or(outer_signed, |representation| representation == 1);
+        for (tag, element) in &mut self.elements {
+            match &mut element.value {
+                Value::Items(items) => items.iter_mut().for_each(|item| item.resolve_sample_vrs(signed)),
+                _ if signed && element.vr == VR::US && is_sample_valued(*tag) => element.vr = VR::SS,
+                _ => {}
+            }
+        }
     }
 
     /// Hands the character set down to the items that have none of their own.

@@ -133,6 +133,9 @@ pub(super) fn read_as(
             Err(Stop::Error(error)) => return Err(error),
         }
     };
+    if encoding == Encoding::ImplicitLe {
+        data_set.resolve_sample_vrs(false);
+    }
     data_set.propagate_character_set();
     Ok((data_set, end))
 }

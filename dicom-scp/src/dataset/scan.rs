@@ -143,6 +143,10 @@ impl Scanner {
         let encoding = *self.encoding.get_or_insert_with(|| actual_encoding(&self.pending, declared));
         let (data_set, end) = read_as(&self.pending, encoding, &self.options)?;
         self.read.extend(data_set);
+        if encoding == Encoding::ImplicitLe {
+            // Pixel Representation may have come with an earlier piece.
+            self.read.resolve_sample_vrs(false);
+        }
         match end {
             ReadEnd::Complete => self.consume(self.pending.len()),
             ReadEnd::NeedMore { offset } => self.consume(offset),

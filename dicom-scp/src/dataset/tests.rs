@@ -239,6 +239,22 @@ fn items_inherit_the_character_set() {
 }
 
 #[test]
+fn samples_without_a_vr_are_signed_when_pixels_are() {
+    let smallest = Tag(0x0028, 0x0106);
+    let mut data_set = DataSet::new();
+    data_set.put_u16(PIXEL_REPRESENTATION, 1);
+    data_set.put(smallest, Element::bytes(VR::SS, (-5i16).to_le_bytes()));
+    let mut item = DataSet::new();
+    item.put(smallest, Element::bytes(VR::SS, (-6i16).to_le_bytes()));
+    data_set.put(Tag(0x0028, 0x3010), Element::sequence(vec![item]));
+    let bytes = data_set.write(Encoding::ImplicitLe);
+    assert_eq!(all(&bytes, Encoding::ImplicitLe), data_set);
+    let mut scanner = Scanner::new(TransferSyntax::IMPLICIT_VR_LE, ReadOptions::default(), 1000);
+    bytes.chunks(3).for_each(|chunk| assert!(scanner.push(chunk).is_ok()));
+    assert_eq!(scanner.finish().0, data_set);
+}
+
+#[test]
 fn text_is_decoded_trimmed_and_split() {
     let mut data_set = DataSet::new();
     data_set.put_texts(Tag(0x0008, 0x0061), VR::CS, &["CT", "", "MR "]);

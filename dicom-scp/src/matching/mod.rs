@@ -1,6 +1,6 @@
 //! Query/retrieve identifiers and attribute matching (PS3.4 C.2.2.2, C.4, C.6).
 //!
-//! An identifier becomes a typed [`Query`] once; back ends may evaluate it here with [`matches`] or read the criteria and build their
+//! An identifier becomes a typed [`Query`] once; back ends may evaluate it here with [`matches()`] or read the criteria and build their
 //! own search. Pure. Must not know where the entities are kept.
 
 mod criterion;

@@ -58,7 +58,7 @@ pub(super) enum Attended<T> {
 type Identified = Result<Result<Query, Failure>, TransportError>;
 
 impl<V: Services, S: Stream> Association<'_, V, S> {
-    /// Serves the association to its end. What is left is a connection that the peer should close (PS3.8 9.2, state 13), if it was released.
+    /// Serves the association to its end. What is left is a connection that the peer should close, if it is still there.
     pub(super) async fn run(mut self) -> Option<Transport<S>> {
         let started = Instant::now();
         let (peer, calling, called) = (self.request.peer, self.request.calling.clone(), self.request.called.clone());
@@ -69,16 +69,15 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             Ok(End::Shutdown) => "shut down".to_owned(),
             Err(error) => chain(error),
         };
-        let released = matches!(end, Ok(End::Released));
-        match end {
-            Ok(End::Released) => {}
-            Ok(End::Shutdown) => self.transport.abort(SHUTDOWN_ABORT).await,
-            Err(error) => {
-                if let Some(source) = AbortSource::answering(&error) {
-                    self.transport.abort(source).await;
-                }
-            }
+        let abort = match &end {
+            Ok(End::Released) => None,
+            Ok(End::Shutdown) => Some(SHUTDOWN_ABORT),
+            Err(error) => AbortSource::answering(error),
+        };
+        if let Some(source) = abort {
+            self.transport.abort(source).await;
         }
+        let is_there = abort.is_some() || matches!(end, Ok(End::Released));
         let Counts { echoes, stored, store_failures, finds, matches, retrieves, sent } = self.counts;
         let (bytes_received, bytes_sent) = (self.transport.bytes_received, self.transport.bytes_sent);
         let duration_ms = started.elapsed().as_millis() as u64;
@@ -86,7 +85,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             %peer, %calling, %called, end = how, echoes, stored, store_failures, finds, matches, retrieves, sent,
             bytes_received, bytes_sent, duration_ms, "association ended"
         );
-        released.then_some(self.transport)
+        is_there.then_some(self.transport)
     }
 
     async fn operations(&mut self) -> Result<End, TransportError> {

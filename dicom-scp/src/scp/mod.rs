@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 
 /// What a site does when asked. One value serves all associations.
 pub trait Services: Send + Sync + 'static {
-    /// What the site remembers of an association, such as who the peer is.
+    /// What the site remembers of an association, such as who the peer is. Dropped when the association ends.
     type Session: Send + Sync + 'static;
     /// Takes one object.
     type Sink: StoreSink;
@@ -362,9 +362,9 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         if !matches!(written, Ok(Ok(()))) {
             return debug!(%peer, "connection lost before the association");
         }
-        let released = self.association(stream, buffer, admitted).await;
+        let left = self.association(stream, buffer, admitted).await;
         drop(permit);
-        if let Some(transport) = released {
+        if let Some(transport) = left {
             transport.linger(Duration::from_millis(self.options.reject_timeout_ms)).await;
         }
     }
