@@ -1,6 +1,6 @@
 //! The contracts on the ledger against a model in Rust: random calls by several accounts succeed and fail exactly as the model
 //! says, and leave exactly what the model holds.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, non_snake_case)]
 
 mod support;
 
