@@ -102,7 +102,7 @@ abstract contract PiecesBase is IPieces {
     function getImage(address source, bytes32 image)
         external
         view
-        returns (bytes32, uint32, uint64, uint32, uint32, bytes32)
+        returns (bytes32 study, uint32 stored, uint64 size, uint32 folded, uint32 pieces, bytes32 root)
     {
         Image storage known = _images[_key(source, image)];
         return (known.study, known.stored, known.size, known.folded, known.pieces, known.root);

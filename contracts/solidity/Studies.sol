@@ -94,7 +94,15 @@ contract Studies is IStudies, EIP712 {
     function getStudy(bytes32 studyId)
         external
         view
-        returns (address, address, uint64, uint32, bool, bytes32, bytes32)
+        returns (
+            address owner,
+            address source,
+            uint64 seq,
+            uint32 version,
+            bool tombstoned,
+            bytes32 manifestImage,
+            bytes32 manifestRoot
+        )
     {
         Study storage study = _studies[studyId];
         return (
