@@ -6,10 +6,21 @@
 //! wires them together and [`cli`] is the program's face.
 
 pub mod access;
+pub mod app;
 pub mod archive;
+pub mod assemble;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
+pub mod dicom;
+pub mod keyring;
+pub mod ledger;
+pub mod outbox;
 pub mod payload;
+pub mod publish;
+pub mod retrieve;
+pub mod site;
 pub mod study;
 
 /// An error with everything that caused it, in one line.

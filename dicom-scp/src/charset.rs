@@ -69,6 +69,8 @@ const ESCAPE: u8 = 0x1b;
 impl CharacterSet {
     /// The default repertoire, `ISO_IR 6`.
     pub const DEFAULT: CharacterSet = CharacterSet { initial: Initial::Ascii, extensions: false };
+    /// The term for [`Self::DEFAULT`] where the attribute shall not be absent.
+    pub const DEFAULT_TERM: &'static str = "ISO_IR 6";
     /// `ISO_IR 192`: the only set we write.
     pub const UTF_8: CharacterSet = CharacterSet { initial: Initial::Utf8, extensions: false };
     /// The defined term of [`Self::UTF_8`].

@@ -1,1 +1,210 @@
-//! Support for the integration tests.
+//! Support for the integration tests: the real binary on free loopback ports, and other people's software beside it.
+//!
+//! Every process is started, watched and ended by its id; a dropped handle kills what it started.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs, clippy::print_stderr)]
+
+pub mod dicom;
+pub mod peers;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest wait for anything that should happen at once, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A site: its data directory, its configuration, and the daemon while it runs.
+pub struct Bridge {
+    pub dir: TempDir,
+    toml: String,
+    child: Option<Child>,
+    ready: String,
+    pub dicom: SocketAddr,
+}
+
+/// The binary under test, built beside the tests.
+pub fn binary() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let found = exe.ancestors().map(|dir| dir.join("pacs-bridge")).find(|path| path.is_file());
+    found.expect("pacs-bridge is not built: run `cargo build --workspace --bins` first, as `make test` does")
+}
+
+impl Bridge {
+    /// Starts a site with these lines of configuration on top of a quick, quiet default.
+    pub fn start(toml: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), toml)
+    }
+
+    pub fn start_in(dir: TempDir, toml: &str) -> Self {
+        let mut bridge = Self {
+            dir,
+            toml: toml.to_owned(),
+            child: None,
+            ready: String::new(),
+            dicom: "127.0.0.1:0".parse().unwrap(),
+        };
+        bridge.run();
+        bridge
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("bridge.toml")
+    }
+
+    fn write_config(&self) {
+        let mut toml = self.toml.clone();
+        for (table, line) in [
+            ("site", format!("data_dir = {:?}", self.dir.path().join("data"))),
+            ("dicom", "bind = \"127.0.0.1:0\"".to_owned()),
+        ] {
+            let head = format!("[{table}]\n");
+            match toml.find(&head) {
+                Some(at) => toml.insert_str(at + head.len(), &format!("{line}\n")),
+                None => toml.insert_str(0, &format!("{head}{line}\n")),
+            }
+        }
+        std::fs::write(self.config(), toml).unwrap();
+    }
+
+    /// Starts the daemon and waits for its ready line.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "already running");
+        self.write_config();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut child = Command::new(binary())
+            .args(["--config".as_ref(), self.config().as_os_str(), "serve".as_ref()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let dicom = ready.split_whitespace().find_map(|word| word.strip_prefix("dicom="));
+        let Some(dicom) = dicom else {
+            let _ = child.kill();
+            panic!("the bridge did not get ready; it said {ready:?} and logged:\n{}", self.log());
+        };
+        self.dicom = dicom.parse().unwrap();
+        self.ready = ready;
+        self.child = Some(child);
+    }
+
+    /// What the ready line says after `key`, such as `rpc=`.
+    pub fn ready(&self, key: &str) -> &str {
+        self.ready.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("running");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and wait for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("running");
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "SIGTERM did not end the bridge:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs a command of the program against this site.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        Command::new(binary()).arg("--config").arg(self.config()).args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs a command with `--json` and parses what it prints; panics with its words when it fails.
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.cli(&[&["--json"], args].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{args:?}: {text}{}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?} printed {text:?}: {e}"))
+    }
+
+    /// Waits until every study is final on the ledger.
+    pub fn wait_final(&self, studies: usize) -> serde_json::Value {
+        let mut last = serde_json::Value::Null;
+        wait_for("all studies to be final on the ledger", || {
+            last = self.json(&["studies"]);
+            let rows = last.as_array().unwrap();
+            rows.len() == studies && rows.iter().all(|row| row["state"] == "final")
+        });
+        last
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the bridge logged:\n{}", tail(&self.log(), 60));
+        }
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Polls until `done`; panics naming what it waited for.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Whether a tool is there. When it is not, says so where the test's output is seen, or fails if nothing may be skipped.
+pub fn have(tool: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(tool).is_file())
+    });
+    found || skip(tool)
+}
+
+/// Reports a missing tool; always `false`.
+pub fn skip(tool: &str) -> bool {
+    assert!(std::env::var("REQUIRE_TOOLS").as_deref() != Ok("1"), "{tool} is missing and REQUIRE_TOOLS=1");
+    eprintln!("SKIPPED: {tool} is missing; run `make tools`");
+    false
+}
+
+/// Every regular file below a directory, sorted.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { todo.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}

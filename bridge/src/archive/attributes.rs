@@ -2,6 +2,8 @@
 //!
 //! Pure: from a header data set to the rows of the index.
 
+use std::collections::BTreeSet;
+
 use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Tag, Value};
 
@@ -88,11 +90,22 @@ impl Levels {
         Ok(Self {
             study_uid,
             series_uid,
-            study: pick(header, |tag| PATIENT.contains(&tag) || STUDY.contains(&tag)),
-            series: pick(header, |tag| SERIES.contains(&tag)),
-            instance: pick_small(header),
+            study: utf8(pick(header, |tag| PATIENT.contains(&tag) || STUDY.contains(&tag))),
+            series: utf8(pick(header, |tag| SERIES.contains(&tag))),
+            instance: utf8(pick_small(header)),
         })
     }
+}
+
+/// The index has one character set, so that rows of different levels and senders can be joined.
+fn utf8(mut set: DataSet) -> DataSet {
+    set.transcode_to_utf8();
+    set
+}
+
+/// Whether an attribute belongs to the patient rather than the study.
+pub(super) fn is_of_patient(tag: Tag) -> bool {
+    tag == SPECIFIC_CHARACTER_SET || PATIENT.contains(&tag)
 }
 
 fn pick(header: &DataSet, wanted: impl Fn(Tag) -> bool) -> DataSet {
@@ -118,7 +131,12 @@ fn pick_small(header: &DataSet) -> DataSet {
     out
 }
 
-/// How names are compared (PS3.4 C.2.2.2.1): without regard to case.
-pub(super) fn fold(name: &str) -> String {
-    name.to_lowercase()
+/// The forms under which a person name may be matched (PS3.4 C.2.2.2.1, PS3.5 6.2): whole and each component group, without
+/// regard to case, with and without the delimiters of empty components at its end.
+pub(super) fn name_forms(name: &str) -> BTreeSet<String> {
+    let lower = name.to_lowercase();
+    let groups: Vec<&str> = lower.split('=').map(|group| group.trim_end_matches(['^', ' '])).collect();
+    let whole = groups.join("=").trim_end_matches('=').to_owned();
+    let forms = groups.into_iter().map(str::to_owned).chain([whole, lower.clone()]);
+    forms.filter(|form| !form.is_empty()).collect()
 }

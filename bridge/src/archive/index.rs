@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use dicom_scp::dataset::{DataSet, Encoding, Tag};
+use dicom_scp::matching::Date;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::attributes::{Levels, fold};
+use super::attributes::{Levels, name_forms};
 use super::{ArchiveError, FileId, NewInstance};
 use crate::config::Duplicates;
 
@@ -180,26 +181,30 @@ fn study_row(tx: &Transaction<'_>, levels: &Levels, new: &NewInstance) -> Result
         return Ok(id);
     }
     let text = |tag| levels.study.text(tag).unwrap_or_default();
+    let date = |tag| Date::parse(&text(tag)).map(Date::yyyymmdd);
     tx.prepare_cached(
-        "INSERT INTO study (uid, patient_id, patient_issuer, patient_name, birth_date, study_date, study_time, accession,
-           study_number, attributes, instances, bytes, received_ms, changed_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1, ?11, ?12, ?12)",
+        "INSERT INTO study (uid, patient_id, patient_issuer, birth_date, study_date, accession, study_number, attributes,
+           instances, bytes, received_ms, changed_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?10)",
     )?
     .execute(params![
         levels.study_uid.as_str(),
         text(Tag(0x0010, 0x0020)),
         text(Tag(0x0010, 0x0021)),
-        fold(&text(Tag(0x0010, 0x0010))),
-        text(Tag(0x0010, 0x0030)),
-        text(Tag(0x0008, 0x0020)),
-        text(Tag(0x0008, 0x0030)),
+        date(Tag(0x0010, 0x0030)),
+        date(Tag(0x0008, 0x0020)),
         text(Tag(0x0008, 0x0050)),
         text(Tag(0x0020, 0x0010)),
         levels.study.write(Encoding::ExplicitLe),
         bytes,
         new.received_ms,
     ])?;
-    Ok(tx.last_insert_rowid())
+    let study = tx.last_insert_rowid();
+    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO patient_name (folded, study) VALUES (?1, ?2)")?;
+    for form in levels.study.texts(Tag(0x0010, 0x0010)).iter().flat_map(|name| name_forms(name)) {
+        insert.execute(params![form, study])?;
+    }
+    Ok(study)
 }
 
 fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> Result<i64, ArchiveError> {

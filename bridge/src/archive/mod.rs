@@ -22,6 +22,10 @@ mod disk;
 mod incoming;
 mod index;
 mod part10;
+mod publication;
+mod report;
+mod restore;
+mod search;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,6 +43,9 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
+pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
+pub use report::StudySummary;
+pub use restore::Restoring;
 
 /// The archive. Cheap to clone; every clone is the same archive.
 #[derive(Clone)]
@@ -283,9 +290,8 @@ impl Archive {
         Ok(Totals { studies, instances, bytes, local_bytes })
     }
 
-    /// Removes the local files of a study; its rows stay. Returns how many files and bytes went.
-    ///
-    /// The caller has made sure that the objects can be had from elsewhere.
+    /// Removes the local files of a study's objects that were seen whole on the ledger; their rows stay. Returns how many
+    /// files and bytes went. A file that is the only copy of an object is never removed.
     ///
     /// # Errors
     /// [`ArchiveError::Index`], [`ArchiveError::Closed`].
@@ -295,11 +301,7 @@ impl Archive {
             .write(move |db| {
                 let tx = db.transaction()?;
                 let gone = files_of(&tx, &uid)?;
-                tx.execute(
-                    "UPDATE instance SET shard = NULL, file = NULL WHERE file IS NOT NULL AND superseded = 0 AND series IN
-                       (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1)",
-                    [&uid],
-                )?;
+                tx.execute(&format!("UPDATE instance AS i SET shard = NULL, file = NULL WHERE {EVICTABLE}"), [&uid])?;
                 tx.commit()?;
                 Ok(gone)
             })
@@ -410,11 +412,14 @@ const SELECT_STORED: &str =
     "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes,
    i.file_sha256, i.shard, i.file FROM instance i JOIN series se ON i.series = se.id JOIN study st ON se.study = st.id";
 
+/// Objects of study ?1 that have a file here and a sealed image on the ledger.
+const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
+   AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1)
+   AND EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1)";
+
 fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {
-    let mut statement = tx.prepare_cached(
-        "SELECT i.shard, i.file, i.file_bytes FROM instance i JOIN series se ON i.series = se.id
-           JOIN study st ON se.study = st.id WHERE st.uid = ?1 AND i.file IS NOT NULL AND i.superseded = 0",
-    )?;
+    let sql = format!("SELECT i.shard, i.file, i.file_bytes FROM instance AS i WHERE {EVICTABLE}");
+    let mut statement = tx.prepare_cached(&sql)?;
     let rows = statement.query_map(params![study_uid], |row| {
         Ok((FileId { shard: row.get(0)?, name: row.get(1)? }, index::as_u64(row.get(2)?)))
     })?;

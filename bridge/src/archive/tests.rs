@@ -7,12 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use alloy::primitives::B256;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::config::{Config, Duplicates};
 use crate::demo::phantom::{Phantom, Subject, ct_series};
+use crate::payload::pieces::PieceMap;
+use crate::study::ImageKind;
 
 fn limits() -> config::Archive {
     let mut limits = Config::parse("", HashMap::new()).unwrap().archive;
@@ -59,6 +62,36 @@ fn data_set(archive: &Archive, phantom: &Phantom) -> Option<Vec<u8>> {
     assert_eq!(file.len() as u64, stored.file_bytes);
     assert_eq!(<[u8; 32]>::from(Sha256::digest(&file)), stored.file_sha256);
     Some(file[stored.meta_bytes as usize..].to_vec())
+}
+
+/// As if the study were published: an image for every object, seen sealed on the ledger.
+async fn pretend_published(archive: &Archive, study: &Uid) {
+    let map = PieceMap { pieces: 1, sealed_bytes: 10, piece_bytes: 10, root: B256::ZERO };
+    let images: Vec<PlannedImage> = archive
+        .instances_of(study)
+        .unwrap()
+        .iter()
+        .map(|stored| PlannedImage {
+            id: B256::from(stored.file_sha256),
+            kind: ImageKind::Object,
+            instance: Some(stored.id),
+            subject: stored.sop_instance,
+            epoch: 0,
+            map,
+            media_type: String::new(),
+            plain: None,
+        })
+        .collect();
+    let sealed = images.iter().map(|image| image.id).collect();
+    let planned = PlannedVersion {
+        study_id: B256::repeat_byte(1),
+        version: 1,
+        manifest: Vec::new(),
+        manifest_image: B256::ZERO,
+        images,
+    };
+    archive.begin_version(study, planned, contracts::PieceMode::Calldata).await.unwrap();
+    archive.record_seen(study, SeenOnLedger { sealed, ..SeenOnLedger::default() }).await.unwrap();
 }
 
 fn files_on_disk(root: &Path) -> usize {
@@ -231,7 +264,10 @@ async fn over_the_quota_an_object_is_refused_and_room_is_given_back() {
     store(&archive, &phantoms[1]).await.unwrap();
     assert!(matches!(store(&archive, &phantoms[2]).await, Err(ArchiveError::Full(_))));
     assert_eq!(files_on_disk(dir.path()), 2);
-    archive.evict(&Uid::new(&subject(1).study_uid).unwrap()).await.unwrap();
+    let study = Uid::new(&subject(1).study_uid).unwrap();
+    assert_eq!(archive.evict(&study).await.unwrap(), (0, 0), "a file that is the only copy must stay");
+    pretend_published(&archive, &study).await;
+    archive.evict(&study).await.unwrap();
     assert_eq!(archive.totals().unwrap().local_bytes, 0);
     store(&archive, &phantoms[2]).await.unwrap();
 }
@@ -245,6 +281,7 @@ async fn an_evicted_object_stays_in_the_index_and_takes_a_file_again() {
         store(&archive, phantom).await.unwrap();
     }
     let study = Uid::new(&subject(1).study_uid).unwrap();
+    pretend_published(&archive, &study).await;
     assert_eq!(archive.evict(&study).await.unwrap().0, 3);
     assert_eq!(files_on_disk(dir.path()), 0);
     assert!(archive.instances_of(&study).unwrap().iter().all(|stored| stored.path.is_none()));

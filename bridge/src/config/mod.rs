@@ -14,6 +14,7 @@ use std::time::Duration;
 use config::{Environment, File, FileFormat, Value, ValueKind};
 use dicom_scp::{AeTitle, Uid};
 
+pub use contracts::PieceMode;
 pub use reader::Mistake;
 use reader::{Section, flag, list, number, one_of, parsed, text};
 
@@ -124,38 +125,23 @@ pub struct Archive {
     pub free_bytes_min: u64,
 }
 
-/// How pieces are kept on the ledger (DESIGN: the four modes of Pieces).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PieceMode {
-    /// Transaction data, hashed by the contract.
-    Calldata,
-    /// Event data.
-    Log,
-    /// Contract code, readable by contracts.
-    Code,
-    /// Storage slots, as the paper printed it.
-    Storage,
+/// The word for a piece mode in configuration and tables.
+#[must_use]
+pub fn piece_mode_name(mode: PieceMode) -> &'static str {
+    match mode {
+        PieceMode::Calldata => "calldata",
+        PieceMode::Log => "log",
+        PieceMode::Code => "code",
+        PieceMode::Storage => "storage",
+    }
 }
 
-impl PieceMode {
-    /// The word used in configuration and tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Calldata => "calldata",
-            Self::Log => "log",
-            Self::Code => "code",
-            Self::Storage => "storage",
-        }
-    }
-
-    /// Piece size in bytes when none is configured.
-    #[must_use]
-    pub fn piece_bytes_default(self) -> u32 {
-        match self {
-            Self::Calldata | Self::Log => 120_000,
-            Self::Code | Self::Storage => 30_000,
-        }
+/// Piece size in bytes when none is configured.
+#[must_use]
+pub fn piece_bytes_default(mode: PieceMode) -> u32 {
+    match mode {
+        PieceMode::Calldata | PieceMode::Log => 120_000,
+        PieceMode::Code | PieceMode::Storage => 30_000,
     }
 }
 
@@ -378,7 +364,7 @@ fn read_archive(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Archive {
 }
 
 fn read_publish(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Publish {
-    let words = [PieceMode::Calldata, PieceMode::Log, PieceMode::Code, PieceMode::Storage].map(|m| (m.name(), m));
+    let words = PieceMode::ALL.map(|mode| (piece_mode_name(mode), mode));
     let mut s = Section::open("publish".into(), value, mistakes);
     let enabled = s.take("enabled", true, flag);
     let settle = s.take("settle_ms", Duration::from_secs(30), milliseconds);
@@ -392,7 +378,7 @@ fn read_publish(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Publish {
         enabled,
         settle,
         piece_mode,
-        piece_bytes: if piece_bytes == 0 { piece_mode.piece_bytes_default() } else { piece_bytes },
+        piece_bytes: if piece_bytes == 0 { piece_bytes_default(piece_mode) } else { piece_bytes },
         preview_each_instance: s.take("preview_each_instance", false, flag),
         plain_study_hash: s.take("study_hash", false, one_of(&[("salted", false), ("plain", true)])),
     };

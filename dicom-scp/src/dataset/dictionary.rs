@@ -17,3 +17,8 @@ pub fn dictionary_vr(tag: Tag) -> Option<VR> {
         other => Some(other.relaxed()),
     }
 }
+
+/// Whether the VR is US or SS depending on Pixel Representation (0028,0103).
+pub(crate) fn is_sample_valued(tag: Tag) -> bool {
+    StandardDataDictionary.by_tag(tag).is_some_and(|entry| entry.vr() == VirtualVr::Xs)
+}

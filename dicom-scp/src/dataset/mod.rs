@@ -5,12 +5,14 @@
 //! re-encoded through this. Must not know sockets, files or what attributes mean for a service.
 
 mod dictionary;
-mod read;
+pub(crate) mod read;
 mod scan;
 mod write;
 
 pub use dicom_core::{Tag, VR};
 pub use dictionary::dictionary_vr;
+pub(crate) use dictionary::is_sample_valued;
+
 pub use read::{ReadEnd, ReadError, ReadOptions, read};
 pub use scan::{ScanError, Scanned, Scanner};
 
@@ -288,7 +290,7 @@ impl DataSet {
     /// Whether any text, nested ones too, has a byte outside ASCII: whether (0008,0005) is needed at all.
     pub fn needs_character_set(&self) -> bool {
         self.elements.values().any(|element| match &element.value {
-            Value::Bytes(bytes) => is_charset_dependent(element.vr) && !(bytes.is_ascii() && !bytes.contains(&0x1b)),
+            Value::Bytes(bytes) => is_charset_dependent(element.vr) && (!bytes.is_ascii() || bytes.contains(&0x1b)),
             Value::Items(items) => items.iter().any(DataSet::needs_character_set),
             Value::Skipped { .. } => false,
         })
@@ -410,4 +412,4 @@ fn parse_int(text: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

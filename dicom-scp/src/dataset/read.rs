@@ -146,7 +146,7 @@ fn keep(data_set: &mut DataSet, tag: Tag, element: Option<Element>) {
 
 /// Some senders negotiate one kind of little endian and send the other. The first element tells: its tag is below (0009,0000) and either
 /// there are two capital letters naming its VR where a VR would be, or there are not.
-pub(super) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
+pub(crate) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
     let Some(&[g0, g1, e0, e1, v0, v1, ..]) = bytes.first_chunk::<8>() else { return declared };
     let tag = Tag(u16::from_le_bytes([g0, g1]), u16::from_le_bytes([e0, e1]));
     if tag.0 > 0x0008 || tag.0 == 0 {
@@ -161,12 +161,12 @@ pub(super) fn actual_encoding(bytes: &[u8], declared: Encoding) -> Encoding {
     }
 }
 
-fn is_vr_code(code: [u8; 2]) -> bool {
+pub(crate) fn is_vr_code(code: [u8; 2]) -> bool {
     code.iter().all(u8::is_ascii_uppercase)
 }
 
 /// VRs with a two byte length field in explicit encodings (PS3.5 7.1.2).
-pub(super) fn has_short_length(vr: VR) -> bool {
+pub(crate) fn has_short_length(vr: VR) -> bool {
     use VR::*;
     matches!(vr, AE | AS | AT | CS | DA | DS | DT | FL | FD | IS | LO | LT | PN | SH | SL | SS | ST | TM | UI | UL | US)
 }
@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
             // A stray delimiter carries nothing (its length is zero).
             return Ok((None, value_at));
         }
-        if tag == ITEM {
+        if tag.0 == ITEM.0 {
             return Err(ReadError::Misplaced { tag, offset }.into());
         }
         if length == UNDEFINED {
@@ -275,7 +275,8 @@ impl<'a> Reader<'a> {
             return self.skip_bytes(value_end, end).map(|()| (None, value_end));
         }
         if vr == VR::SQ {
-            return self.sequence(value_at, value_end, encoding, depth).map(|items| (Some(items), value_end));
+            let element = self.known_length_sequence(offset, header, encoding, depth)?;
+            return Ok((Some(element), value_end));
         }
         if length > self.options.value_bytes_max {
             let skipped = Element { vr, value: Value::Skipped { length } };
@@ -312,6 +313,30 @@ impl<'a> Reader<'a> {
         // What a relay turned into UN is in little endian implicit encoding, whatever surrounds it (PS3.5 6.2.2 note 2).
         let swap = encoding == Encoding::ExplicitBe && !was_unknown;
         Element::bytes(vr, if swap { swapped(vr, bytes) } else { bytes.to_vec() })
+    }
+
+    /// A sequence whose bytes are all there, so that running out of them is its own fault. Where only the dictionary said that it is a
+    /// sequence and it is none, the bytes are kept.
+    fn known_length_sequence(
+        &mut self,
+        offset: usize,
+        header: Header,
+        encoding: Encoding,
+        depth: u8,
+    ) -> Result<Element, Stop> {
+        let Header { tag, length, size, .. } = header;
+        let value_at = offset + size;
+        let value_end = value_at + length as usize;
+        let Some(bytes) = self.bytes.get(value_at..value_end) else { return Err(Stop::More) };
+        match self.sequence(value_at, value_end, encoding, depth) {
+            Err(Stop::Error(error @ (ReadError::TooDeep { .. } | ReadError::TooMany { .. }))) => Err(error.into()),
+            Err(_) if encoding == Encoding::ImplicitLe && length > self.options.value_bytes_max => {
+                Ok(Element { vr: VR::UN, value: Value::Skipped { length } })
+            }
+            Err(_) if encoding == Encoding::ImplicitLe => Ok(Element::bytes(VR::UN, bytes)),
+            Err(Stop::More) => Err(ReadError::Overrun { tag, offset }.into()),
+            other => other,
+        }
     }
 
     /// A standard sequence that came as `UN` with a length. If its content is not items after all, the bytes are kept.

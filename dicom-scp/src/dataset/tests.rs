@@ -36,7 +36,7 @@ fn arbitrary_element() -> impl Strategy<Value = (Tag, Element)> {
     ]
 }
 
-fn arbitrary_data_set() -> impl Strategy<Value = DataSet> {
+pub(crate) fn arbitrary_data_set() -> impl Strategy<Value = DataSet> {
     let leaf = proptest::collection::vec(arbitrary_element(), 0..6).prop_map(DataSet::from_iter);
     leaf.prop_recursive(4, 40, 4, |inner| {
         (proptest::collection::vec(arbitrary_element(), 0..6), proptest::collection::vec(inner, 0..4)).prop_map(

@@ -1,0 +1,45 @@
+# PACS Bridge. `make demo` needs Rust alone; `make test` fetches the other tools it needs and says so.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+export VENV := $(CURDIR)/.venv
+export TOOLS := $(CURDIR)/.tools
+
+.PHONY: help demo test bench build lint unit contracts deny tools fuzz clean
+
+help:
+	@echo "make demo    a whole site on this machine: studies in, onto the ledger, evicted, and out again"
+	@echo "make test    everything, with other people's software as judge"
+	@echo "make bench   figures beside Orthanc and DCMTK in the same run"
+	@echo "make build   the release binary, target/release/pacs-bridge"
+
+build:
+	cargo build --release --locked -p bridge
+
+# ARGS=--exit ends the demonstration instead of waiting for Ctrl-C.
+demo: build
+	target/release/pacs-bridge demo $(ARGS)
+
+tools:
+	@scripts/setup.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit:
+	cargo test --workspace --locked --no-fail-fast
+
+contracts:
+	contracts/test.sh
+
+deny:
+	@scripts/deny.sh
+
+test: tools lint unit contracts deny
+
+bench: tools build
+	cargo run --release --locked -p tests --bin bench -- $(ARGS)
+
+clean:
+	cargo clean

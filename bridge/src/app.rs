@@ -1,0 +1,390 @@
+//! Puts a site together, runs it, and takes it apart in order.
+//!
+//! Takes its listener and its shutdown signal as arguments, so that a test can start the real thing on port 0. Must not
+//! read the environment or end the process.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::U256;
+use alloy::rpc::client::RpcClient;
+use embedded_ledger::EmbeddedLedger;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::Access;
+use crate::archive::{Archive, ArchiveError};
+use crate::assemble::{AssembleError, Assembler};
+use crate::config::{Config, LedgerKind};
+use crate::control;
+use crate::dicom::{self, Door};
+use crate::keyring::{Keyring, KeyringError};
+use crate::ledger::node::SystemClock;
+use crate::ledger::sender::SenderConfig;
+use crate::ledger::{self, LedgerConfig, LedgerError, LedgerSlot, OpenError};
+use crate::outbox::SiteOutbox;
+use crate::publish::{PublishConfig, Publisher};
+use crate::retrieve::Retrieve;
+use crate::site::{Parts, Site};
+
+/// What the site's own account gets on its own embedded ledger, where wei have no price.
+const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
+/// What Define Source publishes while this site serves no endpoint; the contract takes no empty one.
+const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
+/// How often a node that does not answer is tried again.
+const NODE_RETRY: Duration = Duration::from_secs(5);
+/// Requests in flight when pieces are read back.
+const READ_PARALLEL: usize = 8;
+
+/// Why a site could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("data directory {0}")]
+    DataDir(PathBuf, #[source] std::io::Error),
+    /// Another process holds it.
+    #[error("another bridge runs on the data directory {0}")]
+    InUse(PathBuf),
+    /// The keys cannot be had.
+    #[error("keys")]
+    Keyring(#[from] KeyringError),
+    /// The archive cannot be opened.
+    #[error("archive")]
+    Archive(#[from] ArchiveError),
+    /// The assembler has no spool.
+    #[error("assembler")]
+    Assemble(#[from] AssembleError),
+    /// The embedded ledger cannot be opened.
+    #[error("embedded ledger")]
+    Embedded(#[from] embedded_ledger::OpenError),
+    /// The ledger is not ours.
+    #[error("ledger")]
+    Ledger(#[from] OpenError),
+    /// The ledger refused what the site needs from it.
+    #[error("ledger")]
+    Refused(#[from] LedgerError),
+    /// A port cannot be bound.
+    #[error("cannot listen on {0}")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    /// The control socket cannot be made.
+    #[error("control socket")]
+    Control(#[source] std::io::Error),
+    /// The node's URL is none.
+    #[error("ledger.url is not a URL")]
+    Url,
+}
+
+/// A site that is open but not yet reachable: what the offline commands work on.
+pub struct Core {
+    /// The parts.
+    pub site: Site,
+    config: Config,
+    outbox: SiteOutbox,
+    keyring: Keyring,
+    slot: LedgerSlot,
+    embedded: Option<EmbeddedLedger>,
+    tasks: TaskTracker,
+    background: CancellationToken,
+    /// Held as long as the site is open.
+    _lock: File,
+}
+
+impl Core {
+    /// Opens everything below the data directory and, if it answers, the ledger.
+    ///
+    /// # Errors
+    /// [`StartError`]. A node that does not answer is no error: intake must not depend on it.
+    pub async fn open(config: Config) -> Result<Self, StartError> {
+        let data_dir = config.site.data_dir.clone();
+        let lock = lock(&data_dir)?;
+        let (dir, keys) = (data_dir.clone(), config.keys.clone());
+        let keyring = blocking(move || Keyring::open(&dir, &keys)).await??;
+        let settle_ms = u64::try_from(config.publish.settle.as_millis()).unwrap_or(u64::MAX);
+        let (dir, limits) = (data_dir.join("archive"), config.archive.clone());
+        let archive = blocking(move || Archive::open(&dir, limits, settle_ms)).await??;
+        let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone())?;
+        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler);
+        let slot = LedgerSlot::default();
+        let site = Site::new(Parts {
+            retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),
+            archive,
+            keyring: keyring.clone(),
+            ledger: slot.clone(),
+            publishing: config.publish.enabled,
+        });
+        let tasks = TaskTracker::new();
+        let background = CancellationToken::new();
+        let mut core = Self { site, config, outbox, keyring, slot, embedded: None, tasks, background, _lock: lock };
+        core.open_ledger().await?;
+        Ok(core)
+    }
+
+    async fn open_ledger(&mut self) -> Result<(), StartError> {
+        let wake = Arc::new(Notify::new());
+        match self.config.ledger.kind {
+            LedgerKind::Embedded => {
+                let embedded = self.open_embedded().await?;
+                let client = embedded.rpc_client();
+                self.wake_on_blocks(&embedded, wake.clone());
+                self.embedded = Some(embedded);
+                self.connect(client, wake).await
+            }
+            LedgerKind::Rpc => {
+                let url = self.config.ledger.url.parse().map_err(|_| StartError::Url)?;
+                match self.connect(RpcClient::new_http(url), wake.clone()).await {
+                    Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
+                        tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+
+    async fn open_embedded(&self) -> Result<EmbeddedLedger, StartError> {
+        let dir = self.config.site.data_dir.join("ledger");
+        fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
+        let source = self.keyring.source();
+        let mut config = embedded_ledger::LedgerConfig::new(dir.join("chain.redb"), self.config.ledger.chain_id)
+            .with_balance(source.address(), U256::from(EMBEDDED_FUNDS_WEI))
+            .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE.to_vec());
+        config.block_period_ms =
+            self.config.ledger.block_period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+        config.signer = Some(source.clone());
+        Ok(blocking(move || EmbeddedLedger::open(config)).await??)
+    }
+
+    fn wake_on_blocks(&self, embedded: &EmbeddedLedger, wake: Arc<Notify>) {
+        let (mut head, stop) = (embedded.watch_head(), self.background.clone());
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = head.changed() => match changed {
+                        Ok(()) => wake.notify_one(),
+                        Err(_) => return,
+                    }
+                }
+            }
+        });
+    }
+
+    async fn connect(&self, client: RpcClient, wake: Arc<Notify>) -> Result<(), StartError> {
+        let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
+        let ledger = ledger::open(client, signer, config, wake).await?;
+        ledger.ensure_source_defined(&self.endpoint()).await?;
+        // The slot is filled once; a second connection would be the same ledger.
+        let _ = self.slot.set(ledger);
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        Some(self.config.site.public_url.clone())
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| NO_ENDPOINT.to_owned())
+    }
+
+    fn ledger_config(&self) -> Result<LedgerConfig, StartError> {
+        let dir = self.config.site.data_dir.join("ledger");
+        fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
+        let settings = &self.config.ledger;
+        let embedded = settings.kind == LedgerKind::Embedded;
+        Ok(LedgerConfig {
+            kind: if embedded { ledger::LedgerKind::Embedded } else { ledger::LedgerKind::Network },
+            chain_id: settings.chain_id,
+            admin: self.keyring.source().address(),
+            deploy: settings.deploy,
+            mode: self.config.publish.piece_mode,
+            journal: dir.join("journal.sqlite"),
+            owner_seed: Some(self.keyring.owners()),
+            read_parallel: READ_PARALLEL,
+            sender: SenderConfig {
+                depth: settings.confirmations.into(),
+                poll_ms: if embedded { 50 } else { 200 },
+                ..SenderConfig::default()
+            },
+        })
+    }
+
+    /// Takes the site apart: nothing is written afterwards.
+    pub async fn close(self) {
+        self.background.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.site.archive().close().await;
+        if let Some(embedded) = self.embedded {
+            if let Err(error) = blocking(move || embedded.close()).await {
+                tracing::error!(%error, "the embedded ledger did not close in order");
+            }
+        }
+    }
+}
+
+/// A site that can be reached.
+pub struct App {
+    core: Core,
+    dicom: SocketAddr,
+    rpc: Option<SocketAddr>,
+    served: tokio::task::JoinHandle<dicom_scp::scp::Drained>,
+    doors: CancellationToken,
+}
+
+impl App {
+    /// Opens the doors of a site.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing stays running then.
+    pub async fn start(core: Core, listener: Option<TcpListener>) -> Result<Self, StartError> {
+        let bind = core.config.dicom.bind;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?,
+        };
+        let dicom = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
+        let doors = CancellationToken::new();
+        let rpc = core.serve_rpc(&doors).await?;
+        control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
+            .await
+            .map_err(StartError::Control)?;
+        core.start_publishing();
+        let door = Door::new(
+            core.site.clone(),
+            Access::new(&core.config),
+            core.config.dicom.ae_title.clone(),
+            core.tasks.clone(),
+        );
+        let options = dicom::options(&core.config.dicom);
+        let served = tokio::spawn(dicom_scp::scp::serve(listener, options, Arc::new(door), doors.clone()));
+        Ok(Self { core, dicom, rpc, served, doors })
+    }
+
+    /// The site, for whoever runs in the same process.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.core.site
+    }
+
+    /// Where DICOM is served.
+    #[must_use]
+    pub fn dicom_address(&self) -> SocketAddr {
+        self.dicom
+    }
+
+    /// One line that says where everything is; printed when all doors are open.
+    #[must_use]
+    pub fn ready_line(&self) -> String {
+        let config = &self.core.config;
+        let ledger = match (config.ledger.kind, self.core.slot.get().is_some()) {
+            (LedgerKind::Embedded, _) => "embedded",
+            (LedgerKind::Rpc, true) => "connected",
+            (LedgerKind::Rpc, false) => "away",
+        };
+        let rpc = self.rpc.map_or_else(String::new, |rpc| format!(" rpc={rpc}"));
+        let (aet, chain) = (&config.dicom.ae_title, config.ledger.chain_id);
+        format!("pacs-bridge ready dicom={} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}", self.dicom)
+    }
+
+    /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
+    /// off because they did not end in time.
+    pub async fn drain(self) -> usize {
+        self.doors.cancel();
+        let drained = self.served.await;
+        self.core.close().await;
+        drained.map_or(0, |drained| drained.abandoned)
+    }
+}
+
+impl Core {
+    async fn serve_rpc(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+        let (Some(embedded), Some(bind)) = (&self.embedded, self.config.ledger.rpc_bind) else { return Ok(None) };
+        let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
+        let address = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
+        let server = embedded.http_server(listener, doors.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the ledger's JSON-RPC port failed");
+            }
+        });
+        Ok(Some(address))
+    }
+
+    fn start_publishing(&self) {
+        if !self.config.publish.enabled {
+            return;
+        }
+        let stop = self.background.clone();
+        let (outbox, slot) = (self.outbox.clone(), self.slot.clone());
+        let mut again = None;
+        if slot.get().is_none() {
+            again = Some((self.config.ledger.url.clone(), self.keyring.source().clone(), self.ledger_config()));
+        }
+        let endpoint = self.endpoint();
+        let tasks = self.tasks.clone();
+        self.tasks.spawn(async move {
+            if let Some((url, signer, config)) = again
+                && !reconnect(&url, signer, config, &endpoint, &slot, &stop).await
+            {
+                return;
+            }
+            let Some(ledger) = slot.get() else { return };
+            let source = Arc::new(outbox.clone());
+            let publisher =
+                Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
+            tasks.spawn(outbox.plan_versions(publisher.waker(), stop.clone()));
+            publisher.run(stop).await;
+        });
+    }
+}
+
+/// Tries until the node answers; `false` when told to stop first.
+async fn reconnect(
+    url: &str,
+    signer: alloy::signers::local::PrivateKeySigner,
+    config: Result<LedgerConfig, StartError>,
+    endpoint: &str,
+    slot: &LedgerSlot,
+    stop: &CancellationToken,
+) -> bool {
+    let (Ok(config), Ok(url)) = (config, url.parse::<alloy::transports::http::reqwest::Url>()) else { return false };
+    loop {
+        let opened = async {
+            let client = RpcClient::new_http(url.clone());
+            let ledger = ledger::open(client, signer.clone(), config.clone(), Arc::new(Notify::new())).await?;
+            ledger.ensure_source_defined(endpoint).await?;
+            Ok::<_, StartError>(ledger)
+        };
+        match opened.await {
+            Ok(ledger) => {
+                tracing::info!("the ledger answers");
+                return slot.set(ledger).is_ok();
+            }
+            Err(error) => tracing::warn!(error = %crate::chain_of(&error), "the ledger is still away"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(NODE_RETRY) => {}
+        }
+    }
+}
+
+/// One bridge per data directory: the lock goes with the process, whatever ends it.
+fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
+    let fail = |e| StartError::DataDir(data_dir.to_owned(), e);
+    fs::create_dir_all(data_dir).map_err(fail)?;
+    let file = File::create(data_dir.join("lock")).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StartError::InUse(data_dir.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| StartError::DataDir(PathBuf::new(), std::io::Error::other(e)))
+}

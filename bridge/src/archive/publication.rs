@@ -1,0 +1,446 @@
+//! What of the archive is on the ledger: planned versions, their images, and where the pieces are.
+//!
+//! A version is planned in one transaction and never changes afterwards; only its progress does. Must not know how
+//! images are sealed or sent.
+
+use alloy::primitives::B256;
+use contracts::PieceMode;
+use dicom_scp::Uid;
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::index::{as_i64, as_u64};
+use super::{Archive, ArchiveError, now_ms};
+use crate::ledger::{Located, PieceLocation};
+use crate::payload::pieces::PieceMap;
+use crate::study::ImageKind;
+
+/// An image as it is planned, in the order of publishing.
+#[derive(Debug, Clone)]
+pub struct PlannedImage {
+    /// Its name on the ledger.
+    pub id: B256,
+    /// What it carries.
+    pub kind: ImageKind,
+    /// Row of the object it carries, for [`ImageKind::Object`].
+    pub instance: Option<i64>,
+    /// UID of the instance, series or study it is about.
+    pub subject: Uid,
+    /// Which of the study's session keys seals it.
+    pub epoch: u32,
+    /// Its pieces.
+    pub map: PieceMap,
+    /// For a preview, what it is.
+    pub media_type: String,
+    /// The plain bytes of what is not an object.
+    pub plain: Option<Vec<u8>>,
+}
+
+/// One version of a study, planned.
+#[derive(Debug, Clone)]
+pub struct PlannedVersion {
+    /// The study's name on the ledger.
+    pub study_id: B256,
+    /// From 1.
+    pub version: u32,
+    /// The encoded manifest.
+    pub manifest: Vec<u8>,
+    /// The image that carries it.
+    pub manifest_image: B256,
+    /// Every image that is new in this version, the manifest's included.
+    pub images: Vec<PlannedImage>,
+}
+
+/// An image that was planned.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its name on the ledger.
+    pub id: B256,
+    /// What it carries.
+    pub kind: ImageKind,
+    /// UID of the instance, series or study it is about.
+    pub subject: Uid,
+    /// Version of the manifest that brought it.
+    pub version: u32,
+    /// Which of the study's session keys seals it.
+    pub epoch: u32,
+    /// Its pieces.
+    pub map: PieceMap,
+    /// Where its pieces are kept on the ledger.
+    pub mode: PieceMode,
+    /// For a preview, what it is.
+    pub media_type: String,
+}
+
+/// The state of a study on the ledger.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The study.
+    pub study_uid: Uid,
+    /// Its name on the ledger.
+    pub study_id: B256,
+    /// Version being published, or published last.
+    pub version: u32,
+    /// The manifest's image.
+    pub manifest_image: B256,
+    /// Whether the ledger has Define Study.
+    pub defined: bool,
+    /// Newest manifest version that the ledger names; 0 before the first.
+    pub announced: u32,
+    /// When publishing of this version began, in milliseconds since 1970.
+    pub begun_ms: i64,
+    /// When it could first be looked at.
+    pub viewable_ms: Option<i64>,
+    /// When it was final.
+    pub final_ms: Option<i64>,
+}
+
+/// What was seen on the ledger.
+#[derive(Debug, Clone, Default)]
+pub struct SeenOnLedger {
+    /// Define Study.
+    pub defined: bool,
+    /// Pieces.
+    pub located: Vec<Located>,
+    /// Images sealed with the planned root.
+    pub sealed: Vec<B256>,
+    /// A manifest version.
+    pub announced: Option<u32>,
+    /// Everything of a version.
+    pub finished: Option<u32>,
+}
+
+const SELECT_IMAGE: &str =
+    "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
+const SELECT_PUBLICATION: &str =
+    "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
+   p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
+
+impl Archive {
+    /// Studies whose quiet time is over and of which no version is on its way, the longest waiting first.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn studies_due(&self, limit: u32) -> Result<Vec<Uid>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT st.uid FROM outbox o JOIN study st ON o.study = st.id LEFT JOIN publication p ON p.study = st.id
+                 WHERE o.due_ms <= ?1 AND (p.study IS NULL OR p.final_ms IS NOT NULL) ORDER BY o.due_ms LIMIT ?2",
+            )?;
+            let rows = statement.query_map(params![now_ms(), limit], |row| uid(row, 0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// When the next study will be due, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn next_due_ms(&self) -> Result<Option<i64>, ArchiveError> {
+        self.read(|db| {
+            Ok(db.query_row(
+                "SELECT min(o.due_ms) FROM outbox o LEFT JOIN publication p ON p.study = o.study
+                 WHERE p.study IS NULL OR p.final_ms IS NOT NULL",
+                [],
+                |row| row.get(0),
+            )?)
+        })
+    }
+
+    /// Versions that are on their way, the oldest first.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn open_publications(&self) -> Result<Vec<Publication>, ArchiveError> {
+        self.read(|db| {
+            let mut statement =
+                db.prepare_cached(&format!("{SELECT_PUBLICATION} WHERE p.final_ms IS NULL ORDER BY p.begun_ms"))?;
+            let rows = statement.query_map([], publication)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The state of a study on the ledger, if it has any.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn publication(&self, study_uid: &Uid) -> Result<Option<Publication>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT_PUBLICATION} WHERE st.uid = ?1"))?;
+            Ok(statement.query_row([study_uid.as_str()], publication).optional()?)
+        })
+    }
+
+    /// The encoded manifest of the newest planned version.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn manifest(&self, study_uid: &Uid) -> Result<Option<Vec<u8>>, ArchiveError> {
+        self.read(|db| {
+            let sql = "SELECT p.manifest FROM publication p JOIN study st ON p.study = st.id WHERE st.uid = ?1";
+            Ok(db.query_row(sql, [study_uid.as_str()], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// Records a planned version. From here on it will be published, whatever happens to the process.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn begin_version(
+        &self,
+        study_uid: &Uid,
+        planned: PlannedVersion,
+        mode: PieceMode,
+    ) -> Result<(), ArchiveError> {
+        let study_uid = study_uid.to_string();
+        self.write(move |db| {
+            let tx = db.transaction()?;
+            let study: i64 = tx.query_row("SELECT id FROM study WHERE uid = ?1", [&study_uid], |row| row.get(0))?;
+            for (position, image) in planned.images.iter().enumerate() {
+                insert_image(&tx, study, &planned, position, image, mode)?;
+            }
+            tx.execute(
+                "INSERT INTO publication (study, version, study_id, manifest, manifest_image, begun_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (study) DO UPDATE SET version = excluded.version, manifest = excluded.manifest,
+                   manifest_image = excluded.manifest_image, begun_ms = excluded.begun_ms, viewable_ms = NULL,
+                   final_ms = NULL",
+                params![
+                    study,
+                    planned.version,
+                    planned.study_id.as_slice(),
+                    planned.manifest,
+                    planned.manifest_image.as_slice(),
+                    now_ms()
+                ],
+            )?;
+            // An object that came while the version was being made has no image and keeps the study in the outbox.
+            tx.execute(
+                "DELETE FROM outbox WHERE study = ?1 AND NOT EXISTS
+                   (SELECT 1 FROM instance i JOIN series se ON i.series = se.id
+                    WHERE se.study = ?1 AND i.superseded = 0 AND NOT EXISTS (SELECT 1 FROM image WHERE instance = i.id))",
+                [study],
+            )?;
+            Ok(tx.commit()?)
+        })
+        .await
+    }
+
+    /// The images that a version brought, in the order of publishing.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn images_of(&self, study_uid: &Uid, version: u32) -> Result<Vec<Image>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!(
+                "{SELECT_IMAGE} WHERE study = (SELECT id FROM study WHERE uid = ?1) AND version = ?2 ORDER BY position"
+            ))?;
+            let rows = statement.query_map(params![study_uid.as_str(), version], image)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// An image by its name, with its plain bytes when it is not an object.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn image(&self, id: &B256) -> Result<Option<(Image, Option<Vec<u8>>)>, ArchiveError> {
+        self.read(|db| {
+            let sql = format!("{} WHERE id = ?1", SELECT_IMAGE.replace(" FROM", ", plain FROM"));
+            let mut statement = db.prepare_cached(&sql)?;
+            Ok(statement.query_row([id.as_slice()], |row| Ok((image(row)?, row.get(11)?))).optional()?)
+        })
+    }
+
+    /// The image that carries an object, if one was planned.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn image_of_instance(&self, instance: i64) -> Result<Option<Image>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT_IMAGE} WHERE instance = ?1"))?;
+            Ok(statement.query_row([instance], image).optional()?)
+        })
+    }
+
+    /// Where an image's pieces are, as far as they were seen on the ledger.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn locations(&self, id: &B256) -> Result<Vec<Located>, ArchiveError> {
+        self.read(|db| {
+            let mut statement =
+                db.prepare_cached("SELECT number, block, position, entry FROM piece WHERE image = ?1 ORDER BY number")?;
+            let rows = statement.query_map([id.as_slice()], |row| {
+                let location =
+                    PieceLocation { block: as_u64(row.get(1)?), transaction: as_u64(row.get(2)?), entry: row.get(3)? };
+                Ok(Located { image: *id, index: row.get(0)?, location })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many pieces of a study were planned, and how many of them were seen on the ledger.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn piece_counts(&self, study_uid: &Uid) -> Result<(u64, u64), ArchiveError> {
+        self.read(|db| {
+            let sql =
+                "SELECT coalesce(sum(i.pieces), 0), coalesce(sum((SELECT count(*) FROM piece WHERE image = i.id)), 0)
+                       FROM image i WHERE i.study = (SELECT id FROM study WHERE uid = ?1)";
+            let (planned, seen): (i64, i64) =
+                db.query_row(sql, [study_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((as_u64(planned), as_u64(seen)))
+        })
+    }
+
+    /// The study with this name on the ledger.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn study_of_id(&self, study_id: &B256) -> Result<Option<Uid>, ArchiveError> {
+        self.read(|db| {
+            let sql = "SELECT st.uid FROM publication p JOIN study st ON p.study = st.id WHERE p.study_id = ?1";
+            Ok(db.query_row(sql, [study_id.as_slice()], |row| uid(row, 0)).optional()?)
+        })
+    }
+
+    /// Images of a study that were seen sealed, and the pieces of all that were seen stored: (image, piece number).
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn seen_images(&self, study_uid: &Uid) -> Result<(Vec<B256>, Vec<(B256, u32)>), ArchiveError> {
+        self.read(|db| {
+            let of_study = "study = (SELECT id FROM study WHERE uid = ?1)";
+            let mut sealed = db.prepare_cached(&format!("SELECT id FROM image WHERE {of_study} AND sealed = 1"))?;
+            let sealed = sealed.query_map([study_uid.as_str()], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
+            let sealed = sealed.collect::<Result<_, _>>()?;
+            let mut pieces = db.prepare_cached(&format!(
+                "SELECT image, number FROM piece WHERE image IN (SELECT id FROM image WHERE {of_study})"
+            ))?;
+            let pieces = pieces
+                .query_map([study_uid.as_str()], |row| Ok((B256::from(row.get::<_, [u8; 32]>(0)?), row.get(1)?)))?;
+            Ok((sealed, pieces.collect::<Result<_, _>>()?))
+        })
+    }
+
+    /// Records what was seen; durable when it returns. The same thing may be recorded twice.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn record_seen(&self, study_uid: &Uid, seen: SeenOnLedger) -> Result<(), ArchiveError> {
+        let study_uid = study_uid.to_string();
+        self.write(move |db| {
+            let tx = db.transaction()?;
+            record_images(&tx, &seen)?;
+            // A time is kept from the first sight on, and only for the version that it is about.
+            tx.prepare_cached(
+                "UPDATE publication SET defined = defined OR ?2, announced = max(announced, coalesce(?3, 0)),
+                   viewable_ms = CASE WHEN ?3 >= version THEN coalesce(viewable_ms, ?5) ELSE viewable_ms END,
+                   final_ms = CASE WHEN ?4 >= version THEN coalesce(final_ms, ?5) ELSE final_ms END
+                 WHERE study = (SELECT id FROM study WHERE uid = ?1)",
+            )?
+            .execute(params![study_uid, seen.defined, seen.announced, seen.finished, now_ms()])?;
+            Ok(tx.commit()?)
+        })
+        .await
+    }
+}
+
+fn record_images(tx: &rusqlite::Transaction<'_>, seen: &SeenOnLedger) -> Result<(), ArchiveError> {
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO piece (image, number, block, position, entry) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for Located { image, index, location } in &seen.located {
+        let PieceLocation { block, transaction, entry } = *location;
+        insert.execute(params![image.as_slice(), index, as_i64(block), as_i64(transaction), entry])?;
+    }
+    let mut update = tx.prepare_cached("UPDATE image SET sealed = 1 WHERE id = ?1")?;
+    for image in &seen.sealed {
+        update.execute([image.as_slice()])?;
+    }
+    Ok(())
+}
+
+fn insert_image(
+    tx: &rusqlite::Transaction<'_>,
+    study: i64,
+    planned: &PlannedVersion,
+    position: usize,
+    image: &PlannedImage,
+    mode: PieceMode,
+) -> Result<(), ArchiveError> {
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes,
+           sealed_bytes, root, mode, media_type, plain)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+    )?
+    .execute(params![
+        image.id.as_slice(),
+        study,
+        image.kind.tag(),
+        image.instance,
+        image.subject.as_str(),
+        planned.version,
+        as_i64(position as u64),
+        image.epoch,
+        image.map.pieces,
+        image.map.piece_bytes,
+        as_i64(image.map.sealed_bytes),
+        image.map.root.as_slice(),
+        mode_number(mode),
+        image.media_type,
+        image.plain,
+    ])?;
+    Ok(())
+}
+
+fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
+    Ok(Publication {
+        study_uid: uid(row, 0)?,
+        study_id: B256::from(row.get::<_, [u8; 32]>(1)?),
+        version: row.get(2)?,
+        manifest_image: B256::from(row.get::<_, [u8; 32]>(3)?),
+        defined: row.get(4)?,
+        announced: row.get(5)?,
+        begun_ms: row.get(6)?,
+        viewable_ms: row.get(7)?,
+        final_ms: row.get(8)?,
+    })
+}
+
+fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
+    let kinds = [ImageKind::Object, ImageKind::Preview, ImageKind::Manifest];
+    let kind: u8 = row.get(1)?;
+    let mode: i64 = row.get(9)?;
+    let unknown = |column| rusqlite::Error::IntegralValueOutOfRange(column, 0);
+    Ok(Image {
+        id: B256::from(row.get::<_, [u8; 32]>(0)?),
+        kind: kinds.into_iter().find(|k| k.tag() == kind).ok_or_else(|| unknown(1))?,
+        subject: uid(row, 2)?,
+        version: row.get(3)?,
+        epoch: row.get(4)?,
+        map: PieceMap {
+            pieces: row.get(5)?,
+            piece_bytes: row.get(6)?,
+            sealed_bytes: as_u64(row.get(7)?),
+            root: B256::from(row.get::<_, [u8; 32]>(8)?),
+        },
+        mode: PieceMode::ALL.into_iter().find(|m| mode_number(*m) == mode).ok_or_else(|| unknown(9))?,
+        media_type: row.get(10)?,
+    })
+}
+
+fn mode_number(mode: PieceMode) -> i64 {
+    match mode {
+        PieceMode::Calldata => 1,
+        PieceMode::Log => 2,
+        PieceMode::Code => 3,
+        PieceMode::Storage => 4,
+    }
+}
+
+fn uid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uid> {
+    let text: String = row.get(column)?;
+    Uid::new(&text)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
+}

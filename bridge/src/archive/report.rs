@@ -1,0 +1,118 @@
+//! What the ops person sees of the archive: one row a study, and the counts behind it.
+
+use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, read};
+use rusqlite::Row;
+
+use super::index::as_u64;
+use super::{Archive, ArchiveError, now_ms};
+
+/// One study in the index, with the state of its newest version on the ledger.
+#[derive(Debug, Clone, Default)]
+pub struct StudySummary {
+    /// StudyInstanceUID.
+    pub uid: String,
+    /// PatientName as sent.
+    pub patient_name: String,
+    /// PatientID.
+    pub patient_id: String,
+    /// StudyDate.
+    pub study_date: String,
+    /// StudyDescription.
+    pub description: String,
+    /// Modalities of its series.
+    pub modalities: Vec<String>,
+    /// Series with at least one object.
+    pub series: u64,
+    /// Current objects.
+    pub instances: u64,
+    /// Objects with a file here.
+    pub local: u64,
+    /// Bytes of all current objects.
+    pub bytes: u64,
+    /// First object received, milliseconds since 1970.
+    pub received_ms: i64,
+    /// Newest object received.
+    pub changed_ms: i64,
+    /// In the outbox: objects that no planned version has. `true` once the quiet time is over.
+    pub waiting: Option<bool>,
+    /// Version planned last; 0 before the first.
+    pub version: u32,
+    /// When publishing of that version began.
+    pub begun_ms: Option<i64>,
+    /// When that version was viewable.
+    pub viewable_ms: Option<i64>,
+    /// When that version was final.
+    pub final_ms: Option<i64>,
+    /// Pieces planned, over all versions.
+    pub pieces: u64,
+    /// Pieces seen on the ledger.
+    pub pieces_seen: u64,
+}
+
+const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.received_ms, st.changed_ms,
+   (SELECT group_concat(DISTINCT modality) FROM series WHERE study = st.id AND instances > 0),
+   (SELECT count(*) FROM series WHERE study = st.id AND instances > 0),
+   (SELECT count(*) FROM instance i JOIN series se ON i.series = se.id
+      WHERE se.study = st.id AND i.superseded = 0 AND i.file IS NOT NULL),
+   o.due_ms, coalesce(p.version, 0), p.begun_ms, p.viewable_ms, p.final_ms,
+   (SELECT coalesce(sum(pieces), 0) FROM image WHERE study = st.id),
+   (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id))
+   FROM study st LEFT JOIN outbox o ON o.study = st.id LEFT JOIN publication p ON p.study = st.id WHERE st.instances > 0";
+
+impl Archive {
+    /// Every study, in the order of arrival.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn summaries(&self) -> Result<Vec<StudySummary>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT} ORDER BY st.id"))?;
+            let rows = statement.query_map([], summary)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// One study.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn summary(&self, study_uid: &str) -> Result<Option<StudySummary>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT} AND st.uid = ?1"))?;
+            let mut rows = statement.query_map([study_uid], summary)?;
+            Ok(rows.next().transpose()?)
+        })
+    }
+}
+
+fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
+    let attributes: Vec<u8> = row.get(1)?;
+    let set =
+        read(&attributes, Encoding::ExplicitLe, &ReadOptions::default()).map_or_else(|_| DataSet::default(), |r| r.0);
+    let text = |tag| set.text(tag).unwrap_or_default();
+    let count = |column| row.get::<_, i64>(column).map(as_u64);
+    Ok(StudySummary {
+        uid: row.get(0)?,
+        patient_name: text(Tag(0x0010, 0x0010)),
+        patient_id: text(Tag(0x0010, 0x0020)),
+        study_date: text(Tag(0x0008, 0x0020)),
+        description: text(Tag(0x0008, 0x1030)),
+        modalities: row
+            .get::<_, Option<String>>(6)?
+            .map(|list| list.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect())
+            .unwrap_or_default(),
+        series: count(7)?,
+        instances: count(2)?,
+        local: count(8)?,
+        bytes: count(3)?,
+        received_ms: row.get(4)?,
+        changed_ms: row.get(5)?,
+        waiting: row.get::<_, Option<i64>>(9)?.map(|due_ms| due_ms <= now_ms()),
+        version: row.get(10)?,
+        begun_ms: row.get(11)?,
+        viewable_ms: row.get(12)?,
+        final_ms: row.get(13)?,
+        pieces: count(14)?,
+        pieces_seen: count(15)?,
+    })
+}

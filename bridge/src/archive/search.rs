@@ -1,0 +1,261 @@
+//! Queries: from matching keys to rows, and from rows to answers.
+//!
+//! SQL narrows by the columns that have an index; [`dicom_scp::matching::matches`] decides. So an index can make a query
+//! fast but never wrong. Must not know associations or who asks.
+
+use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, VR, read};
+use dicom_scp::matching::{Criterion, Level, Query, matches};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params_from_iter};
+
+use super::attributes::is_of_patient;
+use super::index::as_u64;
+use super::{Archive, ArchiveError, SELECT_STORED, Stored};
+
+const PATIENT_NAME: Tag = Tag(0x0010, 0x0010);
+const MODALITIES_IN_STUDY: Tag = Tag(0x0008, 0x0061);
+const SOP_CLASSES_IN_STUDY: Tag = Tag(0x0008, 0x0062);
+const RETRIEVE_AE_TITLE: Tag = Tag(0x0008, 0x0054);
+const INSTANCE_AVAILABILITY: Tag = Tag(0x0008, 0x0056);
+const STUDIES_OF_PATIENT: Tag = Tag(0x0020, 0x1200);
+const SERIES_OF_PATIENT: Tag = Tag(0x0020, 0x1202);
+const INSTANCES_OF_PATIENT: Tag = Tag(0x0020, 0x1204);
+const SERIES_OF_STUDY: Tag = Tag(0x0020, 0x1206);
+const INSTANCES_OF_STUDY: Tag = Tag(0x0020, 0x1208);
+const INSTANCES_OF_SERIES: Tag = Tag(0x0020, 0x1209);
+
+/// Which column, of which table of the join, serves a key.
+const COLUMNS: &[(Tag, &str, Level)] = &[
+    (Tag(0x0010, 0x0020), "st.patient_id", Level::Patient),
+    (Tag(0x0010, 0x0021), "st.patient_issuer", Level::Patient),
+    (Tag(0x0010, 0x0030), "st.birth_date", Level::Patient),
+    (Tag(0x0008, 0x0020), "st.study_date", Level::Study),
+    (Tag(0x0008, 0x0050), "st.accession", Level::Study),
+    (Tag(0x0020, 0x0010), "st.study_number", Level::Study),
+    (Tag(0x0020, 0x000D), "st.uid", Level::Study),
+    (Tag(0x0020, 0x000E), "se.uid", Level::Series),
+    (Tag(0x0008, 0x0060), "se.modality", Level::Series),
+    (Tag(0x0008, 0x0018), "i.uid", Level::Image),
+    (Tag(0x0008, 0x0016), "i.sop_class", Level::Image),
+];
+
+impl Archive {
+    /// Answers a query, one data set a match, in the order of the index. `emit` says whether it wants more.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`], [`ArchiveError::Corrupt`].
+    pub fn search(
+        &self,
+        query: &Query,
+        retrieve_ae: &str,
+        mut emit: impl FnMut(DataSet) -> bool,
+    ) -> Result<(), ArchiveError> {
+        // A connection of its own: the cursor may stay open as long as the peer takes to read the answers.
+        let db = self.0.readers.open()?;
+        let (sql, values) = statement(query);
+        let mut statement = db.prepare(&sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            let entity = entity(&db, row, query)?;
+            if !matches(&entity, query) {
+                continue;
+            }
+            let mut answer = query.project(&entity);
+            answer.put_text(RETRIEVE_AE_TITLE, VR::AE, retrieve_ae);
+            answer.put_text(INSTANCE_AVAILABILITY, VR::CS, availability(&db, row, query.level)?);
+            if !emit(answer) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects that a retrieve identifier names, by study, series and instance number.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn select(&self, query: &Query) -> Result<Vec<Stored>, ArchiveError> {
+        self.read(|db| {
+            let (conditions, values) = conditions(query, Level::Image);
+            let sql = format!(
+                "{SELECT_STORED} WHERE i.superseded = 0{} ORDER BY st.id, se.id, i.number, i.id",
+                conditions.iter().map(|c| format!(" AND {c}")).collect::<String>()
+            );
+            let mut statement = db.prepare_cached(&sql)?;
+            let rows = statement.query_map(params_from_iter(values), |row| self.stored(row))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+}
+
+/// The rows that may match, with the columns that [`entity`] reads.
+fn statement(query: &Query) -> (String, Vec<Value>) {
+    let (mut conditions, values) = conditions(query, query.level);
+    let (columns, tables, order) = match query.level {
+        Level::Patient => {
+            ("min(st.id), st.attributes, NULL, NULL", "study st", "GROUP BY st.patient_id, st.patient_issuer")
+        }
+        Level::Study => ("st.id, st.attributes, NULL, NULL", "study st", "ORDER BY st.id"),
+        Level::Series => (
+            "st.id, st.attributes, se.id, se.attributes",
+            "study st JOIN series se ON se.study = st.id",
+            "ORDER BY st.id, se.id",
+        ),
+        Level::Image => {
+            conditions.push("i.superseded = 0".into());
+            (
+                "st.id, st.attributes, se.id, se.attributes, i.id, i.attributes",
+                "study st JOIN series se ON se.study = st.id JOIN instance i ON i.series = se.id",
+                "ORDER BY se.id, i.number, i.id",
+            )
+        }
+    };
+    // A study whose every object was superseded by objects of other studies is as good as gone.
+    conditions.push(if query.level == Level::Series { "se.instances > 0" } else { "st.instances > 0" }.into());
+    (format!("SELECT {columns} FROM {tables} WHERE {} {order}", conditions.join(" AND ")), values)
+}
+
+/// Conditions that every match fulfils, for the tables that a query at `level` joins.
+fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
+    let mut sql = Vec::new();
+    let mut values = Vec::new();
+    for (tag, column, of) in COLUMNS {
+        if *of <= level {
+            narrow(column, query.criterion(*tag), &mut sql, &mut values);
+        }
+    }
+    let (mut inner, mut names) = (Vec::new(), Vec::new());
+    narrow("folded", query.criterion(PATIENT_NAME), &mut inner, &mut names);
+    if !inner.is_empty() {
+        sql.push(format!("st.id IN (SELECT study FROM patient_name WHERE {})", inner.join(" AND ")));
+        values.append(&mut names);
+    }
+    let mut inner = Vec::new();
+    narrow("modality", query.criterion(MODALITIES_IN_STUDY), &mut inner, &mut values);
+    if !inner.is_empty() {
+        sql.push(format!("EXISTS (SELECT 1 FROM series WHERE study = st.id AND {})", inner.join(" AND ")));
+    }
+    (sql, values)
+}
+
+/// What a column must fulfil so that the criterion can be met; nothing when the column cannot tell.
+fn narrow(column: &str, criterion: &Criterion, sql: &mut Vec<String>, values: &mut Vec<Value>) {
+    match criterion {
+        Criterion::Single(text) => {
+            sql.push(format!("{column} = ?"));
+            values.push(text.value().to_owned().into());
+        }
+        Criterion::UidList(uids) => {
+            sql.push(format!("{column} IN ({})", vec!["?"; uids.len()].join(", ")));
+            values.extend(uids.iter().map(|uid| Value::from(uid.to_string())));
+        }
+        Criterion::Wildcard(pattern) => {
+            let prefix = pattern.prefix();
+            if !prefix.is_empty() {
+                sql.push(format!("{column} >= ? AND {column} < ?"));
+                values.push(prefix.clone().into());
+                values.push(format!("{prefix}\u{10FFFF}").into());
+            }
+        }
+        Criterion::DateRange(range) => {
+            for (operator, date) in [(">=", range.from), ("<=", range.to)] {
+                if let Some(date) = date {
+                    sql.push(format!("{column} {operator} ?"));
+                    values.push(i64::from(date.yyyymmdd()).into());
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The attributes of a row's entity, those above its level included, and what is computed when it is asked for.
+fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, ArchiveError> {
+    let study: i64 = row.get(0)?;
+    let mut entity = attributes(row, 1)?;
+    if query.level == Level::Patient {
+        let others: Vec<Tag> = entity.iter().map(|(tag, _)| *tag).filter(|tag| !is_of_patient(*tag)).collect();
+        others.into_iter().for_each(|tag| drop(entity.remove(tag)));
+    }
+    if query.level >= Level::Series {
+        entity.extend(attributes(row, 3)?);
+    }
+    if query.level == Level::Image {
+        entity.extend(attributes(row, 5)?);
+    }
+    let asked = |tag| query.keys.contains_key(&tag);
+    let series: Option<i64> = if query.level >= Level::Series { row.get(2)? } else { None };
+    for (tag, sql) in COUNTS {
+        let id = if *tag == INSTANCES_OF_SERIES { series } else { Some(study) };
+        if let Some(id) = id.filter(|_| asked(*tag)) {
+            let count: i64 = db.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
+            entity.put_text(*tag, VR::IS, &as_u64(count).to_string());
+        }
+    }
+    for (tag, vr, sql) in LISTS {
+        if asked(*tag) {
+            let mut statement = db.prepare_cached(sql)?;
+            let found: Vec<String> = statement.query_map([study], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            entity.put_texts(*tag, *vr, &found);
+        }
+    }
+    Ok(entity)
+}
+
+/// "Number of ... Related ..." (PS3.4 C.3.4). Each takes the study's row, the last one the series'.
+const COUNTS: &[(Tag, &str)] = &[
+    (
+        STUDIES_OF_PATIENT,
+        "SELECT count(*) FROM study st, study p WHERE st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer AND p.id = ?1",
+    ),
+    (
+        SERIES_OF_PATIENT,
+        "SELECT count(*) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer JOIN series se ON se.study = st.id WHERE p.id = ?1 AND se.instances > 0",
+    ),
+    (
+        INSTANCES_OF_PATIENT,
+        "SELECT coalesce(sum(st.instances), 0) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer WHERE p.id = ?1",
+    ),
+    (SERIES_OF_STUDY, "SELECT count(*) FROM series WHERE study = ?1 AND instances > 0"),
+    (INSTANCES_OF_STUDY, "SELECT instances FROM study WHERE id = ?1"),
+    (INSTANCES_OF_SERIES, "SELECT instances FROM series WHERE id = ?1"),
+];
+
+const LISTS: &[(Tag, VR, &str)] = &[
+    (
+        MODALITIES_IN_STUDY,
+        VR::CS,
+        "SELECT DISTINCT modality FROM series WHERE study = ?1 AND instances > 0 AND modality <> '' ORDER BY modality",
+    ),
+    (
+        SOP_CLASSES_IN_STUDY,
+        VR::UI,
+        "SELECT DISTINCT i.sop_class FROM instance i JOIN series se ON i.series = se.id
+         WHERE se.study = ?1 AND i.superseded = 0 ORDER BY 1",
+    ),
+];
+
+/// ONLINE when a file is here, NEARLINE when the objects must be fetched from the ledger first (PS3.3 C.4.23.1.1).
+fn availability(db: &Connection, row: &Row<'_>, level: Level) -> Result<&'static str, ArchiveError> {
+    let (sql, id): (&str, i64) = match level {
+        Level::Patient | Level::Study => (
+            "SELECT 1 FROM series se JOIN instance i ON i.series = se.id
+             WHERE se.study = ?1 AND i.superseded = 0 AND i.file IS NULL LIMIT 1",
+            row.get(0)?,
+        ),
+        Level::Series => {
+            ("SELECT 1 FROM instance WHERE series = ?1 AND superseded = 0 AND file IS NULL LIMIT 1", row.get(2)?)
+        }
+        Level::Image => ("SELECT 1 FROM instance WHERE id = ?1 AND file IS NULL", row.get(4)?),
+    };
+    let evicted = db.prepare_cached(sql)?.exists([id])?;
+    Ok(if evicted { "NEARLINE" } else { "ONLINE" })
+}
+
+fn attributes(row: &Row<'_>, column: usize) -> Result<DataSet, ArchiveError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    match read(&bytes, Encoding::ExplicitLe, &ReadOptions::default()) {
+        Ok((set, _)) => Ok(set),
+        Err(error) => Err(ArchiveError::Corrupt(format!("index row ({error})"))),
+    }
+}

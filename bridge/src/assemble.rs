@@ -1,0 +1,427 @@
+//! Makes a version of a study ready for the ledger: seals what is new, writes the manifest, plans the images.
+//!
+//! Sealing is deterministic, so sealed bytes are only a cache: they lie in `spool/` while they are being published and are
+//! made again when they are gone. Must not know how anything is sent.
+
+mod picture;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alloy::primitives::B256;
+use dicom_scp::dataset::{Encoding, ReadOptions, Scanned, Scanner, Tag};
+use dicom_scp::{TransferSyntax, Uid};
+use sha2::{Digest, Sha256};
+
+use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion, Stored, now_ms};
+use crate::config;
+use crate::keyring::{Keyring, KeyringError, StudyKeys};
+use crate::payload::container::{SealError, SealOptions, seal};
+use crate::payload::describe::describe;
+use crate::payload::manifest::{
+    HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
+};
+use crate::payload::pieces::{PieceError, PieceMap, Splitter};
+use crate::study::{ImageKind, image_id, study_id, study_id_plain};
+
+/// Longest value kept in a manifest's headers, in bytes.
+const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
+/// What sealing adds to a preview at most, in bytes.
+const PREVIEW_OVERHEAD_BYTES: usize = 1_500;
+/// Pixel data and what belongs to it begins here.
+const PIXELS: Tag = Tag(0x7FE0, 0x0000);
+/// Bytes read at once.
+const RUN_BYTES: usize = 256 * 1024;
+
+/// Why a version could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The archive failed.
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    /// The study's keys could not be had.
+    #[error("the keyring")]
+    Keyring(#[from] KeyringError),
+    /// A file could not be read or a spool file not be written.
+    #[error("{0}")]
+    Io(String, #[source] io::Error),
+    /// Sealing failed.
+    #[error("sealing")]
+    Seal(#[from] SealError),
+    /// Splitting failed.
+    #[error("splitting into pieces")]
+    Pieces(#[from] PieceError),
+    /// The manifest of the version before cannot be read.
+    #[error("the previous manifest")]
+    Manifest(#[from] ManifestError),
+    /// A stored file is not what was received.
+    #[error("object {0} is damaged in the archive")]
+    Damaged(Uid),
+    /// An object has neither a file nor an image on the ledger.
+    #[error("object {0} has no file here")]
+    Missing(Uid),
+    /// Sealing again gave other bytes than were planned; the program was changed in between.
+    #[error("image {0} cannot be sealed as it was planned")]
+    Changed(B256),
+}
+
+/// Makes versions. Cheap to clone.
+#[derive(Clone)]
+pub struct Assembler(Arc<Inner>);
+
+struct Inner {
+    archive: Archive,
+    keyring: Keyring,
+    settings: config::Publish,
+    spool: PathBuf,
+}
+
+impl Assembler {
+    /// An assembler that spools below the archive's directory.
+    ///
+    /// # Errors
+    /// [`AssembleError::Io`] when the spool cannot be made.
+    pub fn new(archive: Archive, keyring: Keyring, settings: config::Publish) -> Result<Self, AssembleError> {
+        let spool = archive.root().join("spool");
+        fs::create_dir_all(&spool).map_err(|e| AssembleError::Io("making the spool".into(), e))?;
+        Ok(Self(Arc::new(Inner { archive, keyring, settings, spool })))
+    }
+
+    /// The study's name on the ledger.
+    #[must_use]
+    pub fn study_id(&self, study_uid: &Uid, keys: &StudyKeys) -> B256 {
+        if self.0.settings.plain_study_hash {
+            study_id_plain(study_uid.as_str())
+        } else {
+            study_id(&keys.salt, study_uid.as_str())
+        }
+    }
+
+    /// Plans and records the next version of a study. Blocks while it seals.
+    ///
+    /// # Errors
+    /// [`AssembleError`]; nothing is recorded then.
+    pub async fn begin_version(&self, study_uid: &Uid) -> Result<(), AssembleError> {
+        let (this, uid) = (self.clone(), *study_uid);
+        let planned = tokio::task::spawn_blocking(move || this.plan(&uid))
+            .await
+            .map_err(|e| AssembleError::Io("assembling a study".into(), io::Error::other(e)))??;
+        self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await?;
+        Ok(())
+    }
+
+    fn plan(&self, study_uid: &Uid) -> Result<PlannedVersion, AssembleError> {
+        let inner = &self.0;
+        let keys = inner.keyring.study_or_new(study_uid)?;
+        let previous = match inner.archive.manifest(study_uid)? {
+            Some(bytes) => Some(Manifest::decode(&bytes)?),
+            None => None,
+        };
+        let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
+        let instances = inner.archive.instances_of(study_uid)?;
+        let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
+        let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
+        let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
+        let (previews, mut images) = self.previews(&keys, &instances, &new, old_previews)?;
+        let created_ms = u64::try_from(now_ms()).unwrap_or(0);
+        let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews }.encode();
+        let image = self.plain_image(&keys, ImageKind::Manifest, study_uid, version, "", manifest.clone())?;
+        let manifest_image = image.id;
+        // First viewable first: previews, then the manifest that names them, then the objects.
+        images.push(image);
+        images.extend(object_images);
+        Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
+    }
+
+    /// Manifest entries of all current objects, and the images of those that have none yet.
+    fn objects(
+        &self,
+        keys: &StudyKeys,
+        previous: Option<&Manifest>,
+        instances: &[Stored],
+    ) -> Result<(Vec<ManifestObject>, Vec<PlannedImage>), AssembleError> {
+        let known: HashMap<(&str, [u8; 32]), &ManifestObject> = previous
+            .into_iter()
+            .flat_map(|manifest| &manifest.objects)
+            .map(|object| ((object.sop_instance_uid.as_str(), object.file_sha256), object))
+            .collect();
+        let old = |stored: &Stored| known.get(&(stored.sop_instance.as_str(), stored.file_sha256)).copied();
+        let new: Vec<&Stored> = instances.iter().filter(|stored| old(stored).is_none()).collect();
+        let mut made = in_parallel(&new, |stored| self.object(keys, stored))?.into_iter();
+        let mut objects = Vec::with_capacity(instances.len());
+        let mut images = Vec::with_capacity(new.len());
+        for stored in instances {
+            match old(stored) {
+                Some(object) => objects.push(object.clone()),
+                None => {
+                    let Some((object, image)) = made.next() else {
+                        return Err(AssembleError::Missing(stored.sop_instance));
+                    };
+                    objects.push(object);
+                    images.push(image);
+                }
+            }
+        }
+        Ok((objects, images))
+    }
+
+    fn object(&self, keys: &StudyKeys, stored: &Stored) -> Result<(ManifestObject, PlannedImage), AssembleError> {
+        let path = stored.path.as_ref().ok_or(AssembleError::Missing(stored.sop_instance))?;
+        let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
+        let mut file = File::open(path).map_err(read)?;
+        let dataset_sha256 = dataset_digest(&mut file, stored).map_err(read)?;
+        let (header, pixel_sha256) = match describe(&mut file, HEADER_VALUE_BYTES_MAX) {
+            Ok(described) => (described.header, described.pixel_sha256),
+            // An object that nobody can parse on is published all the same, with the header as far as it goes.
+            Err(error) => {
+                let error = crate::chain_of(&error);
+                tracing::info!(uid = %stored.sop_instance, error, "published without a digest of its pixels");
+                (readable_header(&mut file, stored).map_err(read)?, None)
+            }
+        };
+        let id = image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch);
+        let (map, plain_sha256) = self.seal_to_spool(keys, &id, &mut file)?;
+        if plain_sha256 != stored.file_sha256 {
+            return Err(AssembleError::Damaged(stored.sop_instance));
+        }
+        let object = ManifestObject {
+            sop_class_uid: stored.sop_class,
+            sop_instance_uid: stored.sop_instance,
+            series_uid: stored.series_uid,
+            transfer_syntax: stored.transfer_syntax,
+            file_bytes: stored.file_bytes,
+            file_sha256: stored.file_sha256,
+            dataset_sha256,
+            pixel_sha256,
+            header,
+            image: id,
+            epoch: keys.epoch,
+            map,
+        };
+        let image = PlannedImage {
+            id,
+            kind: ImageKind::Object,
+            instance: Some(stored.id),
+            subject: stored.sop_instance,
+            epoch: keys.epoch,
+            map,
+            media_type: String::new(),
+            plain: None,
+        };
+        Ok((object, image))
+    }
+
+    /// Previews of every series that has something new, and of every new instance if configured; those of other series stay.
+    fn previews(
+        &self,
+        keys: &StudyKeys,
+        instances: &[Stored],
+        new: &HashSet<Uid>,
+        old: Vec<ManifestPreview>,
+    ) -> Result<(Vec<ManifestPreview>, Vec<PlannedImage>), AssembleError> {
+        let mut series: Vec<(Uid, Vec<&Stored>)> = Vec::new();
+        for stored in instances {
+            match series.last_mut().filter(|(uid, _)| *uid == stored.series_uid) {
+                Some((_, members)) => members.push(stored),
+                None => series.push((stored.series_uid, vec![stored])),
+            }
+        }
+        series.retain(|(_, members)| members.iter().any(|stored| new.contains(&stored.sop_instance)));
+        let renewed: HashSet<Uid> = series.iter().map(|(uid, _)| *uid).collect();
+        let current: HashSet<Uid> = instances.iter().map(|stored| stored.sop_instance).collect();
+        // An object that was superseded takes its preview with it.
+        let stays = |preview: &ManifestPreview| match preview.kind {
+            PreviewKind::Instance => current.contains(&preview.subject) && !new.contains(&preview.subject),
+            PreviewKind::Series | PreviewKind::ContactSheet => !renewed.contains(&preview.subject),
+        };
+        let mut previews: Vec<ManifestPreview> = old.into_iter().filter(stays).collect();
+        let bytes_max = (self.0.settings.piece_bytes as usize).saturating_sub(PREVIEW_OVERHEAD_BYTES);
+        let each = self.0.settings.preview_each_instance;
+        let pictures =
+            in_parallel(&series, |(uid, members)| Ok(picture::of_series(uid, members, new, each, bytes_max)))?;
+        let mut images = Vec::new();
+        for picture in pictures.into_iter().flatten() {
+            let media_type = picture.preview.media_type;
+            let sha256 = Sha256::digest(&picture.preview.bytes).into();
+            let subject = &picture.subject;
+            let image =
+                self.plain_image(keys, ImageKind::Preview, subject, keys.epoch, media_type, picture.preview.bytes)?;
+            previews.push(ManifestPreview {
+                subject: picture.subject,
+                kind: picture.kind,
+                media_type: media_type.to_owned(),
+                width: picture.preview.width,
+                height: picture.preview.height,
+                sha256,
+                image: image.id,
+                epoch: keys.epoch,
+                map: image.map,
+            });
+            images.push(image);
+        }
+        Ok((previews, images))
+    }
+
+    /// An image of bytes that the archive does not hold as an object.
+    fn plain_image(
+        &self,
+        keys: &StudyKeys,
+        kind: ImageKind,
+        subject: &Uid,
+        version: u32,
+        media_type: &str,
+        plain: Vec<u8>,
+    ) -> Result<PlannedImage, AssembleError> {
+        let id = image_id(&keys.salt, kind, subject.as_str(), &Sha256::digest(&plain).into(), version);
+        let (map, _) = self.seal_to_spool(keys, &id, &mut io::Cursor::new(&plain))?;
+        Ok(PlannedImage {
+            id,
+            kind,
+            instance: None,
+            subject: *subject,
+            epoch: keys.epoch,
+            map,
+            media_type: media_type.to_owned(),
+            plain: Some(plain),
+        })
+    }
+
+    fn seal_to_spool<R: Read + Seek>(
+        &self,
+        keys: &StudyKeys,
+        id: &B256,
+        source: &mut R,
+    ) -> Result<(PieceMap, [u8; 32]), AssembleError> {
+        let path = self.spool_path(id);
+        let part = path.with_extension("part");
+        let spool = |e| AssembleError::Io("writing to the spool".into(), e);
+        let mut out = BufWriter::with_capacity(RUN_BYTES, File::create(&part).map_err(spool)?);
+        let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
+        let sealed = seal(source, &keys.session_key, id, SealOptions::default(), &mut splitter)?;
+        let map = splitter.finish()?;
+        out.flush().map_err(spool)?;
+        drop(out);
+        fs::rename(&part, &path).map_err(spool)?;
+        Ok((map, sealed.plain_sha256))
+    }
+
+    fn spool_path(&self, id: &B256) -> PathBuf {
+        self.0.spool.join(hex::encode(id))
+    }
+
+    /// The sealed bytes of a planned image, sealed again if the spool lost them. Blocks.
+    ///
+    /// # Errors
+    /// [`AssembleError`].
+    pub fn open_sealed(&self, study_uid: &Uid, id: &B256) -> Result<File, AssembleError> {
+        let spool = |e| AssembleError::Io("reading the spool".into(), e);
+        let (image, plain) = self.0.archive.image(id)?.ok_or(AssembleError::Changed(*id))?;
+        let path = self.spool_path(id);
+        match File::open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == image.map.sealed_bytes) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(spool(error)),
+        }
+        self.seal_again(study_uid, &image, plain)?;
+        File::open(path).map_err(spool)
+    }
+
+    fn seal_again(&self, study_uid: &Uid, image: &Image, plain: Option<Vec<u8>>) -> Result<(), AssembleError> {
+        let keys = self.0.keyring.study_or_new(study_uid)?;
+        let (map, _) = match plain {
+            Some(plain) => self.seal_to_spool(&keys, &image.id, &mut io::Cursor::new(plain))?,
+            None => {
+                let stored = self.0.archive.instance(&image.subject)?.ok_or(AssembleError::Missing(image.subject))?;
+                let path = stored.path.ok_or(AssembleError::Missing(image.subject))?;
+                let mut file =
+                    File::open(path).map_err(|e| AssembleError::Io(format!("reading object {}", image.subject), e))?;
+                self.seal_to_spool(&keys, &image.id, &mut file)?
+            }
+        };
+        if map != image.map {
+            let _ = fs::remove_file(self.spool_path(&image.id));
+            return Err(AssembleError::Changed(image.id));
+        }
+        Ok(())
+    }
+
+    /// Forgets the sealed bytes of images that are on the ledger.
+    pub fn forget_sealed(&self, images: &[B256]) {
+        for id in images {
+            if let Err(error) = fs::remove_file(self.spool_path(id))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "cannot remove a file from the spool");
+            }
+        }
+    }
+}
+
+/// SHA-256 of the data set as it was received.
+fn dataset_digest(file: &mut File, stored: &Stored) -> io::Result<[u8; 32]> {
+    file.seek(SeekFrom::Start(stored.meta_bytes))?;
+    let mut hash = Sha256::new();
+    let mut run = vec![0; RUN_BYTES];
+    loop {
+        match file.read(&mut run)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&run[..count]),
+        }
+    }
+}
+
+/// The header of an object that breaks off or cannot be parsed to its pixels.
+fn readable_header(file: &mut File, stored: &Stored) -> io::Result<Vec<u8>> {
+    let Some(syntax) = TransferSyntax::of(&stored.transfer_syntax) else { return Ok(Vec::new()) };
+    file.seek(SeekFrom::Start(stored.meta_bytes))?;
+    let value_bytes_max = u32::try_from(HEADER_VALUE_BYTES_MAX).unwrap_or(u32::MAX);
+    let options = ReadOptions { stop_at: Some(PIXELS), value_bytes_max, ..ReadOptions::default() };
+    let mut scanner = Scanner::new(syntax, options, HEADER_BYTES_MAX);
+    let mut run = vec![0; RUN_BYTES];
+    loop {
+        let count = file.read(&mut run)?;
+        if count == 0 || !matches!(scanner.push(&run[..count]), Ok(Scanned::NeedMore)) {
+            break;
+        }
+    }
+    let mut bytes = scanner.finish().0.write(Encoding::ExplicitLe);
+    if bytes.len() > HEADER_BYTES_MAX {
+        bytes.clear();
+    }
+    Ok(bytes)
+}
+
+/// Applies `work` to every item on as many threads as there are cores; results come in the order of the items.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, AssembleError> + Sync,
+) -> Result<Vec<R>, AssembleError> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<R, AssembleError>)>> = Mutex::new(Vec::with_capacity(items.len()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { break };
+                    let result = work(item);
+                    let failed = result.is_err();
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                    if failed {
+                        // The others stop at their next item.
+                        next.store(items.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}

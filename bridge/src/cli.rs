@@ -1,0 +1,250 @@
+//! The command line: one program for the daemon, the ops person and the demonstration.
+//!
+//! Only here and in `main` is the process's environment used and its exit code chosen.
+
+mod clients;
+mod output;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, Core};
+use crate::archive::Part10Error;
+use crate::config::{Config, ConfigError};
+use crate::control::{self, Reply, Request};
+use crate::keyring::Keyring;
+use output::Output;
+pub(crate) use output::{size, table};
+
+/// A DICOM node whose studies live on a permissioned ledger, under the patient's control.
+#[derive(Debug, Parser)]
+#[command(name = "pacs-bridge", version, about)]
+struct Arguments {
+    /// Configuration file. Without one, `bridge.toml` in the working directory if it is there, else the defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the bridge until SIGTERM or Ctrl-C.
+    Serve,
+    /// Check the configuration and say every mistake.
+    Check,
+    /// Show a whole site on this machine, with studies of nobody.
+    Demo(crate::demo::Options),
+    /// List the studies and where they are on their way to the ledger.
+    Studies,
+    /// One study in full.
+    #[command(subcommand)]
+    Study(StudyCommand),
+    /// Remove the local copies of a study that is final on the ledger.
+    Evict {
+        /// StudyInstanceUID.
+        uid: String,
+    },
+    /// Compare a study, an object or a file with the ledger, byte by byte.
+    Verify {
+        /// StudyInstanceUID, SOPInstanceUID, or the path of a DICOM file.
+        what: String,
+    },
+    /// Totals and the state of the ledger.
+    Status,
+    /// C-ECHO to a peer.
+    Echo {
+        /// AE title of a configured peer, or AETITLE@HOST:PORT.
+        peer: String,
+    },
+    /// C-STORE files to a peer.
+    Send {
+        /// AE title of a configured peer, or AETITLE@HOST:PORT.
+        peer: String,
+        /// DICOM files, or directories of them.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// C-FIND at a peer.
+    Find {
+        /// AE title of a configured peer, or AETITLE@HOST:PORT.
+        peer: String,
+        /// patient, study, series or image.
+        #[arg(long, default_value = "study")]
+        level: String,
+        /// Matching keys, KEYWORD=VALUE, and return keys, KEYWORD; tags such as 00100020 are keywords too.
+        keys: Vec<String>,
+    },
+    /// The site's keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum StudyCommand {
+    /// Show it.
+    Show {
+        /// StudyInstanceUID.
+        uid: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make the keys that are missing; those that exist stay.
+    New,
+    /// Show the public side of the keys.
+    Show,
+}
+
+/// What a command failed with, in words for the person at the terminal.
+#[derive(Debug)]
+struct Failed(String);
+
+impl<E: std::error::Error + 'static> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(crate::chain_of(&error))
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<String, String>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let config = match load(arguments.config.as_deref(), environment) {
+        Ok(config) => config,
+        Err(error) => return complain(&crate::chain_of(&error), 2),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start: {error}"), 1),
+    };
+    let output = Output::new(arguments.json);
+    match runtime.block_on(command(arguments.command, config, &output)) {
+        Ok(code) => code,
+        Err(Failed(words)) => complain(&words, 1),
+    }
+}
+
+#[allow(clippy::print_stderr)] // The one place where the program speaks to the person who called it amiss.
+fn complain(words: &str, code: u8) -> ExitCode {
+    eprintln!("pacs-bridge: {words}");
+    ExitCode::from(code)
+}
+
+fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+    let here = Path::new("bridge.toml");
+    let file = file.or_else(|| here.is_file().then_some(here));
+    Config::load(file, environment)
+}
+
+async fn command(command: Command, config: Config, output: &Output) -> Result<ExitCode, Failed> {
+    match command {
+        Command::Serve => return serve(config).await,
+        Command::Demo(options) => return Ok(crate::demo::run(options).await?),
+        Command::Check => output.config(&config),
+        Command::Studies => output.reply(ask(config, Request::Studies).await?)?,
+        Command::Study(StudyCommand::Show { uid }) => output.reply(ask(config, Request::Study { uid }).await?)?,
+        Command::Evict { uid } => output.reply(ask(config, Request::Evict { uid }).await?)?,
+        Command::Status => output.reply(ask(config, Request::Status).await?)?,
+        Command::Verify { what } => return verify(config, what, output).await,
+        Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
+        Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
+        Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
+        Command::Keys(command) => keys(&config, &command, output).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> Result<ExitCode, Failed> {
+    start_logging(&config);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let core = Core::open(config).await?;
+    let app = App::start(core, None).await?;
+    println!("{}", app.ready_line());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining: no new associations; a second signal ends at once");
+    tokio::select! {
+        abandoned = app.drain() => {
+            tracing::info!(abandoned, "ended");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ = terminate.recv() => Err(Failed("ended by a second signal".into())),
+        _ = interrupt.recv() => Err(Failed("ended by a second signal".into())),
+    }
+}
+
+/// Asks the running bridge, or opens the site here when none runs.
+async fn ask(config: Config, request: Request) -> Result<Reply, Failed> {
+    if let Some(reply) = control::ask(&config.site.data_dir, &request).await? {
+        return Ok(reply);
+    }
+    if !config.site.data_dir.is_dir() {
+        let words = "no bridge runs here and there is no data directory";
+        return Err(Failed(format!("{words} {}", config.site.data_dir.display())));
+    }
+    let core = Core::open(config).await?;
+    let reply = control::answer(&core.site, request).await;
+    core.close().await;
+    Ok(reply)
+}
+
+async fn verify(config: Config, what: String, output: &Output) -> Result<ExitCode, Failed> {
+    let path = Path::new(&what);
+    let request = if path.is_file() {
+        let (sop_instance, digest) = describe(path)?;
+        Request::VerifyFile { sop_instance, dataset_sha256: digest }
+    } else {
+        Request::Verify { uid: what }
+    };
+    let reply = ask(config, request).await?;
+    let proven = matches!(&reply, Reply::Verdicts(verdicts) if verdicts.iter().all(|verdict| verdict.proven));
+    output.reply(reply)?;
+    Ok(if proven { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn describe(path: &Path) -> Result<(String, String), Part10Error> {
+    let (sop_instance, digest) = crate::site::describe_file(path)?;
+    Ok((sop_instance.to_string(), hex::encode(digest)))
+}
+
+async fn keys(config: &Config, command: &KeysCommand, output: &Output) -> Result<(), Failed> {
+    let (dir, keys) = (config.site.data_dir.clone(), config.keys.clone());
+    if matches!(command, KeysCommand::Show) && !dir.join("keystore").is_dir() {
+        return Err(Failed(format!("no keys in {}; `pacs-bridge keys new` makes them", dir.display())));
+    }
+    let keyring = tokio::task::spawn_blocking(move || Keyring::open(&dir, &keys)).await??;
+    let payload = keyring.payload_fingerprint()?;
+    output.keys(&keyring.source().address().to_string(), &hex::encode(payload));
+    Ok(())
+}
+
+/// Logs go to standard error: people and machines read standard output.
+pub(crate) fn start_logging(config: &Config) {
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let filter: tracing_subscriber::filter::Targets = config.log.level.parse().unwrap_or_default();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = if config.log.json { layer.json().boxed() } else { layer.with_ansi(false).boxed() };
+    // A second call, as in tests of this crate, keeps the first subscriber.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}

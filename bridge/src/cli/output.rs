@@ -1,0 +1,191 @@
+//! Tables for people, JSON for programs.
+
+use serde::Serialize;
+
+use super::Failed;
+use crate::config::{Config, piece_mode_name};
+use crate::control::Reply;
+use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
+
+/// How results are printed.
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn json(&self, value: &impl Serialize) {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => println!("{text}"),
+            Err(error) => println!("{{\"error\": \"{error}\"}}"),
+        }
+    }
+
+    /// Prints an answer of the site; an error becomes the command's failure.
+    pub(super) fn reply(&self, reply: Reply) -> Result<(), Failed> {
+        match reply {
+            Reply::Error(words) => return Err(Failed(words)),
+            Reply::Studies(rows) if self.json => self.json(&rows),
+            Reply::Studies(rows) => studies(&rows),
+            Reply::Study(report) if self.json => self.json(&report),
+            Reply::Study(report) => study(&report),
+            Reply::Evicted { files, bytes } if self.json => {
+                self.json(&serde_json::json!({ "files": files, "bytes": bytes }));
+            }
+            Reply::Evicted { files, bytes } => println!("removed {files} files, {}", size(bytes)),
+            Reply::Verdicts(verdicts) if self.json => self.json(&verdicts),
+            Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
+            Reply::Status(status) if self.json => self.json(&status),
+            Reply::Status(status) => status_lines(&status),
+        }
+        Ok(())
+    }
+
+    pub(super) fn config(&self, config: &Config) {
+        let publish = if config.publish.enabled {
+            format!(
+                "after {} ms of quiet, pieces by {}",
+                config.publish.settle.as_millis(),
+                piece_mode_name(config.publish.piece_mode)
+            )
+        } else {
+            "off".to_owned()
+        };
+        if self.json {
+            let peers: Vec<String> = config.peers.iter().map(|peer| peer.ae_title.to_string()).collect();
+            self.json(&serde_json::json!({
+                "valid": true, "data_dir": config.site.data_dir, "ae_title": config.dicom.ae_title.to_string(),
+                "bind": config.dicom.bind.to_string(), "peers": peers, "publish": publish,
+            }));
+        } else {
+            println!("the configuration is valid");
+            println!("  data      {}", config.site.data_dir.display());
+            println!("  DICOM     {} on {}", config.dicom.ae_title, config.dicom.bind);
+            println!("  peers     {}", config.peers.len());
+            println!("  publish   {publish}");
+            println!("  ledger    {:?}, chain {}", config.ledger.kind, config.ledger.chain_id);
+        }
+    }
+
+    pub(super) fn keys(&self, source: &str, payload: &str) {
+        if self.json {
+            self.json(&serde_json::json!({ "source": source, "payload_key": payload }));
+        } else {
+            println!("source account    {source}");
+            println!("payload key       {payload}");
+        }
+    }
+}
+
+fn studies(rows: &[StudyRow]) {
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.patient_name.clone(),
+            row.study_date.clone(),
+            row.modalities.join("/"),
+            row.description.clone(),
+            row.instances.to_string(),
+            row.local.to_string(),
+            size(row.bytes),
+            format!("{:?}", row.state).to_lowercase(),
+            format!("{}/{}", row.pieces_seen, row.pieces),
+            row.viewable_after_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms")),
+            row.uid.clone(),
+        ]
+    });
+    let heads = [
+        "PATIENT",
+        "DATE",
+        "MOD",
+        "DESCRIPTION",
+        "OBJECTS",
+        "HERE",
+        "SIZE",
+        "STATE",
+        "PIECES",
+        "VIEWABLE AFTER",
+        "STUDY UID",
+    ];
+    print!("{}", table(&heads, cells.collect()));
+}
+
+fn study(report: &StudyReport) {
+    studies(std::slice::from_ref(&report.study));
+    println!();
+    println!("on the ledger as  {}", report.study_id.as_deref().unwrap_or("(not yet)"));
+    println!("owned by          {}", report.owner.as_deref().unwrap_or("(nobody yet)"));
+    println!("version           {}", report.study.version);
+    println!();
+    let cells = report.images.iter().map(|image| {
+        vec![image.kind.clone(), image.pieces.to_string(), size(image.bytes), image.id.clone(), image.subject.clone()]
+    });
+    print!("{}", table(&["IMAGE", "PIECES", "SEALED", "ID", "OF"], cells.collect()));
+}
+
+fn verdicts_table(verdicts: &[Verdict]) {
+    let proven = verdicts.iter().filter(|verdict| verdict.proven).count();
+    let cells = verdicts.iter().filter(|verdict| !verdict.proven || verdicts.len() <= 20).map(|verdict| {
+        let word = if verdict.proven { "proven" } else { "NOT PROVEN" };
+        vec![word.to_owned(), verdict.file.clone(), verdict.ledger.clone(), verdict.sop_instance.clone()]
+    });
+    print!("{}", table(&["RESULT", "FILE", "LEDGER", "SOP INSTANCE UID"], cells.collect()));
+    println!("{proven} of {} proven", verdicts.len());
+}
+
+fn status_lines(status: &SiteStatus) {
+    println!("studies   {}", status.studies);
+    println!("objects   {} ({})", status.instances, size(status.bytes));
+    println!("here      {}", size(status.local_bytes));
+    println!("source    {}", status.source);
+    match &status.ledger {
+        None => println!("ledger    away"),
+        Some(ledger) => {
+            let head = ledger.head.map_or_else(|| "-".to_owned(), |head| head.to_string());
+            println!("ledger    {}, chain {}, head {head}, {} pending", ledger.kind, ledger.chain_id, ledger.pending);
+            if let Some(trouble) = &ledger.trouble {
+                println!("trouble   {trouble}");
+            }
+        }
+    }
+}
+
+/// Bytes in words.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A table with columns as wide as their widest cell.
+pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    for row in std::iter::once(&heads).chain(&rows) {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,244 @@
+//! The DICOM door: DIMSE services over this site's archive and retrieval, as far as access allows.
+//!
+//! Policy is asked for, never made here. Must not know SQL, pieces or keys.
+
+use std::fs::File;
+use std::io::Read;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use dicom_scp::dataset::DataSet;
+use dicom_scp::matching::Query;
+use dicom_scp::scp::{Destination, ScpOptions, Selected, Services};
+use dicom_scp::scu::ScuOptions;
+use dicom_scp::{
+    AeTitle, AssociationRequest, Failure, ObjectStream, Offer, Reason, Rejection, StoreHead, StoreSink, Stored,
+    TransferSyntax,
+};
+use futures::stream::{BoxStream, StreamExt};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Access, Principal, Visible};
+use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
+use crate::config::{self, Operation};
+use crate::retrieve::{Opened, RetrieveError};
+use crate::site::Site;
+
+/// Matches that wait for the peer to take them.
+const MATCHES_AHEAD: usize = 64;
+
+/// The services of this site.
+pub struct Door {
+    site: Site,
+    access: Access,
+    ae_title: AeTitle,
+    tasks: TaskTracker,
+}
+
+/// An association, as the door remembers it.
+pub struct Session {
+    principal: Principal,
+}
+
+/// A selected object, and what keeps its fetching ahead alive.
+#[derive(Clone)]
+pub struct Handle {
+    stored: archive::Stored,
+    _ahead: Arc<DropGuard>,
+}
+
+/// The limits and timers that the configuration asks for.
+#[must_use]
+pub fn options(config: &config::Dicom) -> ScpOptions {
+    let milliseconds = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    ScpOptions {
+        called_ae_titles: if config.check_called_ae { vec![config.ae_title.clone()] } else { Vec::new() },
+        offer: Offer {
+            relational_queries: true,
+            private_storage_classes: config.private_storage_classes.clone(),
+            ..Offer::default()
+        },
+        associations_max: config.associations_max,
+        pdu_bytes_max: config.pdu_bytes_max,
+        artim_timeout_ms: milliseconds(config.artim_timeout),
+        idle_timeout_ms: milliseconds(config.idle_timeout),
+        dimse_timeout_ms: milliseconds(config.dimse_timeout),
+        ..ScpOptions::default()
+    }
+}
+
+impl Door {
+    /// A door to `site`; tasks it starts are tracked in `tasks`.
+    #[must_use]
+    pub fn new(site: Site, access: Access, ae_title: AeTitle, tasks: TaskTracker) -> Self {
+        Self { site, access, ae_title, tasks }
+    }
+
+    fn allowed(&self, session: &Session, operation: Operation) -> Result<(), Failure> {
+        if self.access.may(&session.principal, operation) {
+            return Ok(());
+        }
+        let what = operation.name();
+        tracing::info!(principal = ?session.principal, operation = what, "refused: not allowed by the configuration");
+        Err(Failure::new(Reason::NotAuthorized, format!("this ae title may not {what} here")))
+    }
+}
+
+impl Services for Door {
+    type Session = Session;
+    type Sink = Sink;
+    type Handle = Handle;
+    type Matches = BoxStream<'static, Result<DataSet, Failure>>;
+
+    fn admit(&self, request: &AssociationRequest) -> Result<Session, Rejection> {
+        match self.access.dicom_caller(&request.calling, request.peer.ip()) {
+            Ok(principal) => Ok(Session { principal }),
+            Err(refused) => {
+                tracing::warn!(peer = %request.peer, reason = %refused, "association refused");
+                Err(Rejection::CallingAeTitle)
+            }
+        }
+    }
+
+    async fn begin_store(&self, session: &Session, head: &StoreHead) -> Result<Sink, Failure> {
+        self.allowed(session, Operation::Store)?;
+        let object = ObjectHead {
+            sop_class: head.sop_class,
+            sop_instance: head.sop_instance,
+            transfer_syntax: *head.transfer_syntax.uid(),
+            calling_ae: head.calling.to_string(),
+        };
+        self.site.archive().begin(object).map(Sink).map_err(|error| store_failure(&error))
+    }
+
+    async fn find(&self, session: &Session, query: Query) -> Result<Self::Matches, Failure> {
+        self.allowed(session, Operation::Find)?;
+        if self.access.visible(&session.principal, Operation::Find) == Visible::Nothing {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let (matches, found) = mpsc::channel(MATCHES_AHEAD);
+        let (archive, ae_title) = (self.site.archive().clone(), self.ae_title.to_string());
+        self.tasks.spawn_blocking(move || {
+            let searched = archive.search(&query, &ae_title, |answer| matches.blocking_send(Ok(answer)).is_ok());
+            if let Err(error) = searched {
+                tracing::error!(error = %crate::chain_of(&error), "a query failed");
+                let _ = matches.blocking_send(Err(Failure::new(Reason::Internal, "the index failed")));
+            }
+        });
+        Ok(futures::stream::unfold(found, |mut found| async move { Some((found.recv().await?, found)) }).boxed())
+    }
+
+    async fn select(&self, session: &Session, query: Query) -> Result<Vec<Selected<Handle>>, Failure> {
+        // The association's context tells C-GET from C-MOVE; whoever may do either may select.
+        if self.allowed(session, Operation::Get).is_err() {
+            self.allowed(session, Operation::Move)?;
+        }
+        let archive = self.site.archive().clone();
+        let selected = tokio::task::spawn_blocking(move || archive.select(&query)).await;
+        let selected = selected.map_err(|_| Failure::new(Reason::Internal, "the index failed"))?;
+        let objects = selected.map_err(|error| {
+            tracing::error!(error = %crate::chain_of(&error), "a retrieve could not be resolved");
+            Failure::new(Reason::Internal, "the index failed")
+        })?;
+        let stop = CancellationToken::new();
+        let ahead = Arc::new(stop.clone().drop_guard());
+        if objects.iter().any(|stored| stored.path.is_none()) {
+            let (retrieve, wanted) = (self.site.retrieve().clone(), objects.clone());
+            self.tasks.spawn(async move { retrieve.fetch_ahead(wanted, stop).await });
+        }
+        let handle = |stored| Handle { stored, _ahead: ahead.clone() };
+        Ok(objects
+            .into_iter()
+            .filter_map(|stored| {
+                let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)?;
+                let (sop_class, sop_instance) = (stored.sop_class, stored.sop_instance);
+                Some(Selected { sop_class, sop_instance, transfer_syntax, handle: handle(stored) })
+            })
+            .collect())
+    }
+
+    async fn open(&self, _session: &Session, handle: &Handle) -> Result<ObjectStream, Failure> {
+        let stored = &handle.stored;
+        let Opened { file, dataset_bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
+            tracing::error!(uid = %stored.sop_instance, error = %crate::chain_of(&error), "an object cannot be opened");
+            open_failure(&error)
+        })?;
+        let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)
+            .ok_or_else(|| Failure::new(Reason::Internal, "unknown transfer syntax"))?;
+        Ok(ObjectStream { transfer_syntax, bytes: dataset_bytes, reader: Box::new(LocalFile(file)) })
+    }
+
+    async fn destination(&self, session: &Session, ae_title: &AeTitle) -> Result<Destination, Failure> {
+        self.allowed(session, Operation::Move)?;
+        match self.access.peer(ae_title).filter(|peer| peer.port != 0) {
+            Some(peer) => Ok(Destination {
+                host: peer.host.clone(),
+                port: peer.port,
+                options: ScuOptions::new(self.ae_title.clone(), ae_title.clone()),
+            }),
+            None => {
+                tracing::warn!(destination = %ae_title, "C-MOVE to an unknown destination; add a [[peer]] with this ae_title, host and port");
+                Err(Failure::new(Reason::UnknownDestination, format!("add [[peer]] {ae_title} with host and port")))
+            }
+        }
+    }
+}
+
+/// Takes one object into the archive.
+pub struct Sink(Incoming);
+
+impl StoreSink for Sink {
+    async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
+        self.0.append(data).map_err(|error| store_failure(&error))
+    }
+
+    async fn finish(self) -> Result<Stored, Failure> {
+        match self.0.finish().await {
+            Ok(Accepted::New | Accepted::Same | Accepted::Replaced) => Ok(Stored::default()),
+            Err(error) => Err(store_failure(&error)),
+        }
+    }
+}
+
+/// PS3.4 B.2.3: which status answers a C-STORE that failed.
+fn store_failure(error: &ArchiveError) -> Failure {
+    let text = crate::chain_of(error);
+    tracing::warn!(error = text, "an object was not stored");
+    match error {
+        ArchiveError::Full(_) => Failure::new(Reason::OutOfResources, "no space left"),
+        ArchiveError::Poisoned | ArchiveError::Io(..) | ArchiveError::Index(_) | ArchiveError::Closed => {
+            Failure::new(Reason::OutOfResources, "storage failure; see the log of the receiver")
+        }
+        ArchiveError::Lacks(_) | ArchiveError::Undecodable(_) | ArchiveError::DuplicateDiffers => {
+            Failure::new(Reason::CannotUnderstand, text)
+        }
+        ArchiveError::Mismatch { .. } => Failure::new(Reason::DataSetMismatch, text),
+        ArchiveError::Version { .. } | ArchiveError::Corrupt(_) => Failure::new(Reason::Internal, "internal error"),
+    }
+}
+
+fn open_failure(error: &RetrieveError) -> Failure {
+    match error {
+        RetrieveError::Ledger(_) | RetrieveError::NoLedger | RetrieveError::GivenUp => {
+            Failure::new(Reason::OutOfResources, "the ledger does not answer")
+        }
+        RetrieveError::Nowhere(_) => Failure::new(Reason::NoSuchInstance, "the object is gone"),
+        _ => Failure::new(Reason::Internal, "the object cannot be read"),
+    }
+}
+
+/// A local file as an asynchronous reader. Reads block for as long as the disk needs, which for a page cache hit is less
+/// than handing the read to another thread.
+struct LocalFile(File);
+
+impl AsyncRead for LocalFile {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let count = self.0.read(buf.initialize_unfilled())?;
+        buf.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,264 @@
+//! The site's secrets: who it is on the ledger, whose studies it holds in custody, and what opens their payloads.
+//!
+//! `keystore/` holds the source key and the owner seed (keystore v3, scrypt n = 2^18) and the OpenPGP key that study
+//! session keys are wrapped to. `keys.sqlite` holds, per study, its salt and its wrapped session key; it is a file of its
+//! own so that it can be backed up apart and so that destroying a row destroys the study (`secure_delete`, no
+//! write-ahead log that would keep old pages). Must not know files, pieces or associations.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy::signers::local::PrivateKeySigner;
+use dicom_scp::Uid;
+use rand::RngCore;
+use rusqlite::{Connection, OptionalExtension, params};
+use zeroize::Zeroizing;
+
+use crate::config;
+use crate::ledger::keystore::{self, KeystoreError};
+use crate::ledger::owner::{NoSuchKey, OwnerSeed};
+use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
+use crate::study::Salt;
+
+/// Why a secret could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// A key file cannot be read or written.
+    #[error("key file {0}")]
+    File(PathBuf, #[source] std::io::Error),
+    /// A keystore file is not one, or the password is wrong.
+    #[error("keystore {0}")]
+    Keystore(PathBuf, #[source] KeystoreError),
+    /// The OpenPGP key cannot be used, or a wrapped session key not be opened.
+    #[error("payload key")]
+    Payload(#[from] KeyError),
+    /// The database of study keys failed.
+    #[error("study keys")]
+    Database(#[from] rusqlite::Error),
+    /// No owner key has this number.
+    #[error("owner key")]
+    Owner(#[from] NoSuchKey),
+    /// The password file is empty.
+    #[error("the password file {0} is empty")]
+    EmptyPassword(PathBuf),
+    /// The database was written by another version.
+    #[error("the study keys have format {0}, this program knows 1")]
+    Version(i64),
+}
+
+/// What a study's payloads and its name on the ledger depend on.
+#[derive(Debug, Clone)]
+pub struct StudyKeys {
+    /// Hides the UID on the ledger.
+    pub salt: Salt,
+    /// Opens the payloads of this epoch.
+    pub session_key: SessionKey,
+    /// Counts session keys, from 0; a revocation begins the next.
+    pub epoch: u32,
+    /// Number of the owner key held in custody for this study.
+    pub owner_index: u32,
+}
+
+/// The open keyring. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring(Arc<Inner>);
+
+struct Inner {
+    source: PrivateKeySigner,
+    owners: OwnerSeed,
+    recipient: RecipientSecret,
+    database: Mutex<Connection>,
+}
+
+impl Keyring {
+    /// Opens the keyring in `data_dir`, making keys that are not there yet.
+    ///
+    /// # Errors
+    /// [`KeyringError`]; a wrong password is a [`KeyringError::Keystore`].
+    pub fn open(data_dir: &Path, config: &config::Keys) -> Result<Self, KeyringError> {
+        let dir = data_dir.join("keystore");
+        fs::create_dir_all(&dir).map_err(|e| KeyringError::File(dir.clone(), e))?;
+        let password = password(&dir, config)?;
+        let source = open_or_make(&dir.join("source.json"), &password)?;
+        // The seed is 32 secret bytes like any key, so the same file format keeps it.
+        let seed = open_or_make(&dir.join("owner-seed.json"), &password)?;
+        let recipient = open_or_make_recipient(&dir.join("payload-key.pgp"), &password)?;
+        let database = open_database(&data_dir.join("keys.sqlite"))?;
+        let owners = OwnerSeed::new(seed.to_bytes().to_vec());
+        Ok(Self(Arc::new(Inner { source, owners, recipient, database: Mutex::new(database) })))
+    }
+
+    /// The account that defines this source and its studies.
+    #[must_use]
+    pub fn source(&self) -> &PrivateKeySigner {
+        &self.0.source
+    }
+
+    /// The key that owns a study in custody.
+    ///
+    /// # Errors
+    /// [`KeyringError::Owner`] for the few numbers that BIP-32 leaves without a key.
+    pub fn owner(&self, index: u32) -> Result<PrivateKeySigner, KeyringError> {
+        Ok(self.0.owners.key(index)?)
+    }
+
+    /// Fingerprint of the OpenPGP key that session keys are wrapped to.
+    ///
+    /// # Errors
+    /// [`KeyringError::Payload`].
+    pub fn payload_fingerprint(&self) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.0.recipient.recipient()?.fingerprint())
+    }
+
+    /// The seed of all owner keys held in custody.
+    #[must_use]
+    pub fn owners(&self) -> OwnerSeed {
+        self.0.owners.clone()
+    }
+
+    /// The keys of a study, if it has any.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn study(&self, study_uid: &Uid) -> Result<Option<StudyKeys>, KeyringError> {
+        let row = find(&self.database(), study_uid)?;
+        row.map(|row| self.open_row(row)).transpose()
+    }
+
+    /// The keys of a study, made and durable before this returns if there were none.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn study_or_new(&self, study_uid: &Uid) -> Result<StudyKeys, KeyringError> {
+        let database = self.database();
+        if let Some(row) = find(&database, study_uid)? {
+            drop(database);
+            return self.open_row(row);
+        }
+        let keys = SessionKey::random();
+        let salt = Salt::random();
+        let wrapped = keys.wrap(&self.0.recipient.recipient()?)?;
+        database.execute(
+            "INSERT INTO study_key (study_uid, owner_index, epoch, salt, wrapped)
+             VALUES (?1, (SELECT coalesce(max(owner_index), -1) + 1 FROM study_key), 0, ?2, ?3)",
+            params![study_uid.as_str(), salt.as_bytes(), wrapped],
+        )?;
+        let owner_index = database.query_row(
+            "SELECT owner_index FROM study_key WHERE study_uid = ?1",
+            [study_uid.as_str()],
+            |row| row.get(0),
+        )?;
+        Ok(StudyKeys { salt, session_key: keys, epoch: 0, owner_index })
+    }
+
+    fn database(&self) -> MutexGuard<'_, Connection> {
+        self.0.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_row(&self, row: Row) -> Result<StudyKeys, KeyringError> {
+        Ok(StudyKeys {
+            salt: Salt::from_bytes(row.salt),
+            session_key: self.0.recipient.unwrap_session_key(&row.wrapped)?,
+            epoch: row.epoch,
+            owner_index: row.owner_index,
+        })
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyring").field("source", &self.0.source.address()).finish_non_exhaustive()
+    }
+}
+
+struct Row {
+    owner_index: u32,
+    epoch: u32,
+    salt: [u8; 32],
+    wrapped: Vec<u8>,
+}
+
+fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringError> {
+    let sql = "SELECT owner_index, epoch, salt, wrapped FROM study_key WHERE study_uid = ?1";
+    let row = database.query_row(sql, [study_uid.as_str()], |row| {
+        Ok(Row { owner_index: row.get(0)?, epoch: row.get(1)?, salt: row.get(2)?, wrapped: row.get(3)? })
+    });
+    Ok(row.optional()?)
+}
+
+fn open_database(path: &Path) -> Result<Connection, KeyringError> {
+    let database = Connection::open(path)?;
+    database.pragma_update(None, "secure_delete", true)?;
+    database.pragma_update(None, "synchronous", "FULL")?;
+    match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
+        0 => database.execute_batch(
+            "BEGIN;
+             CREATE TABLE study_key (
+               study_uid TEXT PRIMARY KEY,
+               owner_index INTEGER NOT NULL UNIQUE,
+               epoch INTEGER NOT NULL,
+               salt BLOB NOT NULL,
+               wrapped BLOB NOT NULL       -- OpenPGP PKESK of the session key to the site's own payload key
+             ) STRICT;
+             PRAGMA user_version = 1;
+             COMMIT;",
+        )?,
+        1 => {}
+        other => return Err(KeyringError::Version(other)),
+    }
+    Ok(database)
+}
+
+/// The configured password, or a random one kept in a file of its own beside the keys: that protects a copy of the key
+/// files alone, and says so.
+fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<String>, KeyringError> {
+    if let Some(password) = &config.password {
+        return Ok(Zeroizing::new(password.clone()));
+    }
+    let path = config.password_file.clone().unwrap_or_else(|| dir.join("password"));
+    if config.password_file.is_none() && !path.exists() {
+        let mut bytes = Zeroizing::new([0; 24]);
+        rand::rngs::OsRng.fill_bytes(bytes.as_mut());
+        write_secret(&path, hex::encode(bytes.as_ref()).as_bytes())?;
+        tracing::warn!(path = %path.display(), "made a random keystore password; move it to a safe place and name it in keys.password_file");
+    }
+    let text = Zeroizing::new(fs::read_to_string(&path).map_err(|e| KeyringError::File(path.clone(), e))?);
+    match text.lines().next().map(str::trim_end) {
+        Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+        _ => Err(KeyringError::EmptyPassword(path)),
+    }
+}
+
+fn open_or_make(path: &Path, password: &str) -> Result<PrivateKeySigner, KeyringError> {
+    if !path.exists() {
+        let key = PrivateKeySigner::random();
+        keystore::write(path, &key, password).map_err(|e| KeyringError::Keystore(path.to_owned(), e))?;
+        return Ok(key);
+    }
+    keystore::read(path, password).map_err(|e| KeyringError::Keystore(path.to_owned(), e))
+}
+
+fn open_or_make_recipient(path: &Path, password: &str) -> Result<RecipientSecret, KeyringError> {
+    if !path.exists() {
+        let secret = RecipientSecret::generate()?;
+        write_secret(path, &secret.to_locked_bytes(password)?)?;
+        return Ok(secret);
+    }
+    let bytes = fs::read(path).map_err(|e| KeyringError::File(path.to_owned(), e))?;
+    Ok(RecipientSecret::from_locked_bytes(&bytes, password)?)
+}
+
+/// Writes a file that only we can read, durable before it returns, and never half of it under its name.
+fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
+    let fail = |e| KeyringError::File(path.to_owned(), e);
+    let part = path.with_extension("part");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
+    fs::rename(&part, path).map_err(fail)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)
+}

@@ -1,0 +1,32 @@
+//! The ledger client: the only part of the bridge that names an RPC provider or the EVM. One key, one nonce order, one journal:
+//! what is sent is durable first, what is reported was seen on chain at the configured depth, and everything can be repeated.
+//!
+//! It must not know DICOM, patients, the archive or any door. Above it: [`crate::publish`] and retrieval.
+//!
+//! * [`Ledger`]: the operations, over a [`node::Node`].
+//! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
+//! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
+
+mod client;
+pub mod follower;
+pub mod journal;
+pub mod keystore;
+pub mod node;
+mod open;
+pub mod owner;
+pub mod pieces;
+pub mod rpc;
+pub mod sender;
+pub mod slots;
+
+pub use client::{
+    Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
+};
+pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded};
+pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
+
+/// The ledger client over JSON-RPC, as the daemon uses it.
+pub type Ledger = Client<rpc::RpcNode, node::SystemClock>;
+
+/// The ledger, as soon as it could be opened: a node may be away when the bridge starts.
+pub type LedgerSlot = std::sync::Arc<std::sync::OnceLock<Ledger>>;

@@ -1,0 +1,257 @@
+//! Opening a ledger: is it the right chain, is our code on it, does the journal belong to it? Only then a [`Ledger`] exists.
+
+use super::client::{ClientConfig, LedgerError, LedgerKind};
+use super::journal::{Journal as _, JournalError, Owner, SqliteJournal};
+use super::node::{Node as _, NodeError, SystemClock};
+use super::owner::OwnerSeed;
+use super::pieces::PieceMode;
+use super::rpc::RpcNode;
+use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
+use super::{Client, Ledger};
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::Encodable2718 as _;
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+use alloy::rpc::client::RpcClient;
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use contracts::{Contract, Deployable, addresses, deployables, deployment};
+use embedded_ledger::EmbeddedLedger;
+use std::path::PathBuf;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// How a ledger is opened.
+#[derive(Debug, Clone)]
+pub struct LedgerConfig {
+    /// Embedded or network.
+    pub kind: LedgerKind,
+    /// The chain id that must be found.
+    pub chain_id: u64,
+    /// First admin of the consortium: decides the contracts' addresses. On an embedded ledger of one site, the site's own account.
+    pub admin: Address,
+    /// Whether missing contracts may be deployed.
+    pub deploy: bool,
+    /// Where the bytes of new pieces go.
+    pub mode: PieceMode,
+    /// The journal file.
+    pub journal: PathBuf,
+    /// Where custodial owner keys come from.
+    pub owner_seed: Option<OwnerSeed>,
+    /// Requests in flight when pieces are read.
+    pub read_parallel: usize,
+    /// Depth, polling, windows and fees.
+    pub sender: SenderConfig,
+}
+
+/// Why a ledger cannot be used, sorted by who has to act.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The node does not answer yet; open again later.
+    #[error("the ledger does not answer")]
+    Unavailable(#[source] LedgerError),
+    /// The configuration names another chain than this one.
+    #[error("the ledger has chain id {found}, configured is {configured}")]
+    WrongChain {
+        /// From the configuration.
+        configured: u64,
+        /// From the node.
+        found: u64,
+    },
+    /// The code at a contract's address is not ours: wrong consortium admin, or somebody else's contract.
+    #[error("contract {contract} at {address} has code hash {found}, expected {expected}")]
+    Stranger {
+        /// Name of the contract.
+        contract: &'static str,
+        /// Where it should be.
+        address: Address,
+        /// keccak-256 of the code that must be there.
+        expected: B256,
+        /// keccak-256 of the code that is there.
+        found: B256,
+    },
+    /// A contract is missing and may not be deployed.
+    #[error("contract {contract} is not deployed at {address}; deploy it, or allow the bridge to")]
+    Missing {
+        /// Name of the contract.
+        contract: &'static str,
+        /// Where it should be.
+        address: Address,
+    },
+    /// The CREATE2 proxy is missing; the network's genesis must carry it.
+    #[error("the deterministic deployment proxy is missing at {0}; put it into the genesis file")]
+    NoDeployer(Address),
+    /// Deploying failed.
+    #[error("cannot deploy contract {contract}")]
+    Deploy {
+        /// Name of the contract.
+        contract: &'static str,
+        /// Why.
+        #[source]
+        cause: LedgerError,
+    },
+    /// The journal is unusable or of another ledger.
+    #[error("the journal of the ledger key cannot be used")]
+    Journal(#[from] JournalError),
+}
+
+impl From<NodeError> for OpenError {
+    fn from(e: NodeError) -> Self {
+        Self::Unavailable(e.into())
+    }
+}
+
+/// Opens a ledger over any JSON-RPC client: checks the chain, takes up the journal, starts the key's sender and compares the contracts'
+/// code. Must be called inside a tokio runtime. The sender stops when the last clone of the ledger is gone. `wake` may be
+/// notified whenever a block was made; without it the node is asked every `poll_ms`.
+pub async fn open(
+    client: RpcClient,
+    signer: PrivateKeySigner,
+    config: LedgerConfig,
+    wake: Arc<Notify>,
+) -> Result<Ledger, OpenError> {
+    let node = RpcNode::new(client);
+    let found = node.chain_id().await?;
+    if found != config.chain_id {
+        return Err(OpenError::WrongChain { configured: config.chain_id, found });
+    }
+    let no_genesis = || OpenError::Unavailable(LedgerError::Unavailable("the chain has no block 0".into()));
+    let genesis = node.block_at(0).await?.ok_or_else(no_genesis)?.hash;
+    let owner = Owner { chain_id: found, genesis, account: signer.address() };
+    let mut journal = SqliteJournal::new(&config.journal, owner);
+    journal.load().await?;
+    let (ledger, driver) = start(node, journal, signer, &config, wake);
+    if let Err(error) = check_contracts(&ledger, &config).await {
+        // When this returns, the key has no owner and the journal is free for another try.
+        drop(ledger);
+        let _ = driver.await;
+        return Err(error);
+    }
+    Ok(ledger)
+}
+
+/// Opens the ledger inside this process. It wakes us after every block, so nothing waits for a poll.
+pub async fn open_embedded(
+    embedded: &EmbeddedLedger,
+    signer: PrivateKeySigner,
+    config: LedgerConfig,
+) -> Result<Ledger, OpenError> {
+    let wake = Arc::new(Notify::new());
+    let (mut heads, listener) = (embedded.watch_head(), Arc::downgrade(&wake));
+    tokio::spawn(async move {
+        while heads.changed().await.is_ok() {
+            let Some(wake) = listener.upgrade() else { return };
+            wake.notify_one();
+        }
+    });
+    open(embedded.rpc_client(), signer, config, wake).await
+}
+
+fn start(
+    node: RpcNode,
+    journal: SqliteJournal,
+    signer: PrivateKeySigner,
+    config: &LedgerConfig,
+    wake: Arc<Notify>,
+) -> (Ledger, JoinHandle<()>) {
+    let client = ClientConfig {
+        kind: config.kind,
+        chain_id: config.chain_id,
+        account: signer.address(),
+        public_key: public_key(&signer),
+        addresses: addresses(config.admin),
+        mode: config.mode,
+        payload_bytes_max: usize::MAX,
+        depth: config.sender.depth.max(1),
+        poll_ms: config.sender.poll_ms,
+        read_parallel: config.read_parallel,
+        owner_seed: config.owner_seed.clone(),
+    };
+    let signer = KeySigner { key: signer, chain_id: config.chain_id };
+    let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
+    let driver = tokio::spawn(driver.run());
+    (Client::new(node, SystemClock, sender, client), driver)
+}
+
+fn public_key(signer: &PrivateKeySigner) -> [u8; 64] {
+    let point = signer.credential().verifying_key().to_encoded_point(false);
+    let mut out = [0; 64];
+    // An uncompressed point is 0x04 ‖ x ‖ y (SEC 1, 2.3.3).
+    out.copy_from_slice(&point.as_bytes()[1..]);
+    out
+}
+
+/// Code consistency: every contract is ours, or is deployed now if that is allowed, or the ledger is refused.
+async fn check_contracts(ledger: &Ledger, config: &LedgerConfig) -> Result<(), OpenError> {
+    for wanted in deployables(config.admin) {
+        if is_ours(ledger, &wanted).await? {
+            continue;
+        }
+        let (contract, address) = (wanted.contract.name(), wanted.address);
+        if !config.deploy {
+            return Err(OpenError::Missing { contract, address });
+        }
+        deploy(ledger, &wanted).await?;
+        if !is_ours(ledger, &wanted).await? {
+            return Err(OpenError::Missing { contract, address });
+        }
+    }
+    Ok(())
+}
+
+/// True when the code is ours, false when there is none, an error when it is somebody else's.
+async fn is_ours(ledger: &Ledger, wanted: &Deployable) -> Result<bool, OpenError> {
+    let code = ledger.node().code(wanted.address).await?;
+    if code.is_empty() {
+        return Ok(false);
+    }
+    let (expected, found) = (wanted.runtime_code_hash, keccak256(&code));
+    if expected != found {
+        let contract = wanted.contract.name();
+        return Err(OpenError::Stranger { contract, address: wanted.address, expected, found });
+    }
+    Ok(true)
+}
+
+async fn deploy(ledger: &Ledger, wanted: &Deployable) -> Result<(), OpenError> {
+    if ledger.node().code(deployment::DEPLOYER).await?.is_empty() {
+        return Err(OpenError::NoDeployer(deployment::DEPLOYER));
+    }
+    let contract: Contract = wanted.contract;
+    tracing::info!(contract = contract.name(), address = %wanted.address, "deploying a contract");
+    let sent = ledger.send_plain(deployment::DEPLOYER, wanted.deployer_input.clone()).await;
+    sent.map_err(|cause| OpenError::Deploy { contract: contract.name(), cause })
+}
+
+/// Signs with a key in memory: EIP-1559 transactions with deterministic signatures (RFC 6979).
+#[derive(Debug)]
+pub struct KeySigner {
+    /// The key.
+    pub key: PrivateKeySigner,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+}
+
+impl Sign for KeySigner {
+    fn account(&self) -> Address {
+        self.key.address()
+    }
+
+    fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
+        let transaction = TxEip1559 {
+            chain_id: self.chain_id,
+            nonce: unsigned.nonce,
+            gas_limit: unsigned.call.gas,
+            max_fee_per_gas: unsigned.fee_max,
+            max_priority_fee_per_gas: unsigned.tip,
+            to: TxKind::Call(unsigned.call.to),
+            value: U256::ZERO,
+            access_list: Default::default(),
+            input: unsigned.call.data.clone(),
+        };
+        let signature =
+            self.key.sign_hash_sync(&transaction.signature_hash()).map_err(|e| SendError::Signing(e.to_string()))?;
+        Ok(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718().into())
+    }
+}

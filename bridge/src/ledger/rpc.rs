@@ -1,0 +1,284 @@
+//! A [`Node`] over any alloy JSON-RPC client: in process, HTTP, or whatever transport the caller brings. It only translates. The
+//! answers are read leniently, because geth, Besu, anvil and the embedded ledger each leave something out.
+
+use super::node::{Ask, At, Block, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
+use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
+use alloy::transports::TransportErrorKind;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::future::IntoFuture;
+use std::time::Duration;
+
+/// A node behind a JSON-RPC client.
+#[derive(Debug, Clone)]
+pub struct RpcNode {
+    client: RpcClient,
+}
+
+impl RpcNode {
+    /// A node that answers through `client`.
+    pub fn new(client: RpcClient) -> Self {
+        Self { client }
+    }
+
+    async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
+        within(self.client.request::<P, R>(method, params)).await?.map_err(sort)
+    }
+}
+
+/// How long a node may take to answer. A connection that hangs must not hold up the key's only sender for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+async fn within<T>(request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
+    let answer = tokio::time::timeout(ANSWER_MAX, request).await;
+    answer.map_err(|_| NodeError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs())))
+}
+
+/// JSON-RPC code of geth for a reverted call.
+const REVERTED: i64 = 3;
+
+fn sort(error: RpcError<TransportErrorKind>) -> NodeError {
+    match error {
+        RpcError::ErrorResp(payload) => sort_payload(&payload),
+        other => NodeError::Unavailable(crate::chain_of(&other)),
+    }
+}
+
+fn sort_payload(payload: &ErrorPayload) -> NodeError {
+    let message = payload.message.to_string();
+    let lower = message.to_ascii_lowercase();
+    if payload.code == REVERTED || lower.contains("revert") {
+        return NodeError::Reverted { data: payload.as_revert_data().unwrap_or_default(), reason: message };
+    }
+    let passing =
+        ["indexing is in progress", "timeout", "timed out", "too many requests", "rate limit", "syncing", "busy"];
+    if passing.iter().any(|p| lower.contains(p)) || payload.is_retry_err() {
+        return NodeError::Unavailable(message);
+    }
+    NodeError::Refused(message)
+}
+
+/// Sorts a node's refusal of a transaction by its words: there are no codes for it.
+fn sort_offer(message: String) -> Offer {
+    let lower = message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+    if says(&["already known", "known transaction", "already imported", "already in", "already exists"]) {
+        return Offer::Taken;
+    }
+    if says(&["nonce too low", "nonce is too low", "nonce_too_low"]) {
+        return Offer::NonceUsed;
+    }
+    let never = [
+        "oversized",
+        "exceeds block gas limit",
+        "intrinsic gas",
+        "gas limit too high",
+        "exceeds transaction gas cap",
+        "max initcode",
+        "invalid chain id",
+        "invalid sender",
+        "invalid signature",
+        "not supported",
+        "rlp",
+        "decode",
+    ];
+    if says(&never) { Offer::Never(message) } else { Offer::NotNow(message) }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireBlock {
+    number: U64,
+    hash: B256,
+    parent_hash: B256,
+    timestamp: U64,
+    #[serde(default)]
+    base_fee_per_gas: Option<U128>,
+    transactions: Vec<B256>,
+}
+
+impl From<WireBlock> for Block {
+    fn from(w: WireBlock) -> Self {
+        Self {
+            number: w.number.to(),
+            hash: w.hash,
+            parent: w.parent_hash,
+            timestamp: w.timestamp.to(),
+            base_fee: w.base_fee_per_gas.map(|f| f.to()),
+            transactions: w.transactions,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireReceipt {
+    transaction_hash: B256,
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
+    transaction_index: U64,
+    #[serde(default)]
+    status: Option<U64>,
+    #[serde(default)]
+    gas_used: U64,
+}
+
+impl WireReceipt {
+    /// A receipt without a block is of a pending transaction and says nothing.
+    fn settled(self) -> Option<Receipt> {
+        Some(Receipt {
+            transaction: self.transaction_hash,
+            block_number: self.block_number?.to(),
+            block_hash: self.block_hash?,
+            index: self.transaction_index.to(),
+            succeeded: self.status? == U64::from(1),
+            gas_used: self.gas_used.to(),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct WireTransaction {
+    hash: B256,
+    from: Address,
+    #[serde(default)]
+    to: Option<Address>,
+    input: Bytes,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireLog {
+    block_number: U64,
+    transaction_index: U64,
+    topics: Vec<B256>,
+    data: Bytes,
+}
+
+fn hex_number(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+fn ask_json(ask: &Ask) -> Value {
+    // "input" is the standard's word; Besu and older nodes read "data". Both may stand side by side when they are equal.
+    json!({ "from": ask.from, "to": ask.to, "data": ask.data })
+}
+
+impl Node for RpcNode {
+    async fn chain_id(&self) -> Result<u64, NodeError> {
+        let id: U64 = self.ask("eth_chainId", ()).await?;
+        Ok(id.to())
+    }
+
+    async fn head(&self) -> Result<Block, NodeError> {
+        let block: Option<WireBlock> = self.ask("eth_getBlockByNumber", ("latest", false)).await?;
+        block.map(Block::from).ok_or_else(|| NodeError::Unavailable("the chain has no block yet".into()))
+    }
+
+    async fn block(&self, hash: B256) -> Result<Option<Block>, NodeError> {
+        let block: Option<WireBlock> = self.ask("eth_getBlockByHash", (hash, false)).await?;
+        Ok(block.map(Block::from))
+    }
+
+    async fn block_at(&self, number: u64) -> Result<Option<Block>, NodeError> {
+        let block: Option<WireBlock> = self.ask("eth_getBlockByNumber", (hex_number(number), false)).await?;
+        Ok(block.map(Block::from))
+    }
+
+    async fn receipts(&self, block: B256) -> Result<Option<Vec<Receipt>>, NodeError> {
+        let receipts: Option<Vec<WireReceipt>> = self.ask("eth_getBlockReceipts", (block,)).await?;
+        Ok(receipts.map(|all| all.into_iter().filter_map(WireReceipt::settled).collect()))
+    }
+
+    async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>, NodeError> {
+        let receipt: Option<WireReceipt> = self.ask("eth_getTransactionReceipt", (transaction,)).await?;
+        Ok(receipt.and_then(WireReceipt::settled))
+    }
+
+    async fn nonce(&self, account: Address) -> Result<u64, NodeError> {
+        let nonce: U64 = self.ask("eth_getTransactionCount", (account, "latest")).await?;
+        Ok(nonce.to())
+    }
+
+    async fn balance(&self, account: Address) -> Result<U256, NodeError> {
+        self.ask("eth_getBalance", (account, "latest")).await
+    }
+
+    async fn code(&self, account: Address) -> Result<Bytes, NodeError> {
+        self.ask("eth_getCode", (account, "latest")).await
+    }
+
+    async fn call(&self, ask: Ask, at: At) -> Result<Bytes, NodeError> {
+        let at = match at {
+            At::Latest => "latest".to_owned(),
+            At::Block(number) => hex_number(number),
+        };
+        self.ask("eth_call", (ask_json(&ask), at)).await
+    }
+
+    async fn estimate(&self, ask: Ask) -> Result<u64, NodeError> {
+        let gas: U64 = self.ask("eth_estimateGas", (ask_json(&ask),)).await?;
+        Ok(gas.to())
+    }
+
+    async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
+        match within(self.client.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
+            Ok(_) => Ok(Offer::Taken),
+            Err(RpcError::ErrorResp(payload)) => Ok(sort_offer(payload.message.to_string())),
+            Err(other) => Err(sort(other)),
+        }
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, NodeError> {
+        let wire = json!({
+            "address": filter.contract,
+            "fromBlock": hex_number(filter.from),
+            "toBlock": hex_number(filter.to),
+            "topics": filter.topics,
+        });
+        let logs: Vec<WireLog> = self.ask("eth_getLogs", (wire,)).await?;
+        let event = |l: WireLog| Event {
+            block_number: l.block_number.to(),
+            transaction_index: l.transaction_index.to(),
+            topics: l.topics,
+            data: l.data,
+        };
+        Ok(logs.into_iter().map(event).collect())
+    }
+
+    async fn transaction_at(&self, block: u64, index: u64) -> Result<Option<Transaction>, NodeError> {
+        let params = (hex_number(block), hex_number(index));
+        let found: Option<WireTransaction> = self.ask("eth_getTransactionByBlockNumberAndIndex", params).await?;
+        Ok(found.map(|w| Transaction { hash: w.hash, from: w.from, to: w.to, input: w.input }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_sorted_by_their_words() {
+        assert_eq!(sort_offer("already known".into()), Offer::Taken);
+        assert_eq!(sort_offer("transaction already imported".into()), Offer::Taken);
+        assert_eq!(sort_offer("nonce too low: next nonce 5, tx nonce 3".into()), Offer::NonceUsed);
+        let oversized = "oversized data: transaction size 131250, limit 131072";
+        assert_eq!(sort_offer(oversized.into()), Offer::Never(oversized.into()));
+        for passing in
+            ["insufficient funds for gas * price + value", "txpool is full", "replacement transaction underpriced"]
+        {
+            assert_eq!(sort_offer(passing.into()), Offer::NotNow(passing.into()));
+        }
+    }
+
+    #[test]
+    fn indexing_in_progress_is_not_yet() {
+        let payload = |code, message: &'static str| ErrorPayload { code, message: message.into(), data: None };
+        let indexing = sort_payload(&payload(-32000, "transaction indexing is in progress"));
+        assert!(matches!(indexing, NodeError::Unavailable(_)));
+        assert!(matches!(sort_payload(&payload(3, "execution reverted")), NodeError::Reverted { .. }));
+        assert!(matches!(sort_payload(&payload(-32602, "invalid argument 0")), NodeError::Refused(_)));
+    }
+}

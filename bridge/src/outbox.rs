@@ -1,0 +1,177 @@
+//! The publisher's two seams to this site: the archive as its outbox, the assembler as its source of sealed bytes.
+//!
+//! Must not know the chain.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dicom_scp::Uid;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
+use crate::assemble::{AssembleError, Assembler};
+use crate::keyring::Keyring;
+use crate::publish::{
+    ChannelPieces, ImageKind, Outbox, OutboxError, Plan, PlannedImage, Progress, Seen, Source, SourceError, StudyJob,
+    StudyOwner,
+};
+use crate::study;
+
+/// Studies made ready in one go before the publisher is told.
+const DUE_MAX: u32 = 16;
+/// Longest sleep of the planner; it is woken earlier when a study becomes due.
+const IDLE: Duration = Duration::from_secs(2);
+/// Wait after a study could not be made ready.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// [`Outbox`] and [`Source`] over archive, keyring and assembler.
+#[derive(Clone)]
+pub struct SiteOutbox {
+    archive: Archive,
+    keyring: Keyring,
+    assembler: Assembler,
+}
+
+impl SiteOutbox {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(archive: Archive, keyring: Keyring, assembler: Assembler) -> Self {
+        Self { archive, keyring, assembler }
+    }
+
+    /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
+    pub async fn plan_versions(self, publisher: Arc<Notify>, stop: CancellationToken) {
+        loop {
+            let wait = match self.plan_due(&publisher, &stop).await {
+                Ok(next_ms) => Duration::from_millis(u64::try_from(next_ms - now_ms()).unwrap_or(0)).min(IDLE),
+                Err(error) => {
+                    tracing::error!(error = %crate::chain_of(&error), "studies cannot be made ready for the ledger");
+                    AFTER_FAILURE
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
+            }
+        }
+    }
+
+    async fn plan_due(&self, publisher: &Notify, stop: &CancellationToken) -> Result<i64, AssembleError> {
+        let mut failed = None;
+        for study in self.archive.studies_due(DUE_MAX)? {
+            if stop.is_cancelled() {
+                break;
+            }
+            // One study that cannot be made ready must not stand in the way of the others.
+            match self.assembler.begin_version(&study).await {
+                Ok(()) => publisher.notify_one(),
+                Err(error) => {
+                    tracing::error!(%study, error = %crate::chain_of(&error), "a study cannot be made ready for the ledger");
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(self.archive.next_due_ms()?.unwrap_or(i64::MAX)),
+        }
+    }
+
+    fn uid(&self, job: &StudyJob) -> Result<Uid, ArchiveError> {
+        self.archive.study_of_id(&job.study)?.ok_or_else(|| ArchiveError::Corrupt(format!("publication {}", job.study)))
+    }
+}
+
+impl Outbox for SiteOutbox {
+    async fn due(&self) -> Result<Vec<StudyJob>, OutboxError> {
+        let open = self.archive.open_publications().map_err(outbox)?;
+        Ok(open.into_iter().map(|p| StudyJob { study: p.study_id, version: p.version }).collect())
+    }
+
+    async fn progress(&self, job: &StudyJob) -> Result<Progress, OutboxError> {
+        let uid = self.uid(job).map_err(outbox)?;
+        let mut progress = Progress::default();
+        let Some(publication) = self.archive.publication(&uid).map_err(outbox)? else { return Ok(progress) };
+        progress.defined = publication.defined;
+        progress.announced = publication.announced;
+        progress.finished =
+            if publication.final_ms.is_some() { publication.version } else { publication.version.saturating_sub(1) };
+        let (sealed, pieces) = self.archive.seen_images(&uid).map_err(outbox)?;
+        for (image, number) in pieces {
+            progress.images.entry(image).or_default().insert(number);
+        }
+        progress.apply(&Seen::Sealed(sealed));
+        Ok(progress)
+    }
+
+    async fn record(&self, job: &StudyJob, seen: &[Seen]) -> Result<(), OutboxError> {
+        let uid = self.uid(job).map_err(outbox)?;
+        let mut all = SeenOnLedger::default();
+        for one in seen {
+            match one {
+                Seen::Defined => all.defined = true,
+                Seen::Stored(located) => all.located.extend(located),
+                Seen::Sealed(images) => all.sealed.extend(images),
+                Seen::Announced(version) => all.announced = Some(*version),
+                Seen::Finished(version) => all.finished = Some(*version),
+            }
+        }
+        let sealed = all.sealed.clone();
+        self.archive.record_seen(&uid, all).await.map_err(outbox)?;
+        // Sealed images are on the ledger for good; their bytes here were a cache.
+        self.assembler.forget_sealed(&sealed);
+        Ok(())
+    }
+}
+
+impl Source for SiteOutbox {
+    type Pieces = ChannelPieces;
+
+    async fn plan(&self, job: &StudyJob) -> Result<Plan, SourceError> {
+        let uid = self.uid(job).map_err(later)?;
+        let keys = self.keyring.study_or_new(&uid).map_err(later)?;
+        let images = self.archive.images_of(&uid, job.version).map_err(later)?;
+        let images = images.into_iter().map(|image| PlannedImage {
+            image: image.id,
+            kind: kind(image.kind),
+            pieces: image.map.pieces,
+            bytes: image.map.sealed_bytes,
+            piece_bytes: image.map.piece_bytes,
+            root: image.map.root,
+        });
+        let owner = StudyOwner::Custodial { index: keys.owner_index };
+        Ok(Plan { study: job.study, version: job.version, owner, images: images.collect() })
+    }
+
+    async fn open(&self, job: &StudyJob, image: &PlannedImage) -> Result<ChannelPieces, SourceError> {
+        let uid = self.uid(job).map_err(later)?;
+        let (assembler, id) = (self.assembler.clone(), image.image);
+        Ok(ChannelPieces::spawn(image.piece_bytes as usize, move |out| {
+            let mut sealed = assembler.open_sealed(&uid, &id).map_err(|error| match error {
+                AssembleError::Changed(_) | AssembleError::Damaged(_) | AssembleError::Missing(_) => {
+                    SourceError::Broken(error.to_string())
+                }
+                other => later(other),
+            })?;
+            io::copy(&mut sealed, out).map(drop).map_err(later)
+        }))
+    }
+}
+
+fn kind(kind: study::ImageKind) -> ImageKind {
+    match kind {
+        study::ImageKind::Object => ImageKind::Object,
+        study::ImageKind::Preview => ImageKind::Preview,
+        study::ImageKind::Manifest => ImageKind::Manifest,
+    }
+}
+
+fn outbox(error: ArchiveError) -> OutboxError {
+    OutboxError(Box::new(error))
+}
+
+fn later(error: impl std::error::Error + 'static) -> SourceError {
+    SourceError::Later(crate::chain_of(&error))
+}

@@ -1,0 +1,431 @@
+//! A site: archive, keys, ledger and retrieval together, and what the ops person can ask of them.
+//!
+//! The doors and the control socket work on a [`Site`]. Must not know wire protocols.
+
+use std::sync::Arc;
+
+use dicom_scp::Uid;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::keyring::{Keyring, KeyringError};
+use crate::ledger::{LedgerKind, LedgerSlot};
+use crate::retrieve::{Retrieve, RetrieveError};
+
+/// Why a question could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// Not a UID.
+    #[error("\"{0}\" is not a UID")]
+    NotAUid(String),
+    /// Nothing here has this UID.
+    #[error("no study or object here has the UID {0}")]
+    Unknown(String),
+    /// Eviction needs every byte on the ledger.
+    #[error("study {uid} is not final on the ledger ({state}); its files are the only copy")]
+    NotFinal {
+        /// The study.
+        uid: String,
+        /// Its state in words.
+        state: String,
+    },
+    /// The archive failed.
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    /// The keyring failed.
+    #[error("the keyring")]
+    Keyring(#[from] KeyringError),
+}
+
+/// Where a study is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Kept here; publishing is switched off.
+    Archived,
+    /// Objects may still come.
+    Receiving,
+    /// Waiting for its turn.
+    Queued,
+    /// Definition, previews and manifest are going to the ledger.
+    Publishing,
+    /// It can be looked at; its objects are going to the ledger.
+    Viewable,
+    /// Every byte is on the ledger.
+    Final,
+}
+
+impl State {
+    fn of(study: &StudySummary, publishing: bool) -> Self {
+        match (study.waiting, study.begun_ms, study.viewable_ms, study.final_ms) {
+            _ if !publishing && study.begun_ms.is_none() => Self::Archived,
+            (_, Some(_), None, None) => Self::Publishing,
+            (_, Some(_), Some(_), None) => Self::Viewable,
+            (Some(false), ..) => Self::Receiving,
+            (Some(true), ..) => Self::Queued,
+            (None, _, _, Some(_)) => Self::Final,
+            (None, None, _, None) => Self::Archived,
+        }
+    }
+}
+
+/// One study in a table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StudyRow {
+    /// StudyInstanceUID.
+    pub uid: String,
+    /// PatientName.
+    pub patient_name: String,
+    /// PatientID.
+    pub patient_id: String,
+    /// StudyDate.
+    pub study_date: String,
+    /// StudyDescription.
+    pub description: String,
+    /// Modalities.
+    pub modalities: Vec<String>,
+    /// Number of series.
+    pub series: u64,
+    /// Number of objects.
+    pub instances: u64,
+    /// Of which have a file here.
+    pub local: u64,
+    /// Bytes of all objects.
+    pub bytes: u64,
+    /// Where it is on its way.
+    pub state: State,
+    /// Manifest version planned last.
+    pub version: u32,
+    /// Pieces planned.
+    pub pieces: u64,
+    /// Pieces seen on the ledger.
+    pub pieces_seen: u64,
+    /// From the start of publishing until it could be looked at, in milliseconds.
+    pub viewable_after_ms: Option<i64>,
+    /// From the start of publishing until every byte was on the ledger, in milliseconds.
+    pub final_after_ms: Option<i64>,
+}
+
+impl StudyRow {
+    fn of(study: StudySummary, publishing: bool) -> Self {
+        let after = |at: Option<i64>| at.zip(study.begun_ms).map(|(at, begun)| at - begun);
+        Self {
+            state: State::of(&study, publishing),
+            viewable_after_ms: after(study.viewable_ms),
+            final_after_ms: after(study.final_ms),
+            uid: study.uid,
+            patient_name: study.patient_name,
+            patient_id: study.patient_id,
+            study_date: study.study_date,
+            description: study.description,
+            modalities: study.modalities,
+            series: study.series,
+            instances: study.instances,
+            local: study.local,
+            bytes: study.bytes,
+            version: study.version,
+            pieces: study.pieces,
+            pieces_seen: study.pieces_seen,
+        }
+    }
+}
+
+/// An image of a study on the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// Its name on the ledger.
+    pub id: String,
+    /// `object`, `preview` or `manifest`.
+    pub kind: String,
+    /// UID of what it is about.
+    pub subject: String,
+    /// Pieces.
+    pub pieces: u32,
+    /// Sealed bytes.
+    pub bytes: u64,
+    /// Merkle root over its pieces.
+    pub root: String,
+}
+
+/// One study in full.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StudyReport {
+    /// Its row.
+    pub study: StudyRow,
+    /// Its name on the ledger, once it has one.
+    pub study_id: Option<String>,
+    /// Account that owns it.
+    pub owner: Option<String>,
+    /// Images of its newest version.
+    pub images: Vec<ImageRow>,
+}
+
+/// What was found of one object.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Verdict {
+    /// SOPInstanceUID.
+    pub sop_instance: String,
+    /// The local file: `same`, `evicted`, `missing`, `damaged`; or of a file given, `same` or `differs`.
+    pub file: String,
+    /// The ledger's copy: `same`, `absent`, `damaged: why`.
+    pub ledger: String,
+    /// Whether everything there is agrees and the ledger has it.
+    pub proven: bool,
+}
+
+/// Totals and the ledger's health.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// Studies in the index.
+    pub studies: u64,
+    /// Objects in the index.
+    pub instances: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of files here.
+    pub local_bytes: u64,
+    /// Account of this source.
+    pub source: String,
+    /// The ledger, if one is connected.
+    pub ledger: Option<LedgerHealth>,
+}
+
+/// The ledger's health.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LedgerHealth {
+    /// `embedded` or `network`.
+    pub kind: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Height of the newest block seen.
+    pub head: Option<u64>,
+    /// Its age in seconds.
+    pub head_age_s: Option<u64>,
+    /// Transactions that are not final.
+    pub pending: usize,
+    /// What is wrong, if anything.
+    pub trouble: Option<String>,
+}
+
+/// The parts of a site. Cheap to clone.
+#[derive(Clone)]
+pub struct Site(Arc<Parts>);
+
+/// What a site is made of.
+pub struct Parts {
+    /// Objects and index.
+    pub archive: Archive,
+    /// Secrets.
+    pub keyring: Keyring,
+    /// The ledger, once it is connected.
+    pub ledger: LedgerSlot,
+    /// Finds and opens objects.
+    pub retrieve: Retrieve,
+    /// Whether studies are brought onto the ledger.
+    pub publishing: bool,
+}
+
+impl Site {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.0.archive
+    }
+
+    /// Finds and opens objects.
+    #[must_use]
+    pub fn retrieve(&self) -> &Retrieve {
+        &self.0.retrieve
+    }
+
+    /// Every study.
+    ///
+    /// # Errors
+    /// [`SiteError::Archive`].
+    pub fn studies(&self) -> Result<Vec<StudyRow>, SiteError> {
+        let all = self.0.archive.summaries()?;
+        Ok(all.into_iter().map(|study| StudyRow::of(study, self.0.publishing)).collect())
+    }
+
+    /// One study in full.
+    ///
+    /// # Errors
+    /// [`SiteError::Unknown`] and others.
+    pub fn study(&self, uid: &str) -> Result<StudyReport, SiteError> {
+        let study_uid = parse(uid)?;
+        let row = self.row(&study_uid)?;
+        let publication = self.0.archive.publication(&study_uid)?;
+        let owner = match self.0.keyring.study(&study_uid)? {
+            Some(keys) => Some(self.0.keyring.owner(keys.owner_index)?.address().to_string()),
+            None => None,
+        };
+        let mut images = Vec::new();
+        if let Some(publication) = &publication {
+            for image in self.0.archive.images_of(&study_uid, publication.version)? {
+                images.push(ImageRow {
+                    id: image.id.to_string(),
+                    kind: format!("{:?}", image.kind).to_lowercase(),
+                    subject: image.subject.to_string(),
+                    pieces: image.map.pieces,
+                    bytes: image.map.sealed_bytes,
+                    root: image.map.root.to_string(),
+                });
+            }
+        }
+        Ok(StudyReport { study: row, study_id: publication.map(|p| p.study_id.to_string()), owner, images })
+    }
+
+    /// Removes the files of a study whose every byte is on the ledger. Returns files and bytes removed.
+    ///
+    /// # Errors
+    /// [`SiteError::NotFinal`] when the files are the only copy.
+    pub async fn evict(&self, uid: &str) -> Result<(u64, u64), SiteError> {
+        let study_uid = parse(uid)?;
+        let row = self.row(&study_uid)?;
+        if row.state != State::Final {
+            let state = format!("{:?}", row.state).to_lowercase();
+            return Err(SiteError::NotFinal { uid: uid.to_owned(), state });
+        }
+        Ok(self.0.archive.evict(&study_uid).await?)
+    }
+
+    /// Compares every object of a study, or one object, with the ledger and with its file.
+    ///
+    /// # Errors
+    /// [`SiteError::Unknown`] and others; what is wrong with an object is in its verdict.
+    pub async fn verify(&self, uid: &str) -> Result<Vec<Verdict>, SiteError> {
+        let parsed = parse(uid)?;
+        let mut objects = self.0.archive.instances_of(&parsed)?;
+        if objects.is_empty() {
+            objects.extend(self.0.archive.instance(&parsed)?);
+        }
+        if objects.is_empty() {
+            return Err(SiteError::Unknown(uid.to_owned()));
+        }
+        let mut verdicts = Vec::with_capacity(objects.len());
+        for stored in &objects {
+            let path = stored.path.clone();
+            let local = tokio::task::spawn_blocking(move || path.map(|path| file_sha256(&path))).await;
+            let file = match local {
+                Ok(None) => "evicted",
+                Ok(Some(Ok(digest))) if digest == stored.file_sha256 => "same",
+                Ok(Some(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => "missing",
+                _ => "damaged",
+            };
+            let ledger = self.ledger_verdict(stored).await;
+            verdicts.push(Verdict {
+                sop_instance: stored.sop_instance.to_string(),
+                proven: ledger == "same" && matches!(file, "same" | "evicted"),
+                file: file.to_owned(),
+                ledger,
+            });
+        }
+        Ok(verdicts)
+    }
+
+    /// Compares the digest of a file's data set with what this site received and with the ledger.
+    ///
+    /// # Errors
+    /// [`SiteError::Unknown`] and others.
+    pub async fn verify_file(&self, sop_instance: &str, dataset_sha256: &str) -> Result<Verdict, SiteError> {
+        let uid = parse(sop_instance)?;
+        let unknown = || SiteError::Unknown(sop_instance.to_owned());
+        let stored = self.0.archive.instance(&uid)?.ok_or_else(unknown)?;
+        let manifest = self.0.archive.manifest(&stored.study_uid)?;
+        let manifest = manifest.and_then(|bytes| crate::payload::manifest::Manifest::decode(&bytes).ok());
+        let entry = manifest.as_ref().and_then(|m| m.objects.iter().find(|o| o.sop_instance_uid == uid));
+        let same = entry.is_some_and(|entry| hex::encode(entry.dataset_sha256) == dataset_sha256.to_lowercase());
+        let ledger = self.ledger_verdict(&stored).await;
+        Ok(Verdict {
+            sop_instance: sop_instance.to_owned(),
+            proven: same && ledger == "same",
+            file: if same { "same" } else { "differs" }.to_owned(),
+            ledger,
+        })
+    }
+
+    async fn ledger_verdict(&self, stored: &crate::archive::Stored) -> String {
+        match self.0.retrieve.digest_on_ledger(stored).await {
+            Ok((digest, bytes)) if digest == stored.file_sha256 && bytes == stored.file_bytes => "same".to_owned(),
+            Ok(_) => "damaged: other bytes".to_owned(),
+            Err(RetrieveError::Nowhere(_)) => "absent".to_owned(),
+            Err(error) => format!("damaged: {}", crate::chain_of(&error)),
+        }
+    }
+
+    /// Totals and the ledger's health.
+    ///
+    /// # Errors
+    /// [`SiteError::Archive`].
+    pub async fn status(&self) -> Result<SiteStatus, SiteError> {
+        let totals = self.0.archive.totals()?;
+        let ledger = match self.0.ledger.get() {
+            None => None,
+            Some(ledger) => {
+                let status = ledger.status().await;
+                Some(LedgerHealth {
+                    kind: match status.kind {
+                        LedgerKind::Embedded => "embedded".to_owned(),
+                        LedgerKind::Network => "network".to_owned(),
+                    },
+                    chain_id: status.chain_id,
+                    head: status.head,
+                    head_age_s: status.head_age_s,
+                    pending: status.pending,
+                    trouble: status.trouble,
+                })
+            }
+        };
+        Ok(SiteStatus {
+            studies: totals.studies,
+            instances: totals.instances,
+            bytes: totals.bytes,
+            local_bytes: totals.local_bytes,
+            source: self.0.keyring.source().address().to_string(),
+            ledger,
+        })
+    }
+
+    fn row(&self, study_uid: &Uid) -> Result<StudyRow, SiteError> {
+        let unknown = || SiteError::Unknown(study_uid.to_string());
+        let summary = self.0.archive.summary(study_uid.as_str())?.ok_or_else(unknown)?;
+        Ok(StudyRow::of(summary, self.0.publishing))
+    }
+}
+
+/// SOP Instance UID and SHA-256 of the data set of a Part 10 file.
+///
+/// # Errors
+/// When the file cannot be read or is no DICOM file.
+pub fn describe_file(path: &std::path::Path) -> Result<(Uid, [u8; 32]), crate::archive::Part10Error> {
+    let mut file = std::fs::File::open(path)?;
+    let (meta, offset) = FileMeta::read(&mut file)?;
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset))?;
+    Ok((meta.sop_instance, digest(&mut file)?))
+}
+
+fn file_sha256(path: &std::path::Path) -> std::io::Result<[u8; 32]> {
+    digest(&mut std::fs::File::open(path)?)
+}
+
+fn digest(source: &mut impl std::io::Read) -> std::io::Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut run = vec![0; 256 * 1024];
+    loop {
+        match source.read(&mut run)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&run[..count]),
+        }
+    }
+}
+
+fn parse(uid: &str) -> Result<Uid, SiteError> {
+    Uid::new(uid).map_err(|_| SiteError::NotAUid(uid.to_owned()))
+}

@@ -1,0 +1,269 @@
+//! The ledger client and the publisher over real nodes, in the four piece modes: publish, die at arbitrary points, start again, read
+//! everything back.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use alloy::primitives::{B256, U256, keccak256};
+use alloy::rpc::client::RpcClient;
+use alloy::signers::local::PrivateKeySigner;
+use bridge::ledger::node::SystemClock;
+use bridge::ledger::owner::OwnerSeed;
+use bridge::ledger::sender::SenderConfig;
+use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open, open_embedded};
+use bridge::publish::{PublishConfig, Publisher};
+use embedded_ledger::EmbeddedLedger;
+use futures::TryStreamExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use support::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil, MemoryOutbox, MemorySource, noise, skipped};
+use tokio_util::sync::CancellationToken;
+
+/// A node to test with: how to reach it and who may write.
+struct Reach {
+    client: Box<dyn Fn() -> RpcClient>,
+    key: PrivateKeySigner,
+    chain_id: u64,
+    embedded: Option<EmbeddedLedger>,
+}
+
+impl Reach {
+    fn config(&self, mode: PieceMode, journal: &Path) -> LedgerConfig {
+        LedgerConfig {
+            kind: if self.embedded.is_some() { LedgerKind::Embedded } else { LedgerKind::Network },
+            chain_id: self.chain_id,
+            admin: self.key.address(),
+            deploy: true,
+            mode,
+            journal: journal.to_owned(),
+            owner_seed: Some(OwnerSeed::new(vec![5; 32])),
+            read_parallel: 8,
+            sender: SenderConfig { poll_ms: 10, ..SenderConfig::default() },
+        }
+    }
+
+    async fn open(&self, mode: PieceMode, journal: &Path) -> Ledger {
+        let (key, config) = (self.key.clone(), self.config(mode, journal));
+        let ledger = match &self.embedded {
+            Some(embedded) => open_embedded(embedded, key, config).await.unwrap(),
+            None => open((self.client)(), key, config, Arc::default()).await.unwrap(),
+        };
+        ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
+        ledger
+    }
+}
+
+fn anvil_reach(anvil: &Anvil) -> Reach {
+    let url = anvil.url.clone();
+    Reach {
+        client: Box::new(move || RpcClient::new_http(url.parse().unwrap())),
+        key: ANVIL_KEY.parse().unwrap(),
+        chain_id: ANVIL_CHAIN_ID,
+        embedded: None,
+    }
+}
+
+fn embedded_reach(path: &Path) -> Reach {
+    let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(7)).unwrap();
+    let config = embedded_ledger::LedgerConfig::new(path, 1337)
+        .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE)
+        .with_balance(key.address(), U256::from(10).pow(U256::from(30)));
+    let embedded = EmbeddedLedger::open(config).unwrap();
+    let transport = embedded.transport();
+    Reach {
+        client: Box::new(move || RpcClient::new(transport.clone(), true)),
+        key,
+        chain_id: 1337,
+        embedded: Some(embedded),
+    }
+}
+
+fn studies(mode: PieceMode, name: &str) -> MemorySource {
+    let piece_bytes = match mode {
+        PieceMode::Calldata | PieceMode::Log => 120_000,
+        PieceMode::Code => 30_000,
+        PieceMode::Storage => 5_000,
+    };
+    let full = u64::from(piece_bytes);
+    let mut source = MemorySource::default();
+    for study in 0..3 {
+        let objects = [full * 3 + 1, 1, full, 777 + u64::from(study), full / 2];
+        source.add(&format!("{name}/{study}"), study, 1, piece_bytes, &[900, 1_800, 33], &objects);
+    }
+    source
+}
+
+/// One life of the whole bridge: it ends, by being dropped in the middle of everything, after `changes` changes of the
+/// publisher's status, or when all is published.
+fn live(
+    reach: &Reach,
+    mode: PieceMode,
+    journal: &Path,
+    outbox: &Arc<MemoryOutbox>,
+    source: &Arc<MemorySource>,
+    changes: u32,
+) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let ledger = reach.open(mode, journal).await;
+        let config = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
+        let publisher = Publisher::new(outbox.clone(), source.clone(), ledger, SystemClock, config);
+        let mut status = publisher.status();
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        for _ in 0..changes {
+            if outbox.finished() {
+                return;
+            }
+            status.changed().await.unwrap();
+            let blocked = status.borrow().studies.values().find_map(|s| s.trouble.clone());
+            assert_eq!(blocked, None);
+        }
+    });
+    runtime.shutdown_background();
+}
+
+async fn check_everything(ledger: &Ledger, mode: PieceMode, outbox: &MemoryOutbox, source: &MemorySource) {
+    let site = ledger.source().await.unwrap();
+    for (job, plan) in &source.plans {
+        let study = ledger.study(job.study).await.unwrap().unwrap();
+        assert!(study.version >= job.version && study.source == site);
+        for image in &plan.images {
+            let there = ledger.image(image.image).await.unwrap();
+            assert_eq!(there.sealed, Some((image.pieces, image.root)));
+            let located: Vec<_> = outbox.located(job.study, image.image).into_values().collect();
+            assert_eq!(located.len() as u32, image.pieces, "every piece has a recorded place");
+            let loaded: Vec<_> = ledger.load_pieces(site, mode, located).try_collect().await.unwrap();
+            let bytes: Vec<u8> = loaded.iter().flat_map(|(_, b)| b.to_vec()).collect();
+            assert!(bytes == noise(image.image, image.bytes as usize), "what comes back is what was sent");
+            let found = ledger.find_pieces(image.image).await.unwrap();
+            assert_eq!(found.len() as u32, image.pieces, "a rebuilt index finds every piece once");
+            let loaded: Vec<_> = ledger.load_pieces(site, mode, found).try_collect().await.unwrap();
+            assert!(loaded.iter().flat_map(|(_, b)| b.to_vec()).eq(bytes));
+        }
+    }
+    assert_eq!(ledger.status().await.pending, 0);
+}
+
+fn publish_die_and_read_back(reach: &Reach, mode: PieceMode) {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal.sqlite");
+    let outbox = Arc::new(MemoryOutbox::default());
+    let mut source = studies(mode, &format!("{mode:?}"));
+    outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
+    let first = source.plans.keys().next().copied().unwrap();
+    let shared = Arc::new(std::mem::take(&mut source));
+    for life in 0_u32.. {
+        assert!(life < 200, "it never ends");
+        live(reach, mode, &journal, &outbox, &shared, 1 + life * 7 % 40);
+        if outbox.finished() {
+            break;
+        }
+    }
+    // A late instance makes version 2 of one study: only what is new is sent.
+    let mut late = MemorySource { plans: shared.plans.clone() };
+    let objects: Vec<u64> = late.plans[&first].images.iter().skip(4).map(|i| i.bytes).chain([4_321]).collect();
+    let index = (0..3).find(|i| support::id(&format!("{mode:?}/{i}")) == first.study).unwrap();
+    let piece_bytes = late.plans[&first].images[0].piece_bytes;
+    late.add(&format!("{mode:?}/{index}"), index, 2, piece_bytes, &[900, 1_800, 33], &objects);
+    outbox.jobs.lock().unwrap().push(bridge::publish::StudyJob { study: first.study, version: 2 });
+    let late = Arc::new(late);
+    live(reach, mode, &journal, &outbox, &late, 10_000);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let ledger = reach.open(mode, &journal).await;
+        check_everything(&ledger, mode, &outbox, &late).await;
+        refusals(&ledger, reach, mode, dir.path()).await;
+    });
+}
+
+/// What must not work, and what must not be taken for an error.
+async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
+    let site = ledger.source().await.unwrap();
+    let nowhere = bridge::ledger::Located {
+        image: B256::repeat_byte(9),
+        index: 0,
+        location: bridge::ledger::PieceLocation { block: 1, transaction: 0, entry: 0 },
+    };
+    assert!(matches!(ledger.load_piece(site, mode, &nowhere).await, Err(LedgerError::Differs(_))));
+    assert_eq!(ledger.study(B256::repeat_byte(9)).await.unwrap(), None);
+    let wrong_chain = LedgerConfig { chain_id: 5, ..reach.config(mode, &dir.join("other.sqlite")) };
+    let error = open((reach.client)(), reach.key.clone(), wrong_chain, Arc::default()).await.unwrap_err();
+    assert!(matches!(error, OpenError::WrongChain { .. }));
+    let stranger = LedgerConfig {
+        admin: alloy::primitives::Address::repeat_byte(3),
+        deploy: false,
+        ..reach.config(mode, &dir.join("other.sqlite"))
+    };
+    let error = open((reach.client)(), reach.key.clone(), stranger, Arc::default()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Missing { contract: "Sources", .. }), "{error}");
+}
+
+#[test]
+fn the_embedded_ledger_keeps_everything_in_all_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    for mode in PieceMode::ALL {
+        publish_die_and_read_back(&reach, mode);
+    }
+    let report = reach.embedded.as_ref().unwrap().verify().unwrap();
+    assert!(report.is_sound(), "{:?}", report.defects);
+}
+
+#[test]
+fn anvil_keeps_everything_in_all_modes() {
+    let Some(anvil) = Anvil::start(&[]) else { return skipped("anvil") };
+    let reach = anvil_reach(&anvil);
+    for mode in PieceMode::ALL {
+        publish_die_and_read_back(&reach, mode);
+    }
+}
+
+#[test]
+fn a_stranger_at_our_address_is_refused_by_name_and_hashes() {
+    let Some(anvil) = Anvil::start(&[]) else { return skipped("anvil") };
+    let reach = anvil_reach(&anvil);
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let config = reach.config(PieceMode::Calldata, &dir.path().join("journal.sqlite"));
+        let address = contracts::addresses(config.admin).studies;
+        let _: serde_json::Value = (reach.client)().request("anvil_setCode", (address, "0x00")).await.unwrap();
+        let error = open((reach.client)(), reach.key.clone(), config, Arc::default()).await.unwrap_err();
+        let OpenError::Stranger { contract, address: at, found, .. } = error else { panic!("{error}") };
+        assert_eq!((contract, at, found), ("Studies", address, keccak256([0])));
+    });
+}
+
+/// One large object next to a small study: the small one is viewable long before the large one is done, and memory stays within
+/// the window. `LEDGER_MB` chooses the size; the rates are printed.
+#[test]
+fn a_large_study_does_not_hold_up_a_small_one() {
+    let megabytes: u64 = std::env::var("LEDGER_MB").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    let dir = tempfile::tempdir().unwrap();
+    let reach = embedded_reach(&dir.path().join("ledger.redb"));
+    let outbox = Arc::new(MemoryOutbox::default());
+    let mut source = MemorySource::default();
+    source.add("large", 0, 1, 120_000, &[20_000], &[megabytes * 1_000_000]);
+    source.add("small", 1, 1, 120_000, &[20_000, 30_000], &[200_000]);
+    let order = ["large", "small"].map(|name| bridge::publish::StudyJob { study: support::id(name), version: 1 });
+    outbox.jobs.lock().unwrap().extend(order);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let ledger = reach.open(PieceMode::Calldata, &dir.path().join("journal.sqlite")).await;
+        let config = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
+        let bytes_max = config.window_bytes + config.urgent_bytes + 120_000;
+        let publisher = Publisher::new(outbox.clone(), Arc::new(source), ledger, SystemClock, config);
+        let mut status = publisher.status();
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        let done = status.wait_for(|s| {
+            assert!(s.bytes <= bytes_max, "{} bytes in flight", s.bytes);
+            s.studies.len() == 2 && s.studies.values().all(|k| k.final_after_ms.is_some())
+        });
+        let done = done.await.unwrap().studies.clone();
+        let [large, small] = order.map(|job| done[&job.study].clone());
+        let seconds = large.final_after_ms.unwrap() as f64 / 1000.0;
+        println!("{megabytes} MB in {seconds:.2} s, {:.1} MB/s", megabytes as f64 / seconds);
+        println!("viewable after {:?} ms and {:?} ms", large.viewable_after_ms, small.viewable_after_ms);
+        assert!(small.viewable_after_ms < large.final_after_ms);
+    });
+}

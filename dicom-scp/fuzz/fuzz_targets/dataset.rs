@@ -1,0 +1,6 @@
+#![no_main]
+#[path = "exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::dataset(input));

@@ -1,0 +1,524 @@
+//! C-GET (PS3.4 C.4.3) and C-MOVE (PS3.4 C.4.2): sub-operations, their counts, and C-CANCEL between them.
+
+use super::{
+    Destination, Selected, Services,
+    association::{Association, Attended, is_cancel},
+};
+use crate::{
+    TransferSyntax, Uid,
+    dataset::{DataSet, VR},
+    dimse::{Command, MoveOriginator, MoveRq, Priority, Progress, QueryRq, Response, StoreRq},
+    matching::Query,
+    message::{Part, ProtocolError},
+    negotiation::Context,
+    object::ObjectStream,
+    scu::{self, CONTEXTS_MAX, FAILED_INSTANCES, Proposal, StoreRequest},
+    sop_class::Service,
+    status::{Failure, Operation, Outcome, Status, StatusKind},
+    transcode::Transcoder,
+    transport::{Received, Stream, Transport, TransportError, context_for_object},
+};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+/// With many sub-operations, pending responses come no more often than this.
+const PENDING_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// With at most so many, there is one after each.
+const PENDING_EACH_MAX: usize = 100;
+
+/// The sub-operations of one C-GET or C-MOVE.
+struct Tally {
+    operation: Operation,
+    message_id: u16,
+    total: usize,
+    completed: usize,
+    warning: usize,
+    failed: Vec<Uid>,
+    cancelled: bool,
+    last_pending: Instant,
+}
+
+impl Tally {
+    fn new(operation: Operation, message_id: u16, total: usize) -> Self {
+        Tally {
+            operation,
+            message_id,
+            total,
+            completed: 0,
+            warning: 0,
+            failed: Vec::new(),
+            cancelled: false,
+            last_pending: Instant::now(),
+        }
+    }
+
+    fn count(&mut self, sop_instance: &Uid, outcome: &Outcome) {
+        match outcome.status.kind() {
+            StatusKind::Success => self.completed += 1,
+            StatusKind::Warning => self.warning += 1,
+            _ => self.failed.push(*sop_instance),
+        }
+    }
+
+    fn remaining(&self) -> usize {
+        self.total.saturating_sub(self.completed + self.warning + self.failed.len())
+    }
+
+    /// The counts are of VR US and stop at 65535.
+    fn progress(&self, with_remaining: bool) -> Progress {
+        let us = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        Progress {
+            remaining: with_remaining.then(|| us(self.remaining())),
+            completed: us(self.completed),
+            failed: us(self.failed.len()),
+            warning: us(self.warning),
+        }
+    }
+
+    fn final_status(&self) -> Status {
+        if self.cancelled {
+            Status::CANCEL
+        } else if self.failed.is_empty() && self.warning == 0 {
+            Status::SUCCESS
+        } else if self.failed.len() == self.total {
+            Status::CANNOT_PERFORM_SUBOPERATIONS
+        } else {
+            Status::SUBOPERATIONS_WITH_FAILURES
+        }
+    }
+
+    fn is_pending_due(&self) -> bool {
+        self.remaining() > 0 && (self.total <= PENDING_EACH_MAX || self.last_pending.elapsed() >= PENDING_INTERVAL_MIN)
+    }
+}
+
+impl<V: Services, S: Stream> Association<'_, V, S> {
+    pub(super) async fn get(
+        &mut self,
+        context: &Context,
+        rq: &QueryRq,
+        has_data_set: bool,
+    ) -> Result<(), TransportError> {
+        self.counts.retrieves += 1;
+        let model = match context.service {
+            Service::Get(model) => Some(model),
+            _ => None,
+        };
+        let query = self.identifier(context, rq.sop_class, has_data_set, model, Query::parse_retrieve).await?;
+        let selected = match query {
+            Ok(query) => self.select(rq.message_id, query).await?,
+            Err(failure) => Err(failure),
+        };
+        let selected = match selected {
+            Ok(selected) => selected,
+            Err(failure) => return self.respond_failed(context, Operation::Get, rq.message_id, &failure).await,
+        };
+        let Some(selected) = selected else {
+            return self.respond(context, Operation::Get, rq.message_id, Status::CANCEL.into()).await;
+        };
+        let mut tally = Tally::new(Operation::Get, rq.message_id, selected.len());
+        for object in &selected {
+            let outcome = self.get_one(context, object, &mut tally).await?;
+            tally.count(&object.sop_instance, &outcome);
+            if tally.cancelled {
+                break;
+            }
+            self.pending_if_due(context, &mut tally).await?;
+        }
+        self.respond_final(context, &tally).await
+    }
+
+    /// One C-STORE sub-operation over this association.
+    async fn get_one(
+        &mut self,
+        context: &Context,
+        object: &Selected<V::Handle>,
+        tally: &mut Tally,
+    ) -> Result<Outcome, TransportError> {
+        if !self.can_send(&object.sop_class) {
+            return Ok(no_context());
+        }
+        let (services, session) = (self.services, self.session.clone());
+        // Opening may mean fetching the object from far away.
+        let opening = pin!(services.open(&session, &object.handle));
+        let mut stream = match self.attend_pending(context, tally, opening).await? {
+            Ok(stream) => stream,
+            Err(failure) => return Ok(Outcome::failed(&failure, Operation::Store)),
+        };
+        let Some(context) = self.sending_context(&object.sop_class, &stream) else { return Ok(no_context()) };
+        self.last_message_id = self.last_message_id.wrapping_add(1).max(1);
+        let message_id = self.last_message_id;
+        let command = Command::StoreRq(StoreRq {
+            message_id,
+            sop_class: object.sop_class,
+            sop_instance: object.sop_instance,
+            priority: Priority::Medium,
+            move_originator: None,
+        });
+        let ObjectStream { transfer_syntax, bytes, reader } = &mut stream;
+        self.transport.send_object(&context, &command.encode(true), transfer_syntax, reader, *bytes).await?;
+        self.counts.sent += 1;
+        self.store_response(message_id, tally).await
+    }
+
+    /// The C-STORE-RSP, before which a C-CANCEL of the C-GET may come.
+    async fn store_response(&mut self, message_id: u16, tally: &mut Tally) -> Result<Outcome, TransportError> {
+        loop {
+            let received = self.transport.receive_within(self.options.dimse_timeout(), "c-store response").await?;
+            match received {
+                Received::Part(Part::Command { command, has_data_set, .. })
+                    if matches!(*command, Command::Response(_)) =>
+                {
+                    let Command::Response(response) = *command else { continue };
+                    if response.operation != Operation::Store || response.responding_to != message_id {
+                        return Err(ProtocolError::UnexpectedMessage("response to nothing we asked").into());
+                    }
+                    if has_data_set {
+                        self.transport.drain_data_set(self.options.dimse_timeout()).await?;
+                    }
+                    return Ok(response.outcome);
+                }
+                other => tally.cancelled |= is_cancel(other, tally.message_id)?,
+            }
+        }
+    }
+
+    fn may_send(&self, context: &Context, sop_class: &Uid) -> bool {
+        let role = context.requestor_roles.map_or(self.options.get_without_roles, |roles| roles.scp);
+        context.service == Service::Storage && context.abstract_syntax == *sop_class && role
+    }
+
+    fn can_send(&self, sop_class: &Uid) -> bool {
+        self.contexts.iter().any(|context| self.may_send(context, sop_class))
+    }
+
+    fn sending_context(&self, sop_class: &Uid, stream: &ObjectStream) -> Option<Context> {
+        let allowed = self.contexts.iter().filter(|context| self.may_send(context, sop_class));
+        context_for_object(allowed, &stream.transfer_syntax)
+    }
+
+    pub(super) async fn r#move(
+        &mut self,
+        context: &Context,
+        rq: &MoveRq,
+        has_data_set: bool,
+    ) -> Result<(), TransportError> {
+        self.counts.retrieves += 1;
+        let model = match context.service {
+            Service::Move(model) => Some(model),
+            _ => None,
+        };
+        let query = self.identifier(context, rq.sop_class, has_data_set, model, Query::parse_retrieve).await?;
+        let prepared = match query {
+            Ok(query) => self.prepare_move(rq, query).await?,
+            Err(failure) => Err(failure),
+        };
+        let (destination, selected) = match prepared {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return self.respond(context, Operation::Move, rq.message_id, Status::CANCEL.into()).await,
+            Err(failure) => return self.respond_failed(context, Operation::Move, rq.message_id, &failure).await,
+        };
+        let mut tally = Tally::new(Operation::Move, rq.message_id, selected.len());
+        for batch in batches(&selected) {
+            if tally.cancelled {
+                break;
+            }
+            self.move_batch(context, &destination, &batch, &mut tally).await?;
+        }
+        self.respond_final(context, &tally).await
+    }
+
+    /// The destination first: an unknown one is answered without looking anything up. `None` when cancelled.
+    #[allow(clippy::type_complexity)]
+    async fn prepare_move(
+        &mut self,
+        rq: &MoveRq,
+        query: Query,
+    ) -> Result<Result<Option<(Destination, Vec<Selected<V::Handle>>)>, Failure>, TransportError> {
+        let (services, session) = (self.services, self.session.clone());
+        let looked_up = self.attend(rq.message_id, pin!(services.destination(&session, &rq.destination))).await?;
+        let destination = match looked_up {
+            Attended::Done(Ok(destination)) => destination,
+            Attended::Done(Err(failure)) => return Ok(Err(failure)),
+            Attended::Cancelled => return Ok(Ok(None)),
+        };
+        let selected = self.select(rq.message_id, query).await?;
+        Ok(selected.map(|selected| selected.map(|selected| (destination, selected))))
+    }
+
+    /// `None` when cancelled.
+    #[allow(clippy::type_complexity)]
+    async fn select(
+        &mut self,
+        message_id: u16,
+        query: Query,
+    ) -> Result<Result<Option<Vec<Selected<V::Handle>>>, Failure>, TransportError> {
+        let (services, session) = (self.services, self.session.clone());
+        Ok(match self.attend(message_id, pin!(services.select(&session, query))).await? {
+            Attended::Done(selected) => selected.map(Some),
+            Attended::Cancelled => Ok(None),
+        })
+    }
+
+    /// Sends one batch over one sub-association. What happens to the sub-association never harms the primary one.
+    async fn move_batch(
+        &mut self,
+        context: &Context,
+        destination: &Destination,
+        batch: &Batch<'_, V::Handle>,
+        tally: &mut Tally,
+    ) -> Result<(), TransportError> {
+        let Destination { host, port, options } = destination;
+        let connecting = pin!(scu::Association::connect(host, *port, options, &batch.proposals));
+        let mut association = match self.attend_pending(context, tally, connecting).await? {
+            Ok(association) => Some(association),
+            Err(error) => {
+                let error = super::association::chain(&error);
+                warn!(destination = %options.called, error, "cannot associate with move destination");
+                None
+            }
+        };
+        for object in &batch.objects {
+            if tally.cancelled {
+                break;
+            }
+            let moved = match &mut association {
+                Some(open) => self.move_over(context, object, open, tally).await?,
+                None => Ok(unreachable_destination()),
+            };
+            let outcome = moved.unwrap_or_else(|error| {
+                let error = super::association::chain(&error);
+                warn!(destination = %options.called, error, "association with move destination broken");
+                association = None;
+                unreachable_destination()
+            });
+            self.counts.sent += u64::from(scu::is_stored(&outcome));
+            tally.count(&object.sop_instance, &outcome);
+            self.pending_if_due(context, tally).await?;
+        }
+        if let Some(association) = association {
+            let released = self.attend_pending(context, tally, pin!(association.release())).await?;
+            if let Err(error) = released {
+                debug!(destination = %options.called, %error, "release of sub-association failed");
+            }
+        }
+        Ok(())
+    }
+
+    /// The outer error ends the primary association, the inner one the sub-association.
+    async fn move_over(
+        &mut self,
+        context: &Context,
+        object: &Selected<V::Handle>,
+        association: &mut scu::Association,
+        tally: &mut Tally,
+    ) -> Result<Result<Outcome, scu::ScuError>, TransportError> {
+        let (services, session) = (self.services, self.session.clone());
+        let originator = MoveOriginator { ae_title: self.request.calling.clone(), message_id: tally.message_id };
+        let moving = pin!(move_one(services, &session, object, association, originator));
+        self.attend_pending(context, tally, moving).await
+    }
+
+    /// Waits for `work` while listening to the peer and telling it every now and then that we are still there.
+    async fn attend_pending<T>(
+        &mut self,
+        context: &Context,
+        tally: &mut Tally,
+        mut work: Pin<&mut (impl Future<Output = T> + Send)>,
+    ) -> Result<T, TransportError> {
+        let interval = Duration::from_millis(self.options.pending_interval_ms);
+        loop {
+            tokio::select! {
+                biased;
+                received = self.transport.receive() => tally.cancelled |= is_cancel(received?, tally.message_id)?,
+                done = &mut work => return Ok(done),
+                () = sleep_until(tally.last_pending + interval) => self.pending(context, tally).await?,
+            }
+        }
+    }
+
+    async fn pending_if_due(&mut self, context: &Context, tally: &mut Tally) -> Result<(), TransportError> {
+        if tally.is_pending_due() { self.pending(context, tally).await } else { Ok(()) }
+    }
+
+    async fn pending(&mut self, context: &Context, tally: &mut Tally) -> Result<(), TransportError> {
+        tally.last_pending = Instant::now();
+        send_progress(&mut self.transport, context, tally, Status::PENDING, None).await
+    }
+
+    /// PS3.4 C.4.2.1.6: counts, and which instances failed. Remaining only when cancelled.
+    async fn respond_final(&mut self, context: &Context, tally: &Tally) -> Result<(), TransportError> {
+        let status = tally.final_status();
+        let identifier = (!tally.failed.is_empty()).then(|| {
+            let failed: Vec<&str> = tally.failed.iter().map(Uid::as_str).collect();
+            let mut identifier = DataSet::new();
+            identifier.put_texts(FAILED_INSTANCES, VR::UI, &failed);
+            identifier.write(context.transfer_syntax.encoding())
+        });
+        send_progress(&mut self.transport, context, tally, status, identifier.as_deref()).await
+    }
+
+    async fn respond_failed(
+        &mut self,
+        context: &Context,
+        operation: Operation,
+        message_id: u16,
+        failure: &Failure,
+    ) -> Result<(), TransportError> {
+        self.warn_internal(failure, operation);
+        self.respond(context, operation, message_id, Outcome::failed(failure, operation)).await
+    }
+}
+
+async fn send_progress<S: Stream>(
+    transport: &mut Transport<S>,
+    context: &Context,
+    tally: &Tally,
+    status: Status,
+    identifier: Option<&[u8]>,
+) -> Result<(), TransportError> {
+    let with_remaining = matches!(status.kind(), StatusKind::Pending | StatusKind::Cancel);
+    let response = Command::Response(Response {
+        operation: tally.operation,
+        responding_to: tally.message_id,
+        sop_class: Some(context.abstract_syntax),
+        sop_instance: None,
+        outcome: status.into(),
+        progress: Some(tally.progress(with_remaining)),
+    });
+    transport.send(context.id, &response.encode(identifier.is_some()), identifier).await
+}
+
+/// One C-STORE sub-operation over the sub-association. An error means that the sub-association is broken.
+async fn move_one<V: Services>(
+    services: &V,
+    session: &V::Session,
+    object: &Selected<V::Handle>,
+    association: &mut scu::Association,
+    originator: MoveOriginator,
+) -> Result<Outcome, scu::ScuError> {
+    // Asked for before opening, which may be expensive.
+    if !association.can_store(&object.sop_class, &object.transfer_syntax) {
+        return Ok(no_context());
+    }
+    let mut stream = match services.open(session, &object.handle).await {
+        Ok(stream) => stream,
+        Err(failure) => return Ok(Outcome::failed(&failure, Operation::Store)),
+    };
+    let request = StoreRequest {
+        sop_class: object.sop_class,
+        sop_instance: object.sop_instance,
+        transfer_syntax: stream.transfer_syntax,
+        bytes: stream.bytes,
+        priority: Priority::Medium,
+        move_originator: Some(originator),
+    };
+    match association.store(&request, &mut stream.reader).await {
+        Err(scu::ScuError::NoContext(_)) => Ok(no_context()),
+        other => other,
+    }
+}
+
+fn no_context() -> Outcome {
+    Outcome::of(Status::CLASS_NOT_SUPPORTED)
+}
+
+fn unreachable_destination() -> Outcome {
+    Outcome::of(Status::CANNOT_PERFORM_SUBOPERATIONS)
+}
+
+/// Objects that go over one sub-association, and the presentation contexts they need.
+struct Batch<'a, H> {
+    proposals: Vec<Proposal>,
+    objects: Vec<&'a Selected<H>>,
+}
+
+/// Splits the selection so that no association needs more than [`CONTEXTS_MAX`] presentation contexts, in the order given.
+fn batches<H>(selected: &[Selected<H>]) -> Vec<Batch<'_, H>> {
+    let mut batches: Vec<Batch<'_, H>> = Vec::new();
+    for object in selected {
+        let needed = needed_contexts(object);
+        let missing = |batch: &Batch<'_, H>| needed.iter().filter(|p| !batch.proposals.contains(p)).count();
+        let fitting = batches.iter_mut().find(|batch| batch.proposals.len() + missing(batch) <= CONTEXTS_MAX);
+        let batch = match fitting {
+            Some(batch) => batch,
+            None => {
+                batches.push(Batch { proposals: Vec::new(), objects: Vec::new() });
+                let Some(new) = batches.last_mut() else { continue };
+                new
+            }
+        };
+        for proposal in needed {
+            if !batch.proposals.contains(&proposal) {
+                batch.proposals.push(proposal);
+            }
+        }
+        batch.objects.push(object);
+    }
+    batches
+}
+
+/// One context per SOP class and stored transfer syntax, because the acceptor picks only one transfer syntax of those in a context; for
+/// uncompressed little endian objects also one with the other encoding, into which they can be transcoded.
+fn needed_contexts<H>(object: &Selected<H>) -> Vec<Proposal> {
+    let others = [TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE];
+    let others = others.iter().filter(|other| Transcoder::new(&object.transfer_syntax, other).is_some()).copied();
+    let mut syntaxes = vec![object.transfer_syntax];
+    syntaxes.extend(others.filter(|other| *other != object.transfer_syntax));
+    syntaxes.into_iter().map(|syntax| Proposal::new(object.sop_class, [syntax])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn selected(class: u32, syntax: TransferSyntax) -> Selected<u32> {
+        Selected {
+            sop_class: Uid::new(&format!("1.2.{class}")).unwrap(),
+            sop_instance: Uid::literal("1.2.3"),
+            transfer_syntax: syntax,
+            handle: class,
+        }
+    }
+
+    #[test]
+    fn batches_keep_below_the_context_limit_and_lose_nothing() {
+        let jpeg = TransferSyntax::of(&Uid::literal("1.2.840.10008.1.2.4.70")).unwrap();
+        let objects: Vec<_> = (0..300)
+            .flat_map(|i| [i % 100, i % 100])
+            .zip([jpeg, TransferSyntax::EXPLICIT_VR_LE].into_iter().cycle())
+            .map(|(class, syntax)| selected(class, syntax))
+            .collect();
+        let batches = batches(&objects);
+        assert_eq!(batches.len(), 3, "300 distinct pairs in associations of at most 128");
+        assert_eq!(batches.iter().map(|batch| batch.objects.len()).sum::<usize>(), objects.len());
+        for batch in &batches {
+            assert!(batch.proposals.len() <= CONTEXTS_MAX);
+            for object in &batch.objects {
+                assert!(batch.proposals.contains(&Proposal::new(object.sop_class, [object.transfer_syntax])));
+            }
+        }
+    }
+
+    #[test]
+    fn final_status_tells_none_some_and_all_failed() {
+        let uid = Uid::literal("1.2");
+        let tally = |outcomes: &[Status]| {
+            let mut tally = Tally::new(Operation::Move, 1, outcomes.len());
+            outcomes.iter().for_each(|status| tally.count(&uid, &(*status).into()));
+            tally.final_status()
+        };
+        let (ok, warn, bad) = (Status::SUCCESS, Status::ELEMENTS_DISCARDED, Status::DATA_SET_MISMATCH);
+        assert_eq!(tally(&[]), Status::SUCCESS);
+        assert_eq!(tally(&[ok, ok]), Status::SUCCESS);
+        assert_eq!(tally(&[ok, warn]), Status::SUBOPERATIONS_WITH_FAILURES);
+        assert_eq!(tally(&[ok, bad]), Status::SUBOPERATIONS_WITH_FAILURES);
+        assert_eq!(tally(&[bad, bad]), Status::CANNOT_PERFORM_SUBOPERATIONS);
+    }
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Licences, sources and duplicate bans of all dependencies. The advisory database lives outside the package registries,
+# so advisories are checked only where it can be reached.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+deny="$TOOLS/bin/cargo-deny"
+if [ ! -x "$deny" ]; then
+    echo "deny: building cargo-deny into .tools (once, several minutes)"
+    cargo install --quiet --locked --root "$TOOLS" cargo-deny@0.20.2 || exit 1
+fi
+"$deny" --offline check licenses bans sources || exit 1
+if timeout 20 "$deny" fetch db >/dev/null 2>&1; then
+    "$deny" check advisories
+else
+    echo "deny: the advisory database cannot be reached from here; advisories were NOT checked"
+fi

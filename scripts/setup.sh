@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs what the tests need and the machine lacks: Debian packages (DCMTK, Orthanc, Node.js, Python), a Python
+# environment in .venv. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+lacking=()
+fail() { # what
+    lacking+=("$1")
+    echo "setup: $1" >&2
+}
+
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+packages=()
+need() { # command, package
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || packages+=("$2")
+}
+need cc build-essential
+need storescu dcmtk
+need Orthanc orthanc
+need node nodejs
+need npm npm
+need python3 python3
+python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages+=(python3-venv)
+
+if [ "${#packages[@]}" -gt 0 ]; then
+    echo "setup: installing Debian packages: ${packages[*]}"
+    if ! { root apt-get update -qq && root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null; then
+        fail "could not install ${packages[*]}; the tests that need them will say so"
+    fi
+    # Debian starts Orthanc as a service; the tests start their own.
+    root systemctl disable --now orthanc >/dev/null 2>&1 || true
+fi
+
+wanted="pydicom==3.0.2 pynetdicom==3.0.4 numpy"
+if [ "$(cat "$VENV/.wanted" 2>/dev/null)" != "$wanted" ]; then
+    echo "setup: making a Python environment in .venv: $wanted"
+    # shellcheck disable=SC2086
+    if python3 -m venv "$VENV" && "$VENV/bin/pip" install -q $wanted; then
+        echo "$wanted" >"$VENV/.wanted"
+    else
+        fail "could not make the Python environment; the tests that need it will say so"
+    fi
+fi
+
+if [ "${#lacking[@]}" -gt 0 ] && [ "${REQUIRE_TOOLS:-0}" = 1 ]; then
+    exit 1
+fi
+exit 0
