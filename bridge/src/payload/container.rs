@@ -287,6 +287,8 @@ impl Probe {
     }
 }
 
+const PADDING_HEADER_BYTES: u64 = 6;
+
 struct Padding {
     multiple: u64,
     random: ChaCha20Rng,
@@ -296,7 +298,7 @@ impl Padding {
     /// A padding packet (RFC 9580 5.14) that brings the container to a multiple of `multiple` bytes, given the
     /// encrypted bytes before it.
     fn packet(&mut self, before: u64) -> Vec<u8> {
-        let header = 6;
+        let header = PADDING_HEADER_BYTES;
         let mut target = sealed_bytes_for(before + header).next_multiple_of(self.multiple);
         let body = loop {
             // Chunk tags and block headers make a few totals unreachable; then the next multiple is taken.
@@ -317,6 +319,31 @@ impl Padding {
 fn sealed_bytes_for(inner: u64) -> u64 {
     let tags = inner.div_ceil(CHUNK_BYTES) + 1;
     packet::framed_bytes((PARAMETERS.len() + SALT_BYTES) as u64 + inner + tags * TAG_BYTES)
+}
+
+/// Longest plaintext that is sure to need no more than `piece_bytes` when sealed, whatever it contains: the budget of a
+/// preview. `None` if nothing fits, or if padding cannot reach exactly `piece_bytes` (a few sizes just above a multiple of
+/// 64 KiB are like that).
+#[must_use]
+pub fn plain_bytes_fitting(piece_bytes: u32, options: SealOptions) -> Option<usize> {
+    let piece = u64::from(piece_bytes);
+    let padding = if options.pad_to_bytes.is_some() { PADDING_HEADER_BYTES } else { 0 };
+    let sealed = |plain: usize| {
+        let frame = zstd::zstd_safe::compress_bound(plain) as u64;
+        sealed_bytes_for(packet::framed_bytes(LITERAL_HEADER_BYTES as u64 + frame) + padding)
+    };
+    let reachable = options
+        .pad_to_bytes
+        .is_none_or(|multiple| piece.is_multiple_of(u64::from(multiple.max(1))) && body_reaching(0, piece).is_some());
+    if !reachable || sealed(0) > piece {
+        return None;
+    }
+    let (mut fits, mut too_long) = (0, piece_bytes as usize);
+    while too_long - fits > 1 {
+        let middle = fits + (too_long - fits) / 2;
+        if sealed(middle) <= piece { fits = middle } else { too_long = middle }
+    }
+    Some(fits)
 }
 
 /// How many bytes after `inner` make the container exactly `target` bytes long, if any number does.

@@ -11,7 +11,9 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-use super::container::{SealError, SealOptions, UnsealError, seal, seal_bytes, unseal, unseal_bytes};
+use super::container::{
+    SealError, SealOptions, UnsealError, plain_bytes_fitting, seal, seal_bytes, unseal, unseal_bytes,
+};
 use super::keys::{RecipientSecret, SessionKey};
 
 const IMAGE: B256 = B256::repeat_byte(0x11);
@@ -287,4 +289,20 @@ fn a_plain_openpgp_reader_opens_the_wrapped_key_followed_by_the_container() {
         assert!(zstd::decode_all(frame.as_slice()).unwrap() == plain);
         assert_eq!(opened.literal_data_header().unwrap().file_name(), hex::encode(IMAGE).as_bytes());
     }
+}
+
+#[test]
+fn the_budget_of_a_piece_holds_for_incompressible_bytes() {
+    for piece in [1_000_u32, 24_575, 30_000, 65_700, 120_000, 131_200] {
+        for pad_to_bytes in [None, Some(piece.max(1024))] {
+            let piece = piece.max(1024);
+            let options = SealOptions { level: 3, pad_to_bytes };
+            let budget = plain_bytes_fitting(piece, options).unwrap();
+            assert!(budget + 1100 > piece as usize, "{budget} of {piece}");
+            let (bytes, _) = seal_bytes(&noise(budget, 1), &key(), &IMAGE, options).unwrap();
+            assert!(bytes.len() <= piece as usize);
+            assert!(pad_to_bytes.is_none() || bytes.len() == piece as usize);
+        }
+    }
+    assert_eq!(plain_bytes_fitting(100, PLAIN), None);
 }

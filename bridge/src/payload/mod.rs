@@ -27,3 +27,7 @@ pub type Sha256Digest = [u8; 32];
 
 #[cfg(test)]
 mod container_tests;
+#[cfg(test)]
+mod describe_tests;
+#[cfg(test)]
+mod format_tests;

@@ -1,6 +1,6 @@
 //! From a frame's bytes to numbers, by transfer syntax (PS3.5 annex A).
 //!
-//! Native data, RLE and JPEG-LS are decoded here; JPEG baseline, extended and lossless by `jpeg-decoder`, JPEG 2000 and
+//! Native data, RLE, JPEG-LS and JPEG of 12 bits are decoded here; other JPEG by `jpeg-decoder`, JPEG 2000 and
 //! HTJ2K by `openjp2` through `jpeg2k`, JPEG XL by `jxl-oxide`. Every decoder's idea of the size is checked against
 //! the object's description before it is believed.
 
@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 
 use super::super::object::{GE_PRIVATE, Object, PixelKind, PixelLocation};
 use super::frame::{self, Description, Frame, Photometric, Samples};
-use super::{PreviewError, Reason, jpegls, rle};
+use super::{PreviewError, Reason, jpeg12, jpegls, rle};
 
 /// Decodes frame `index`. Large JPEG 2000 frames are decoded at a lower resolution, still at least `side_max` long.
 pub(super) fn decode<R: Read + Seek>(
@@ -187,10 +187,13 @@ fn check_size(description: &Description, width: u32, height: u32, components: u3
 }
 
 fn jpeg(bytes: &[u8], description: &Description) -> Result<Result<Frame, Reason>, PreviewError> {
-    use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, Error, PixelFormat};
+    use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, Error, PixelFormat, UnsupportedFeature};
     let failed = |error: Error| PreviewError::Decode(error.to_string());
     let mut decoder = Decoder::new(bytes);
     match decoder.read_info() {
+        Err(Error::Unsupported(UnsupportedFeature::SamplePrecision(12))) => {
+            return jpeg_twelve_bits(bytes, description).map(Ok).map_err(PreviewError::Decode);
+        }
         Err(Error::Unsupported(what)) => return Ok(Err(Reason::Unsupported(format!("jpeg with {what:?}")))),
         result => result.map_err(failed)?,
     }
@@ -222,6 +225,22 @@ fn jpeg(bytes: &[u8], description: &Description) -> Result<Result<Frame, Reason>
     let samples = Samples::Bytes { data: native_to_little_endian(data, cell_bytes), cell_bytes };
     let frame = Frame { planar: false, photometric, ..framed(description, samples) };
     if frame.is_whole() { Ok(Ok(frame)) } else { Err(PreviewError::Decode("fewer samples than described".to_owned())) }
+}
+
+fn jpeg_twelve_bits(bytes: &[u8], description: &Description) -> Result<Frame, String> {
+    let decoded = jpeg12::decode(bytes, description.columns, description.rows, description.samples_per_pixel)?;
+    check_size(description, decoded.width, decoded.height, decoded.planes.len() as u32)?;
+    let photometric = match description.samples_per_pixel {
+        3 if jpeg_is_ycc(bytes, description) => Photometric::YbrFull,
+        3 => Photometric::Rgb,
+        _ => description.photometric,
+    };
+    let half = 1 << 11;
+    // Signed values were coded as the unsigned ones of the same bits.
+    let sign =
+        |value: &u16| if description.signed && *value >= half { i32::from(*value) - 4096 } else { i32::from(*value) };
+    let values = decoded.planes.iter().flatten().map(sign).collect();
+    Ok(Frame { planar: true, photometric, ..framed(description, Samples::Values(values)) })
 }
 
 fn native_to_little_endian(mut data: Vec<u8>, cell_bytes: usize) -> Vec<u8> {

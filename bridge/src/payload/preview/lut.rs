@@ -54,7 +54,7 @@ impl Lut {
     }
 
     /// Entries as eight bits: palettes of 16 bits use the upper byte, unless all of them fit into the lower one.
-    fn to_eight_bits(&mut self) {
+    fn narrow_to_eight_bits(&mut self) {
         if self.bits > 8 && self.entries.iter().any(|entry| *entry > 0xFF) {
             self.entries.iter_mut().for_each(|entry| *entry >>= 8);
         }
@@ -87,7 +87,7 @@ impl Palette {
                 Some(data) => Lut::of(header, descriptor, data, signed)?,
                 None => segmented(header, descriptor, header.bytes(PALETTE_SEGMENTED[channel])?, signed)?,
             };
-            lut.to_eight_bits();
+            lut.narrow_to_eight_bits();
             Some(lut)
         };
         Some(Self([table(0)?, table(1)?, table(2)?]))

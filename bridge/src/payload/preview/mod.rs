@@ -8,6 +8,7 @@
 mod codec;
 mod encode;
 mod frame;
+mod jpeg12;
 mod jpegls;
 mod lut;
 mod picture;

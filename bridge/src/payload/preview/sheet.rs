@@ -5,7 +5,7 @@ use super::picture::{Pixels, Rendered};
 /// The position that best stands for a run of `count` instances: the middle one. `None` for an empty run.
 #[must_use]
 pub fn representative(count: usize) -> Option<usize> {
-    (count > 0).then(|| count / 2)
+    (count > 0).then_some(count / 2)
 }
 
 /// Up to `wanted` positions spread evenly over a run of `count`, each at the middle of its share.

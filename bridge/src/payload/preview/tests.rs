@@ -80,14 +80,17 @@ fn compare_pairs(directory: &Path) -> usize {
         let (Outcome::Picture(expected), Outcome::Picture(found)) = (expected, found) else {
             panic!("{} was not rendered", coded.display());
         };
-        assert!(expected.samples() == found.samples(), "{} differs", coded.display());
+        // Decoders of lossy codings round differently.
+        let lossy = coded.file_name().unwrap().to_string_lossy().starts_with("jpeg12");
+        let worst = expected.samples().iter().zip(found.samples()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(worst <= u8::from(lossy), "{} differs by {worst}", coded.display());
         pairs += 1;
     }
     pairs
 }
 
 #[test]
-fn every_lossless_codec_gives_the_pixels_that_went_in() {
+fn every_codec_gives_the_pixels_that_other_decoders_give() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/payload/preview/fixtures");
     assert!(compare_pairs(&fixtures) >= 20);
     if let Some(more) = std::env::var_os("PACS_BRIDGE_CODEC_PAIRS") {
@@ -538,7 +541,7 @@ mod synthetic {
         // Only formats that are decoded here: what other decoders do with damage is theirs, and guarded.
         let ours = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("jls") || name.contains("native")
+            name.starts_with("jls") || name.starts_with("jpeg12") || name.contains("native")
         };
         files.into_iter().filter(ours).map(|path| fs::read(path).unwrap()).collect()
     }
