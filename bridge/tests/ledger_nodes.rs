@@ -218,6 +218,82 @@ fn anvil_keeps_everything_in_all_modes() {
     }
 }
 
+/// Reorganisations within the depth, made by a real node: `anvil_reorg` drops the transactions of the blocks that it replaces.
+#[test]
+fn reorganisations_within_the_depth_lose_nothing() {
+    let Some(anvil) = Anvil::start(&["--block-time", "0.1"]) else { return skipped("anvil") };
+    let reach = anvil_reach(&anvil);
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let outbox = Arc::new(MemoryOutbox::default());
+    let source = Arc::new(studies(PieceMode::Calldata, "reorg"));
+    outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
+    runtime.block_on(async {
+        let mut config = reach.config(PieceMode::Calldata, &dir.path().join("journal.sqlite"));
+        config.sender = SenderConfig { depth: 4, poll_ms: 20, resend_ms: 500, ..config.sender };
+        let ledger = open((reach.client)(), reach.key.clone(), config, Arc::default()).await.unwrap();
+        ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
+        let publish = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
+        let publisher = Publisher::new(outbox.clone(), source.clone(), ledger.clone(), SystemClock, publish);
+        let mut status = publisher.status();
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        let mut reorganised = 0;
+        while !outbox.finished() {
+            status.changed().await.unwrap();
+            if reorganised < 12 {
+                let depth = 1 + reorganised % 3;
+                let empty: [(String, u64); 0] = [];
+                let done = (reach.client)().request::<_, serde_json::Value>("anvil_reorg", (depth, empty)).await;
+                done.unwrap();
+                reorganised += 1;
+            }
+        }
+        assert!(reorganised > 5, "{reorganised} reorganisations");
+        check_everything(&ledger, PieceMode::Calldata, &outbox, &source).await;
+    });
+}
+
+/// How fast each mode is on the embedded ledger. Prints; `LEDGER_MB` chooses the size (storage mode gets a tenth).
+#[test]
+fn rates_by_mode() {
+    let megabytes: u64 = std::env::var("LEDGER_MB").ok().and_then(|s| s.parse().ok()).unwrap_or(2);
+    for mode in PieceMode::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let reach = embedded_reach(&dir.path().join("ledger.redb"));
+        let (piece_bytes, bytes) = match mode {
+            PieceMode::Calldata | PieceMode::Log => (120_000, megabytes * 1_000_000),
+            PieceMode::Code => (30_000, megabytes * 1_000_000),
+            PieceMode::Storage => (22_000, megabytes * 100_000),
+        };
+        let outbox = Arc::new(MemoryOutbox::default());
+        let mut source = MemorySource::default();
+        source.add("rate", 0, 1, piece_bytes, &[], &[bytes]);
+        outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
+        let source = Arc::new(source);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let ledger = reach.open(mode, &dir.path().join("journal.sqlite")).await;
+            let (clock, config) = (SystemClock, PublishConfig::default());
+            let publisher = Publisher::new(outbox.clone(), source.clone(), ledger.clone(), clock, config);
+            let mut status = publisher.status();
+            let start = std::time::Instant::now();
+            tokio::spawn(publisher.run(CancellationToken::new()));
+            status.wait_for(|_| outbox.finished()).await.unwrap();
+            let store_s = start.elapsed().as_secs_f64();
+            let (job, plan) = source.plans.iter().next().unwrap();
+            let object = plan.images.last().unwrap();
+            let located = outbox.located(job.study, object.image).into_values().collect();
+            let start = std::time::Instant::now();
+            let loaded = ledger.load_pieces(ledger.source().await.unwrap(), mode, located);
+            let loaded: u64 =
+                loaded.map_ok(|(_, b)| b.len() as u64).try_fold(0, |a, b| async move { Ok(a + b) }).await.unwrap();
+            assert_eq!(loaded, bytes);
+            let (mb, load_s) = (bytes as f64 / 1e6, start.elapsed().as_secs_f64());
+            println!("{mode:?}: {mb:.1} MB stored at {:.1} MB/s, loaded at {:.1} MB/s", mb / store_s, mb / load_s);
+        });
+    }
+}
+
 #[test]
 fn a_stranger_at_our_address_is_refused_by_name_and_hashes() {
     let Some(anvil) = Anvil::start(&[]) else { return skipped("anvil") };

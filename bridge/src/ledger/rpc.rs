@@ -52,8 +52,20 @@ fn sort_payload(payload: &ErrorPayload) -> NodeError {
     if payload.code == REVERTED || lower.contains("revert") {
         return NodeError::Reverted { data: payload.as_revert_data().unwrap_or_default(), reason: message };
     }
-    let passing =
-        ["indexing is in progress", "timeout", "timed out", "too many requests", "rate limit", "syncing", "busy"];
+    let passing = [
+        "indexing is in progress",
+        "timeout",
+        "timed out",
+        "too many requests",
+        "rate limit",
+        "syncing",
+        "busy",
+        // A node that lags does not have the block we ask about yet.
+        "header not found",
+        "block not found",
+        "unknown block",
+        "missing trie node",
+    ];
     if passing.iter().any(|p| lower.contains(p)) || payload.is_retry_err() {
         return NodeError::Unavailable(message);
     }
@@ -278,6 +290,7 @@ mod tests {
         let payload = |code, message: &'static str| ErrorPayload { code, message: message.into(), data: None };
         let indexing = sort_payload(&payload(-32000, "transaction indexing is in progress"));
         assert!(matches!(indexing, NodeError::Unavailable(_)));
+        assert!(matches!(sort_payload(&payload(-32000, "header not found")), NodeError::Unavailable(_)));
         assert!(matches!(sort_payload(&payload(3, "execution reverted")), NodeError::Reverted { .. }));
         assert!(matches!(sort_payload(&payload(-32602, "invalid argument 0")), NodeError::Refused(_)));
     }
