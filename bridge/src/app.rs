@@ -218,10 +218,10 @@ impl Core {
         self.tasks.close();
         self.tasks.wait().await;
         self.site.archive().close().await;
-        if let Some(embedded) = self.embedded {
-            if let Err(error) = blocking(move || embedded.close()).await {
-                tracing::error!(%error, "the embedded ledger did not close in order");
-            }
+        if let Some(embedded) = self.embedded
+            && let Err(error) = blocking(move || embedded.close()).await
+        {
+            tracing::error!(%error, "the embedded ledger did not close in order");
         }
     }
 }

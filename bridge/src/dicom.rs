@@ -132,11 +132,14 @@ impl Services for Door {
         Ok(futures::stream::unfold(found, |mut found| async move { Some((found.recv().await?, found)) }).boxed())
     }
 
-    async fn select(&self, session: &Session, query: Query) -> Result<Vec<Selected<Handle>>, Failure> {
-        // The association's context tells C-GET from C-MOVE; whoever may do either may select.
-        if self.allowed(session, Operation::Get).is_err() {
-            self.allowed(session, Operation::Move)?;
-        }
+    async fn select(
+        &self,
+        session: &Session,
+        operation: dicom_scp::Operation,
+        query: Query,
+    ) -> Result<Vec<Selected<Handle>>, Failure> {
+        let get = operation == dicom_scp::Operation::Get;
+        self.allowed(session, if get { Operation::Get } else { Operation::Move })?;
         let archive = self.site.archive().clone();
         let selected = tokio::task::spawn_blocking(move || archive.select(&query)).await;
         let selected = selected.map_err(|_| Failure::new(Reason::Internal, "the index failed"))?;

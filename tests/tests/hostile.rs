@@ -3,14 +3,34 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bridge::demo::phantom::Phantom;
 use dicom_scp::dataset::{Encoding, ReadOptions, Tag, VR, read};
-use dicom_scp::scu::{Association, Proposal, ScuError, ScuOptions};
-use dicom_scp::{AeTitle, Rejection, Status, Uid, sop_class};
+use dicom_scp::scu::{Association, Proposal, Receiver, ScuError, ScuOptions};
+use dicom_scp::{AeTitle, Failure, Reason, Rejection, Status, StoreHead, StoreSink, Stored, Uid, sop_class};
 use tests::Bridge;
 use tests::dicom::{connect, slices, store};
+
+/// A receiver that must not be asked.
+struct Nothing;
+
+impl StoreSink for Nothing {
+    async fn write(&mut self, _data: &[u8]) -> Result<(), Failure> {
+        Err(Failure::new(Reason::Internal, "nothing is taken here"))
+    }
+    async fn finish(self) -> Result<Stored, Failure> {
+        Err(Failure::new(Reason::Internal, "nothing is taken here"))
+    }
+}
+
+impl Receiver for Nothing {
+    type Sink = Self;
+    async fn begin(&mut self, _head: &StoreHead) -> Result<Self, Failure> {
+        Err(Failure::new(Reason::Internal, "nothing is taken here"))
+    }
+}
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().unwrap()
@@ -132,14 +152,27 @@ fn strangers_get_what_the_configuration_allows() {
         for (calling, expected) in [("STRANGER", Status::NOT_AUTHORIZED), ("VIEWER", Status::SUCCESS)] {
             let options = ScuOptions::new(title(calling), title("PACSBRIDGE"));
             let mut open = Association::connect(&address, port, &options, &find).await.unwrap();
-            let outcome = open
-                .find(&sop_class::STUDY_ROOT_FIND, &identifier, |_| std::ops::ControlFlow::Continue(()))
-                .await
-                .unwrap();
+            let outcome =
+                open.find(&sop_class::STUDY_ROOT_FIND, &identifier, |_| ControlFlow::Continue(())).await.unwrap();
             assert_eq!(outcome.status, expected, "{calling}");
         }
         let mut viewer = connect(bridge.dicom, "VIEWER").await.unwrap();
         assert_eq!(store(&mut viewer, &slices(1, 1, 32)[0]).await, Some(Status::NOT_AUTHORIZED));
+
+        // C-GET is not C-MOVE is not C-FIND: each has its own word in `allow`.
+        for model in [sop_class::STUDY_ROOT_GET, sop_class::STUDY_ROOT_MOVE] {
+            let options = ScuOptions::new(title("VIEWER"), title("PACSBRIDGE"));
+            let mut open = Association::connect(&address, port, &options, &[Proposal::plain(model)]).await.unwrap();
+            let mut identifier = identifier.clone();
+            identifier.put_text(Tag(0x0020, 0x000D), VR::UI, "1.2.3");
+            let status = if model == sop_class::STUDY_ROOT_GET {
+                open.get(&model, &identifier, &mut Nothing).await.unwrap().outcome.status
+            } else {
+                let to = title("VIEWER");
+                open.r#move(&model, &to, &identifier, |_| ControlFlow::Continue(())).await.unwrap().outcome.status
+            };
+            assert_eq!(status, Status::NOT_AUTHORIZED, "{model}");
+        }
 
         let options = ScuOptions::new(title("VIEWER"), title("ANOTHER"));
         let refused = Association::connect(&address, port, &options, &find).await;
@@ -160,7 +193,7 @@ fn a_move_to_an_unknown_destination_says_what_to_add() {
         identifier.put_uid(Tag(0x0020, 0x000D), &Uid::new("1.2.3").unwrap());
         let nowhere = AeTitle::new("NOWHERE").unwrap();
         let moved = open
-            .r#move(&sop_class::STUDY_ROOT_MOVE, &nowhere, &identifier, |_| std::ops::ControlFlow::Continue(()))
+            .r#move(&sop_class::STUDY_ROOT_MOVE, &nowhere, &identifier, |_| ControlFlow::Continue(()))
             .await
             .unwrap();
         assert_eq!(moved.outcome.status, Status::MOVE_DESTINATION_UNKNOWN);

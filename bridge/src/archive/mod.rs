@@ -43,7 +43,7 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
-pub use publication::{Image, PlannedImage, PlannedVersion, Publication, SeenOnLedger};
+pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
 pub use report::StudySummary;
 pub use restore::Restoring;
 

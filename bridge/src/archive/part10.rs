@@ -49,9 +49,9 @@ impl FileMeta {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut meta = DataSet::default();
-        meta.put_text(Tag(0x0002, 0x0002), VR::UI, &self.sop_class.to_string());
-        meta.put_text(Tag(0x0002, 0x0003), VR::UI, &self.sop_instance.to_string());
-        meta.put_text(Tag(0x0002, 0x0010), VR::UI, &self.transfer_syntax.to_string());
+        meta.put_text(Tag(0x0002, 0x0002), VR::UI, self.sop_class.as_str());
+        meta.put_text(Tag(0x0002, 0x0003), VR::UI, self.sop_instance.as_str());
+        meta.put_text(Tag(0x0002, 0x0010), VR::UI, self.transfer_syntax.as_str());
         meta.put_text(Tag(0x0002, 0x0012), VR::UI, IMPLEMENTATION_CLASS_UID);
         meta.put_text(Tag(0x0002, 0x0013), VR::SH, IMPLEMENTATION_VERSION_NAME);
         let body = meta.write(Encoding::ExplicitLe);

@@ -109,6 +109,12 @@ pub struct SeenOnLedger {
     pub finished: Option<u32>,
 }
 
+/// An image, and its plain bytes when it is not an object.
+pub type ImageAndPlain = (Image, Option<Vec<u8>>);
+
+/// Images seen sealed, and pieces seen stored: (image, number).
+pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
+
 const SELECT_IMAGE: &str =
     "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
 const SELECT_PUBLICATION: &str =
@@ -242,7 +248,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
-    pub fn image(&self, id: &B256) -> Result<Option<(Image, Option<Vec<u8>>)>, ArchiveError> {
+    pub fn image(&self, id: &B256) -> Result<Option<ImageAndPlain>, ArchiveError> {
         self.read(|db| {
             let sql = format!("{} WHERE id = ?1", SELECT_IMAGE.replace(" FROM", ", plain FROM"));
             let mut statement = db.prepare_cached(&sql)?;
@@ -308,7 +314,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
-    pub fn seen_images(&self, study_uid: &Uid) -> Result<(Vec<B256>, Vec<(B256, u32)>), ArchiveError> {
+    pub fn seen_images(&self, study_uid: &Uid) -> Result<SeenImages, ArchiveError> {
         self.read(|db| {
             let of_study = "study = (SELECT id FROM study WHERE uid = ?1)";
             let mut sealed = db.prepare_cached(&format!("SELECT id FROM image WHERE {of_study} AND sealed = 1"))?;

@@ -143,11 +143,12 @@ fn outgoing(path: &Path) -> Result<Outgoing, String> {
     Ok(Outgoing { path: path.to_owned(), request, offset })
 }
 
-type ContextGroup = Vec<((Uid, TransferSyntax), Vec<Outgoing>)>;
+type Context = (Uid, TransferSyntax);
+type ContextGroup = Vec<(Context, Vec<Outgoing>)>;
 
 /// Files by presentation context, in groups that fit one association each.
 fn in_contexts(files: Vec<Outgoing>) -> Vec<ContextGroup> {
-    let mut contexts: BTreeMap<(Uid, Uid), ((Uid, TransferSyntax), Vec<Outgoing>)> = BTreeMap::new();
+    let mut contexts: BTreeMap<(Uid, Uid), (Context, Vec<Outgoing>)> = BTreeMap::new();
     for one in files {
         let (class, syntax) = (one.request.sop_class, one.request.transfer_syntax);
         contexts.entry((class, *syntax.uid())).or_insert_with(|| ((class, syntax), Vec::new())).1.push(one);

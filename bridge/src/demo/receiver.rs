@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dicom_scp::dataset::DataSet;
 use dicom_scp::matching::Query;
 use dicom_scp::scp::{Destination, Selected, Services};
-use dicom_scp::{AeTitle, AssociationRequest, Failure, ObjectStream, Reason, Rejection, StoreHead, StoreSink, Stored};
+use dicom_scp::{
+    AeTitle, AssociationRequest, Failure, ObjectStream, Operation, Reason, Rejection, StoreHead, StoreSink, Stored,
+};
 use futures::stream::{Empty, empty};
 use sha2::{Digest, Sha256};
 
@@ -57,7 +59,7 @@ impl Services for Receiver {
         Ok(empty())
     }
 
-    async fn select(&self, (): &(), _query: Query) -> Result<Vec<Selected<()>>, Failure> {
+    async fn select(&self, (): &(), _operation: Operation, _query: Query) -> Result<Vec<Selected<()>>, Failure> {
         Err(only_storage())
     }
 

@@ -14,7 +14,7 @@ use crate::{
     negotiation::{AssociationRequest, Negotiated, Offer, Rejection, association_request, negotiate},
     object::{ObjectStream, StoreHead, StoreSink},
     scu::ScuOptions,
-    status::Failure,
+    status::{Failure, Operation},
     transport::{AbortSource, Stream, Transport},
 };
 use association::Association;
@@ -69,13 +69,14 @@ pub trait Services: Send + Sync + 'static {
         query: Query,
     ) -> impl Future<Output = Result<Self::Matches, Failure>> + Send;
 
-    /// The objects of a C-MOVE or C-GET.
+    /// The objects of a C-MOVE or C-GET; `operation` tells which, for a peer that may do one and not the other.
     ///
     /// # Errors
     /// The failure answers the operation.
     fn select(
         &self,
         session: &Self::Session,
+        operation: Operation,
         query: Query,
     ) -> impl Future<Output = Result<Vec<Selected<Self::Handle>>, Failure>> + Send;
 

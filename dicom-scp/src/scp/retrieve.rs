@@ -111,7 +111,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
         };
         let query = self.identifier(context, rq.sop_class, has_data_set, model, Query::parse_retrieve).await?;
         let selected = match query {
-            Ok(query) => self.select(rq.message_id, query).await?,
+            Ok(query) => self.select(rq.message_id, Operation::Get, query).await?,
             Err(failure) => Err(failure),
         };
         let selected = match selected {
@@ -247,7 +247,7 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             Attended::Done(Err(failure)) => return Ok(Err(failure)),
             Attended::Cancelled => return Ok(Ok(None)),
         };
-        let selected = self.select(rq.message_id, query).await?;
+        let selected = self.select(rq.message_id, Operation::Move, query).await?;
         Ok(selected.map(|selected| selected.map(|selected| (destination, selected))))
     }
 
@@ -256,10 +256,11 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
     async fn select(
         &mut self,
         message_id: u16,
+        operation: Operation,
         query: Query,
     ) -> Result<Result<Option<Vec<Selected<V::Handle>>>, Failure>, TransportError> {
         let (services, session) = (self.services, self.session.clone());
-        Ok(match self.attend(message_id, pin!(services.select(&session, query))).await? {
+        Ok(match self.attend(message_id, pin!(services.select(&session, operation, query))).await? {
             Attended::Done(selected) => selected.map(Some),
             Attended::Cancelled => Ok(None),
         })

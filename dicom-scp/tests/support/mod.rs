@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 use dicom_scp::{
-    AeTitle, AssociationRequest, DataSet, Element, Failure, ObjectStream, Reason, Rejection, StoreHead, StoreSink,
-    Stored, Tag, TransferSyntax, Uid, VR,
+    AeTitle, AssociationRequest, DataSet, Element, Failure, ObjectStream, Operation, Reason, Rejection, StoreHead,
+    StoreSink, Stored, Tag, TransferSyntax, Uid, VR,
     dataset::{ReadOptions, read},
     matching::{Level, Query, matches},
     scp::{Destination, Drained, ScpOptions, Selected, Services, serve},
@@ -165,7 +165,7 @@ impl Services for Front {
         Ok(Box::pin(futures::stream::iter(found)))
     }
 
-    async fn select(&self, _: &AeTitle, query: Query) -> Result<Vec<Selected<Uid>>, Failure> {
+    async fn select(&self, _: &AeTitle, _: Operation, query: Query) -> Result<Vec<Selected<Uid>>, Failure> {
         if self.0.slow_select.load(Ordering::SeqCst) {
             self.0.select_started.notify_one();
             std::future::pending::<()>().await;
