@@ -27,7 +27,9 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# The integration tests start the program that stands beside them.
 unit:
+	cargo build --workspace --bins --locked
 	cargo test --workspace --locked --no-fail-fast
 
 contracts:
