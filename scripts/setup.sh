@@ -44,6 +44,16 @@ if [ "$(cat "$VENV/.wanted" 2>/dev/null)" != "$wanted" ]; then
     fi
 fi
 
+# The Solidity compiler, forge and anvil, as pinned in contracts/package-lock.json.
+if command -v npm >/dev/null 2>&1 && ! cmp -s contracts/package-lock.json contracts/node_modules/.installed-lock; then
+    echo "setup: installing the npm packages of contracts/"
+    if (cd contracts && npm ci --silent --no-audit --no-fund --ignore-scripts); then
+        cp contracts/package-lock.json contracts/node_modules/.installed-lock
+    else
+        fail "could not install the npm packages of contracts/; the tests that need them will say so"
+    fi
+fi
+
 if [ "${#lacking[@]}" -gt 0 ] && [ "${REQUIRE_TOOLS:-0}" = 1 ]; then
     exit 1
 fi
