@@ -122,7 +122,9 @@ impl Retrieve {
         let lock = self.lock_of(stored.id);
         let guard = lock.lock().await;
         let current = self.0.archive.instance(&stored.sop_instance)?;
+        let gone = |stored: &Stored| stored.path.as_ref().is_some_and(|path| !path.exists());
         let result = match current {
+            Some(current) if gone(&current) => self.heal(current).await,
             Some(current) if current.path.is_some() => Ok(current),
             Some(current) => self.restore(&current).await,
             None => Err(RetrieveError::Nowhere(stored.sop_instance.to_string())),
@@ -130,6 +132,14 @@ impl Retrieve {
         drop(guard);
         self.unlock(stored.id);
         result
+    }
+
+    /// Somebody removed the file behind our back; the ledger has the object.
+    async fn heal(&self, mut stored: Stored) -> Result<Stored, RetrieveError> {
+        tracing::warn!(uid = %stored.sop_instance, "the file of an object is gone; fetching it from the ledger");
+        self.0.archive.forget_file(&stored).await?;
+        stored.path = None;
+        self.restore(&stored).await
     }
 
     fn lock_of(&self, id: i64) -> Arc<tokio::sync::Mutex<()>> {

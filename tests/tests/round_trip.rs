@@ -100,6 +100,57 @@ fn dcmtk_gets_from_the_ledger_what_dcmtk_stored() {
     }
 }
 
+/// What comes after a study was published makes its next version, which carries only what is new; and a file that somebody
+/// removed by hand is fetched again.
+#[test]
+fn late_objects_make_the_next_version_and_lost_files_are_fetched_again() {
+    let bridge = Bridge::start(&format!("{OPEN}[publish]\nsettle_ms = 100\n"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let phantoms = slices(1, 9, 64);
+    let send = |range: std::ops::Range<usize>| {
+        runtime.block_on(async {
+            let mut open = tests::dicom::connect(bridge.dicom, "CT1").await.unwrap();
+            for phantom in &phantoms[range] {
+                assert_eq!(tests::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+            }
+        });
+    };
+    let uid = subject(1).study_uid;
+    send(0..6);
+    bridge.wait_final(1);
+    let first = bridge.json(&["study", "show", &uid]);
+    assert_eq!(first["study"]["version"], 1);
+    send(6..9);
+    tests::wait_for("the second version", || bridge.json(&["study", "show", &uid])["study"]["version"] == 2);
+    bridge.wait_final(1);
+    let second = bridge.json(&["study", "show", &uid]);
+    let objects = |report: &serde_json::Value| {
+        report["images"].as_array().unwrap().iter().filter(|image| image["kind"] == "object").count()
+    };
+    assert_eq!((objects(&first), objects(&second)), (6, 3), "the second version sends only what is new");
+    assert_eq!(first["study_id"], second["study_id"]);
+
+    let files = files_below(&bridge.dir.path().join("data/archive/objects"));
+    assert_eq!(files.len(), 9);
+    std::fs::remove_file(&files[4]).unwrap();
+    let sent: BTreeMap<String, Vec<u8>> =
+        phantoms.iter().map(|phantom| (phantom.sop_instance.to_string(), phantom.bytes.clone())).collect();
+    if !have("getscu") {
+        return;
+    }
+    let got = tempfile::tempdir().unwrap();
+    let (host, port) = (bridge.dicom.ip().to_string(), bridge.dicom.port().to_string());
+    run(dcmtk("getscu").args(["-S", "+B", "-aec", "PACSBRIDGE", "-od"]).arg(got.path()).args([
+        &host,
+        &port,
+        "-k",
+        "QueryRetrieveLevel=STUDY",
+        "-k",
+        &format!("StudyInstanceUID={uid}"),
+    ]));
+    assert!(data_sets(got.path()) == sent);
+}
+
 /// Every test file of pydicom, and the samples when they are there: what is legal comes back bit for bit, by C-GET and by
 /// C-MOVE, after it was evicted; what is not is refused.
 #[test]

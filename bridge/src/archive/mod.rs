@@ -438,4 +438,6 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 #[cfg(test)]
+mod search_tests;
+#[cfg(test)]
 mod tests;

@@ -39,6 +39,25 @@ impl Archive {
     }
 }
 
+impl Archive {
+    /// Takes note that an object's file is gone, whoever removed it.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn forget_file(&self, stored: &Stored) -> Result<(), ArchiveError> {
+        let (row, name) =
+            (stored.id, stored.path.as_ref().and_then(|path| path.file_stem()?.to_str().map(str::to_owned)));
+        let forgotten = self
+            .write(move |db| {
+                let sql = "UPDATE instance SET shard = NULL, file = NULL WHERE id = ?1 AND file = ?2";
+                Ok(db.execute(sql, rusqlite::params![row, name])?)
+            })
+            .await?;
+        self.release(stored.file_bytes * forgotten as u64);
+        Ok(())
+    }
+}
+
 impl Restoring {
     /// Files the object if its bytes are those that were received, and only then.
     ///
