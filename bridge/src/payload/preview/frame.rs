@@ -199,8 +199,8 @@ pub(super) fn native<R: Read + Seek>(
         return Err(PreviewError::TooLarge);
     }
     let available = location.bytes.unwrap_or(0).saturating_sub(begin_byte).min(length);
-    let mut bytes = Vec::new();
-    // Grown by what is really there, so that a small file cannot claim a large buffer.
+    // Reserved in one go, since growing would hold the frame twice. What a lying header reserves is never touched.
+    let mut bytes = Vec::with_capacity(available as usize);
     object.read_range(location.begin + begin_byte, available, |run| bytes.extend_from_slice(run))?;
     if bytes.len() as u64 <= u64::from(skip) / 8 {
         return Err(ObjectError::PixelData("frame lies behind the end of the file").into());
