@@ -783,14 +783,7 @@ fn check_claim(chain: &Chain, job: &StudyJob, seen: &Seen) {
 // ---- studies -------------------------------------------------------------------------------------------------------------
 
 fn sealed_bytes(image: B256, len: usize) -> Vec<u8> {
-    let mut out = vec![];
-    let mut block = image;
-    while out.len() < len {
-        block = keccak256(block);
-        out.extend_from_slice(block.as_slice());
-    }
-    out.truncate(len);
-    out
+    (0..len).map(|i| image[i % 32].wrapping_mul(31).wrapping_add((i / 32) as u8).rotate_left((i % 7) as u32)).collect()
 }
 
 thread_local! {
