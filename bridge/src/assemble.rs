@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion, Stored, now_ms};
 use crate::config;
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
-use crate::payload::container::{SealError, SealOptions, seal};
+use crate::payload::container::{SealError, SealOptions, plain_bytes_fitting, seal};
 use crate::payload::describe::describe;
 use crate::payload::manifest::{
     HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
@@ -30,8 +30,6 @@ use crate::study::{ImageKind, image_id, study_id, study_id_plain};
 
 /// Longest value kept in a manifest's headers, in bytes.
 const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
-/// What sealing adds to a preview at most, in bytes.
-const PREVIEW_OVERHEAD_BYTES: usize = 1_500;
 /// Pixel data and what belongs to it begins here.
 const PIXELS: Tag = Tag(0x7FE0, 0x0000);
 /// Bytes read at once.
@@ -239,7 +237,8 @@ impl Assembler {
             PreviewKind::Series | PreviewKind::ContactSheet => !renewed.contains(&preview.subject),
         };
         let mut previews: Vec<ManifestPreview> = old.into_iter().filter(stays).collect();
-        let bytes_max = (self.0.settings.piece_bytes as usize).saturating_sub(PREVIEW_OVERHEAD_BYTES);
+        // A preview always fits one piece; none is made when pieces are too small for any.
+        let bytes_max = plain_bytes_fitting(self.0.settings.piece_bytes, SealOptions::default()).unwrap_or(0);
         let each = self.0.settings.preview_each_instance;
         let pictures =
             in_parallel(&series, |(uid, members)| Ok(picture::of_series(uid, members, new, each, bytes_max)))?;

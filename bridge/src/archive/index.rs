@@ -180,7 +180,7 @@ fn study_row(tx: &Transaction<'_>, levels: &Levels, new: &NewInstance) -> Result
     if let Some(id) = updated {
         return Ok(id);
     }
-    let text = |tag| levels.study.text(tag).unwrap_or_default();
+    let text = |tag| single(levels.study.texts(tag));
     let date = |tag| Date::parse(&text(tag)).map(Date::yyyymmdd);
     tx.prepare_cached(
         "INSERT INTO study (uid, patient_id, patient_issuer, birth_date, study_date, accession, study_number, attributes,
@@ -207,6 +207,17 @@ fn study_row(tx: &Transaction<'_>, levels: &Levels, new: &NewInstance) -> Result
     Ok(study)
 }
 
+/// What stands in a column whose attribute has several values, any of which may be asked for: look at the attributes.
+pub(super) const SEVERAL: &str = "\\";
+
+fn single(mut values: Vec<String>) -> String {
+    match values.len() {
+        0 => String::new(),
+        1 => values.remove(0),
+        _ => SEVERAL.to_owned(),
+    }
+}
+
 fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> Result<i64, ArchiveError> {
     let uid = levels.series_uid.as_str();
     let updated = tx
@@ -220,7 +231,7 @@ fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> Result<i64, 
         .execute(params![
         study,
         uid,
-        levels.series.text(Tag(0x0008, 0x0060)).unwrap_or_default(),
+        levels.series.texts(Tag(0x0008, 0x0060)).join("\\"),
         levels.series.write(Encoding::ExplicitLe),
     ])?;
     Ok(tx.last_insert_rowid())

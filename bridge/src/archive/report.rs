@@ -99,7 +99,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
         description: text(Tag(0x0008, 0x1030)),
         modalities: row
             .get::<_, Option<String>>(6)?
-            .map(|list| list.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect())
+            .map(|list| list.split([',', '\\']).filter(|m| !m.is_empty()).map(str::to_owned).collect())
             .unwrap_or_default(),
         series: count(7)?,
         instances: count(2)?,

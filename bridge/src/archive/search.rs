@@ -3,16 +3,19 @@
 //! SQL narrows by the columns that have an index; [`dicom_scp::matching::matches`] decides. So an index can make a query
 //! fast but never wrong. Must not know associations or who asks.
 
+use std::collections::BTreeSet;
+
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, VR, read};
 use dicom_scp::matching::{Criterion, Level, Query, matches};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::attributes::is_of_patient;
-use super::index::as_u64;
+use super::index::{SEVERAL, as_u64};
 use super::{Archive, ArchiveError, SELECT_STORED, Stored};
 
 const PATIENT_NAME: Tag = Tag(0x0010, 0x0010);
+const MODALITY: Tag = Tag(0x0008, 0x0060);
 const MODALITIES_IN_STUDY: Tag = Tag(0x0008, 0x0061);
 const SOP_CLASSES_IN_STUDY: Tag = Tag(0x0008, 0x0062);
 const RETRIEVE_AE_TITLE: Tag = Tag(0x0008, 0x0054);
@@ -34,7 +37,6 @@ const COLUMNS: &[(Tag, &str, Level)] = &[
     (Tag(0x0020, 0x0010), "st.study_number", Level::Study),
     (Tag(0x0020, 0x000D), "st.uid", Level::Study),
     (Tag(0x0020, 0x000E), "se.uid", Level::Series),
-    (Tag(0x0008, 0x0060), "se.modality", Level::Series),
     (Tag(0x0008, 0x0018), "i.uid", Level::Image),
     (Tag(0x0008, 0x0016), "i.sop_class", Level::Image),
 ];
@@ -130,19 +132,28 @@ fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
         sql.push(format!("st.id IN (SELECT study FROM patient_name WHERE {})", inner.join(" AND ")));
         values.append(&mut names);
     }
-    let mut inner = Vec::new();
-    narrow("modality", query.criterion(MODALITIES_IN_STUDY), &mut inner, &mut values);
-    if !inner.is_empty() {
-        sql.push(format!("EXISTS (SELECT 1 FROM series WHERE study = st.id AND {})", inner.join(" AND ")));
+    if let Criterion::Single(text) = query.criterion(MODALITIES_IN_STUDY) {
+        sql.push(format!("EXISTS (SELECT 1 FROM series WHERE study = st.id AND {})", modality("modality")));
+        values.push(text.value().to_owned().into());
+    }
+    if let (Criterion::Single(text), true) = (query.criterion(MODALITY), level >= Level::Series) {
+        sql.push(modality("se.modality"));
+        values.push(text.value().to_owned().into());
     }
     (sql, values)
 }
 
-/// What a column must fulfil so that the criterion can be met; nothing when the column cannot tell.
+/// The modality column holds all values, because lists of modalities are made from it.
+fn modality(column: &str) -> String {
+    format!("({column} = ? OR instr({column}, '{SEVERAL}') > 0)")
+}
+
+/// What a column must fulfil so that the criterion can be met; nothing when the column cannot tell. A column that holds
+/// several values or none that could be parsed is left to [`matches`].
 fn narrow(column: &str, criterion: &Criterion, sql: &mut Vec<String>, values: &mut Vec<Value>) {
     match criterion {
         Criterion::Single(text) => {
-            sql.push(format!("{column} = ?"));
+            sql.push(format!("{column} IN (?, '{SEVERAL}')"));
             values.push(text.value().to_owned().into());
         }
         Criterion::UidList(uids) => {
@@ -152,17 +163,18 @@ fn narrow(column: &str, criterion: &Criterion, sql: &mut Vec<String>, values: &m
         Criterion::Wildcard(pattern) => {
             let prefix = pattern.prefix();
             if !prefix.is_empty() {
-                sql.push(format!("{column} >= ? AND {column} < ?"));
+                sql.push(format!("(({column} >= ? AND {column} < ?) OR {column} = '{SEVERAL}')"));
                 values.push(prefix.clone().into());
                 values.push(format!("{prefix}\u{10FFFF}").into());
             }
         }
         Criterion::DateRange(range) => {
-            for (operator, date) in [(">=", range.from), ("<=", range.to)] {
-                if let Some(date) = date {
-                    sql.push(format!("{column} {operator} ?"));
-                    values.push(i64::from(date.yyyymmdd()).into());
-                }
+            let bounds = [(">=", range.from), ("<=", range.to)];
+            let bounds: Vec<_> = bounds.into_iter().filter_map(|(op, date)| Some((op, date?))).collect();
+            let all: Vec<String> = bounds.iter().map(|(op, _)| format!("{column} {op} ?")).collect();
+            if !all.is_empty() {
+                sql.push(format!("(({}) OR {column} IS NULL)", all.join(" AND ")));
+                values.extend(bounds.iter().map(|(_, date)| Value::from(i64::from(date.yyyymmdd()))));
             }
         }
         _ => {}
@@ -196,7 +208,8 @@ fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, Arch
         if asked(*tag) {
             let mut statement = db.prepare_cached(sql)?;
             let found: Vec<String> = statement.query_map([study], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            entity.put_texts(*tag, *vr, &found);
+            let each: BTreeSet<&str> = found.iter().flat_map(|values| values.split('\\')).collect();
+            entity.put_texts(*tag, *vr, &Vec::from_iter(each));
         }
     }
     Ok(entity)

@@ -136,7 +136,7 @@ fn naive(headers: &[DataSet], query: &Query) -> Vec<String> {
         let mut modalities: Vec<String> = headers
             .iter()
             .filter(|other| text(other, Tag(0x0020, 0x000D)) == study)
-            .flat_map(|other| other.text(Tag(0x0008, 0x0060)))
+            .flat_map(|other| other.texts(Tag(0x0008, 0x0060)))
             .filter(|modality| !modality.is_empty())
             .collect();
         modalities.sort();
