@@ -244,9 +244,11 @@ async fn too_many_associations_are_rejected_as_transient() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_connections_do_not_stop_service() {
-    let served = Served::start(ScpOptions { associations_max: 2, ..ScpOptions::default() }).await;
+    let options = ScpOptions { associations_max: 2, artim_timeout_ms: 3_600_000, ..ScpOptions::default() };
+    let served = Served::start(options).await;
     let mut silent = Vec::new();
-    for _ in 0..200 {
+    // Far more than there are places for handshakes, none of which ends by itself within the hour.
+    for _ in 0..1_000 {
         silent.push(TcpStream::connect(served.address).await.unwrap());
     }
     echo(&served).await;

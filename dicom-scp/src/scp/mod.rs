@@ -1,10 +1,11 @@
 //! The association acceptor: accept loop, limits, timers, and the dispatch of operations to a site's [`Services`].
 //!
-//! Connections are limited before they are accepted, associations before they are answered; every task is tracked and every wait has a
+//! Half-open connections are limited (the oldest makes room), associations before they are answered; every task is tracked and every wait has a
 //! limit. Must not know policy (who may do what), storage or configuration formats.
 
 mod association;
 mod find;
+mod half_open;
 mod retrieve;
 
 use crate::{
@@ -21,11 +22,12 @@ use association::Association;
 use bytes::BytesMut;
 use dicom_ul::pdu::{AbortRQSource, Pdu};
 use futures::Stream as FuturesStream;
+use half_open::{HalfOpen, Place};
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -134,7 +136,7 @@ pub struct ScpOptions {
     pub offer: Offer,
     /// Established associations at the same time; more are rejected as transient, local limit exceeded.
     pub associations_max: usize,
-    /// Connections that have not sent A-ASSOCIATE-RQ yet at the same time; more wait unaccepted.
+    /// Connections that have not sent A-ASSOCIATE-RQ yet at the same time; when there are more, the oldest is closed.
     pub handshakes_max: usize,
     /// The longest P-DATA-TF PDU a peer may send, in bytes, announced in negotiation.
     pub pdu_bytes_max: u32,
@@ -240,7 +242,7 @@ pub async fn serve_upgraded<V: Services, U: Upgrade>(
     shutdown: CancellationToken,
     upgrade: U,
 ) -> Drained {
-    let handshakes = Arc::new(Semaphore::new(options.handshakes_max));
+    let half_open = HalfOpen::new(options.handshakes_max);
     let drain_timeout = Duration::from_millis(options.drain_timeout_ms);
     let acceptor = Arc::new(Acceptor {
         associations: Arc::new(Semaphore::new(options.associations_max)),
@@ -251,11 +253,11 @@ pub async fn serve_upgraded<V: Services, U: Upgrade>(
         cut_off: CancellationToken::new(),
     });
     let tasks = TaskTracker::new();
-    while let Some((stream, peer, permit)) = next_connection(&listener, &handshakes, &shutdown).await {
-        let acceptor = acceptor.clone();
+    while let Some((stream, peer)) = next_connection(&listener, &shutdown).await {
+        let (acceptor, place) = (acceptor.clone(), half_open.enter());
         tasks.spawn(async move {
             tokio::select! {
-                () = acceptor.connection(stream, peer, permit) => {}
+                () = acceptor.connection(stream, peer, place) => {}
                 () = acceptor.cut_off.cancelled() => {}
             }
         });
@@ -272,19 +274,14 @@ pub async fn serve_upgraded<V: Services, U: Upgrade>(
     Drained { abandoned }
 }
 
-/// The next connection with its permit, or `None` at shutdown. The permit comes first: what cannot be handled stays in the listen queue.
-async fn next_connection(
-    listener: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-    shutdown: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+/// The next connection, or `None` at shutdown.
+async fn next_connection(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     /// Long enough not to spin when file descriptors have run out, short enough not to be noticed.
     const ACCEPT_RETRY: Duration = Duration::from_millis(100);
     let accept = async {
-        let permit = handshakes.clone().acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => return Some((stream, peer, permit)),
+                Ok(connection) => return connection,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -295,7 +292,7 @@ async fn next_connection(
     tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
-        connection = accept => connection,
+        connection = accept => Some(connection),
     }
 }
 
@@ -317,7 +314,7 @@ struct Admitted<S> {
 }
 
 impl<V: Services, U: Upgrade> Acceptor<V, U> {
-    async fn connection(&self, tcp: TcpStream, peer: SocketAddr, handshake: OwnedSemaphorePermit) {
+    async fn connection(&self, tcp: TcpStream, peer: SocketAddr, place: Place) {
         if let Err(error) = tcp.set_nodelay(true) {
             debug!(%peer, %error, "connection lost before the association");
             return;
@@ -335,6 +332,7 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
                 Ok(Err(error)) => return debug!(%peer, %error, "connection lost before the association"),
                 Err(_) => return debug!(%peer, "no association request in time"),
             },
+            () = place.lost() => return debug!(%peer, "silent while others wanted to connect"),
             // Nothing is in hand yet.
             () = self.shutdown.cancelled() => return,
         };
@@ -357,7 +355,7 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
                 return self.refuse(stream, &Pdu::AssociationRJ(reason.to_pdu())).await;
             }
         };
-        drop(handshake);
+        drop(place);
         let answer = Pdu::AssociationAC(admitted.negotiated.answer.clone());
         let written = timeout(self.options.dimse_timeout(), handshake::write(&mut stream, &answer)).await;
         if !matches!(written, Ok(Ok(()))) {
