@@ -7,13 +7,14 @@ use crate::Core;
 use crate::rpc;
 use alloy::rpc::json_rpc::{ErrorPayload, Id, Response, ResponsePayload};
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::extract::State;
+use axum::http::{Request as HttpRequest, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const BODY_BYTES_MAX: usize = 5 << 20;
 /// Requests in one batch at most, as in geth.
 const BATCH_MAX: usize = 1000;
+/// How long a request may take to arrive.
+const BODY_WAIT: Duration = Duration::from_secs(30);
 /// Requests worked on at once at most; others wait.
 const CONCURRENT_MAX: usize = 32;
 
@@ -33,16 +36,19 @@ struct Service {
 
 pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
     let service = Service { core, permits: Arc::new(Semaphore::new(CONCURRENT_MAX)) };
-    let router =
-        Router::new().route("/", post(handle)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(service);
+    let router = Router::new().route("/", post(handle)).with_state(service);
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-async fn handle(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> axum::response::Response {
-    let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+async fn handle(State(service): State<Service>, request: HttpRequest<Body>) -> axum::response::Response {
+    let json = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if !json.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("application/json")) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
+    let body = match read(request.into_body()).await {
+        Ok(body) => body,
+        Err(status) => return status.into_response(),
+    };
     let Ok(permit) = service.permits.clone().acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
@@ -53,6 +59,17 @@ async fn handle(State(service): State<Service>, headers: HeaderMap, body: Bytes)
     match answered.await {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Reads a body that is neither too long nor too slow. One that announces too much is not waited for.
+async fn read(body: Body) -> Result<Bytes, StatusCode> {
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    match tokio::time::timeout(BODY_WAIT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(read) => read.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }
 }
 

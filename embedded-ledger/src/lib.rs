@@ -312,9 +312,11 @@ impl EmbeddedLedger {
         http::serve(self.core.clone(), listener, shutdown)
     }
 
-    /// The newest block.
+    /// The newest block. Never older than a receipt that was seen; after closing, the last that was announced.
     pub fn head(&self) -> Head {
-        self.core.head.borrow().clone()
+        // A block is on disk, and so visible, a moment before it is announced.
+        let stored = self.core.snapshot().and_then(|snapshot| snapshot.head());
+        stored.map_or_else(|_| self.core.head.borrow().clone(), |record| Head::of(&record))
     }
 
     /// Follows the head: `changed().await` returns after a new block is durable. Only a wake-up: several blocks may be one change.

@@ -13,7 +13,7 @@ use alloy::rpc::types::{BlockNumberOrTag, Filter, TransactionRequest};
 use alloy::sol_types::{SolCall, SolError, SolEvent};
 use contracts::{PieceInput, PieceMode, Pieces, Sources};
 use embedded_ledger::{EmbeddedLedger, LedgerConfig, OpenError};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ async fn a_transaction_that_cannot_be_executed_is_refused_in_geths_words() {
 
     // Waits for nonce 0, so that it can be asked for again.
     let waiting = sign(&account, transfer(1));
-    node.provider.send_raw_transaction(&waiting).await.unwrap();
+    let _waits = node.provider.send_raw_transaction(&waiting).await.unwrap();
     assert_eq!(refusal(&node.provider, &waiting).await, "already known");
     let same_fee = TxEip1559 { value: U256::from(2), ..transfer(1) };
     assert_eq!(refused(same_fee).await, "replacement transaction underpriced");
@@ -155,13 +155,13 @@ async fn what_waits_for_a_nonce_goes_together() {
 async fn a_pool_has_limits() {
     let node = start(|config| config.pool.per_sender_max = 3);
     for nonce in 1..4 {
-        node.provider.send_raw_transaction(&sign(&key(2), transfer(nonce))).await.unwrap();
+        let _waits = node.provider.send_raw_transaction(&sign(&key(2), transfer(nonce))).await.unwrap();
     }
     assert_eq!(refusal(&node.provider, &sign(&key(2), transfer(4))).await, "account limit exceeded");
     // Another sender has its own room, and the gap can be filled once there is room again.
-    node.provider.send_raw_transaction(&sign(&key(3), transfer(1))).await.unwrap();
+    let _waits = node.provider.send_raw_transaction(&sign(&key(3), transfer(1))).await.unwrap();
     let node = start(|config| config.pool.bytes_max = 200);
-    node.provider.send_raw_transaction(&sign(&key(2), transfer(1))).await.unwrap();
+    let _waits = node.provider.send_raw_transaction(&sign(&key(2), transfer(1))).await.unwrap();
     assert_eq!(refusal(&node.provider, &sign(&key(3), transfer(1))).await, "txpool is full");
 }
 
@@ -177,7 +177,7 @@ async fn a_past_state_can_be_read_as_far_as_it_is_kept() {
     for number in 3..=6u64 {
         let at = BlockId::number(number);
         let word = B256::from(U256::from(number));
-        assert_eq!(provider.call(cell.clone()).block(at).await.unwrap(), word.as_slice());
+        assert_eq!(provider.call(cell.clone()).block(at).await.unwrap().as_ref(), word.as_slice());
         assert_eq!(provider.get_storage_at(CELL, U256::ZERO).block_id(at).await.unwrap(), U256::from(number));
         assert_eq!(provider.get_transaction_count(account.address()).block_id(at).await.unwrap(), number);
     }
@@ -201,7 +201,7 @@ async fn a_contract_that_destroyed_itself_leaves_nothing_but_its_past() {
     assert!(provider.get_code_at(MORTAL).await.unwrap().is_empty());
     assert_eq!(provider.get_storage_at(MORTAL, U256::from(2)).await.unwrap(), U256::ZERO);
     let before = BlockId::number(3);
-    assert_eq!(provider.get_code_at(MORTAL).block_id(before).await.unwrap(), MORTAL_CODE.as_slice());
+    assert_eq!(provider.get_code_at(MORTAL).block_id(before).await.unwrap().as_ref(), MORTAL_CODE.as_slice());
     assert_eq!(provider.get_storage_at(MORTAL, U256::from(2)).block_id(before).await.unwrap(), U256::from(1));
     assert!(node.ledger.verify().unwrap().is_sound());
 }
@@ -336,7 +336,7 @@ async fn http_gives_the_same_answers_until_it_is_told_to_stop() {
     let hash = *http.send_raw_transaction(&raw).await.unwrap().tx_hash();
     let there = receipt(&node.provider, hash).await;
     assert_eq!(http.get_transaction_receipt(hash).await.unwrap(), Some(there));
-    let mut batch = http.client().new_batch();
+    let mut batch = alloy::rpc::client::BatchRequest::new(http.client());
     let one = batch.add_call::<_, String>("eth_chainId", &()).unwrap();
     let two = batch.add_call::<_, String>("eth_nonsense", &()).unwrap();
     batch.send().await.unwrap();
@@ -447,7 +447,6 @@ async fn a_rewritten_file_does_not_verify() {
         assert!(ledger.verify().unwrap().is_sound());
         ledger.close();
         let database = Database::open(&path).unwrap();
-        assert!(database.begin_read().is_ok());
         let write = database.begin_write().unwrap();
         rewrite(&write);
         write.commit().unwrap();
