@@ -1,0 +1,107 @@
+//! Figures of PACS Bridge beside Orthanc and DCMTK's storescp, in one run on one machine, alternating in every round.
+//!
+//! Every system gets the same objects from the same client over loopback, and the settings that serve it best. What a system
+//! does not manage is printed, not left out. Must not know how any of them works inside; the one exception is the synthetic
+//! index of the `find` section, which is written with the archive's own schema.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod client;
+mod find;
+mod ledger;
+mod machine;
+mod memory;
+mod objects;
+mod report;
+mod retrieve;
+mod servers;
+mod store;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use report::Report;
+use tokio::runtime::Runtime;
+
+/// What a system under test did not manage, in words.
+type Outcome<T> = Result<T, String>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    Store,
+    Memory,
+    Find,
+    Retrieve,
+    Ledger,
+}
+
+/// Measures PACS Bridge beside Orthanc and DCMTK.
+///
+/// Everything is kept below the temporary directory (TMPDIR), which has to be on a real disk: on tmpfs a sync costs nothing.
+#[derive(Debug, Clone, Parser)]
+struct Options {
+    /// Only this section; may be repeated.
+    #[arg(long, value_enum)]
+    only: Vec<Section>,
+    /// Multiplies the number of objects, frames and studies.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Rounds; every figure is their median.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Write the tables here as Markdown. A whole run without --scale writes docs/benchmarks.md by itself.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    /// `count` scaled, but at least `least`.
+    fn scaled(&self, count: u32, least: u32) -> u32 {
+        ((f64::from(count) * self.scale).round() as u32).max(least)
+    }
+
+    fn out(&self) -> Option<PathBuf> {
+        let whole = self.only.is_empty() && (self.scale - 1.0).abs() < f64::EPSILON;
+        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+        self.out.clone().or_else(|| whole.then(usual))
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = Runtime::new().unwrap();
+    let mut report = Report::new();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    report.facts(machine::facts(&arguments.join(" ")));
+    report.facts(servers::settings());
+
+    type Run = fn(&Options, &Runtime, &mut Report);
+    let sections: [(Section, Run); 5] = [
+        (Section::Store, store::run),
+        (Section::Memory, memory::run),
+        (Section::Find, find::run),
+        (Section::Retrieve, retrieve::run),
+        (Section::Ledger, ledger::run),
+    ];
+    for (section, run) in sections {
+        if !options.only.is_empty() && !options.only.contains(&section) {
+            continue;
+        }
+        let begun = Instant::now();
+        // A server that does not start panics in its handle; the other sections still have something to say.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&options, &runtime, &mut report))) {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+            report.failure(format!("section {section:?} broke off: {words}"));
+        }
+        eprintln!("({section:?} took {:.0} s)", begun.elapsed().as_secs_f64());
+    }
+    report.finish();
+    if let Some(path) = options.out() {
+        std::fs::write(&path, report.markdown()).unwrap();
+        eprintln!("written to {}", path.display());
+    }
+    if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
