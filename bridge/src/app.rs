@@ -30,7 +30,7 @@ use crate::ledger::{self, LedgerConfig, LedgerError, LedgerSlot, OpenError};
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
-use crate::site::{Parts, Site};
+use crate::site::{Parts, PublisherSlot, Site};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
 const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
@@ -87,6 +87,7 @@ pub struct Core {
     outbox: SiteOutbox,
     keyring: Keyring,
     slot: LedgerSlot,
+    publisher: PublisherSlot,
     embedded: Option<EmbeddedLedger>,
     tasks: TaskTracker,
     background: CancellationToken,
@@ -110,16 +111,19 @@ impl Core {
         let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone())?;
         let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler);
         let slot = LedgerSlot::default();
+        let publisher = PublisherSlot::default();
         let site = Site::new(Parts {
             retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
+            publisher: publisher.clone(),
             publishing: config.publish.enabled,
         });
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
-        let mut core = Self { site, config, outbox, keyring, slot, embedded: None, tasks, background, _lock: lock };
+        let mut core =
+            Self { site, config, outbox, keyring, slot, publisher, embedded: None, tasks, background, _lock: lock };
         core.open_ledger().await?;
         Ok(core)
     }
@@ -319,7 +323,7 @@ impl Core {
             return;
         }
         let stop = self.background.clone();
-        let (outbox, slot) = (self.outbox.clone(), self.slot.clone());
+        let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
         let mut again = None;
         if slot.get().is_none() {
             again = Some((self.config.ledger.url.clone(), self.keyring.source().clone(), self.ledger_config()));
@@ -336,6 +340,7 @@ impl Core {
             let source = Arc::new(outbox.clone());
             let publisher =
                 Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
+            let _ = status.set(publisher.status());
             tasks.spawn(outbox.plan_versions(publisher.waker(), stop.clone()));
             publisher.run(stop).await;
         });

@@ -77,6 +77,13 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
 }
 
+/// The socket's path through an open directory: a socket address holds about 100 bytes, a data directory may be longer.
+fn short_path(data_dir: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
+    let dir = std::fs::File::open(data_dir)?;
+    let path = format!("/proc/self/fd/{}/control.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    Ok((dir, PathBuf::from(path)))
+}
+
 /// Answers one request.
 pub async fn answer(site: &Site, request: Request) -> Reply {
     let result = match request {
@@ -103,12 +110,10 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let path = socket_path(data_dir);
-    if UnixStream::connect(&path).await.is_ok() {
-        return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another bridge runs on this data directory"));
-    }
-    // A socket left by a killed process refuses connections and is in the way.
+    // The data directory's lock is ours, so a socket that is there was left by a killed process.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)?;
+    let (_dir, short) = short_path(data_dir)?;
+    let listener = UnixListener::bind(short)?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let connections = tasks.clone();
     tasks.spawn(async move {
@@ -162,7 +167,8 @@ async fn converse(site: &Site, stream: UnixStream) -> std::io::Result<()> {
 /// # Errors
 /// When the bridge is there but the conversation broke.
 pub async fn ask(data_dir: &Path, request: &Request) -> std::io::Result<Option<Reply>> {
-    let Ok(stream) = UnixStream::connect(socket_path(data_dir)).await else { return Ok(None) };
+    let Ok((_dir, short)) = short_path(data_dir) else { return Ok(None) };
+    let Ok(stream) = UnixStream::connect(short).await else { return Ok(None) };
     let (reader, mut writer) = stream.into_split();
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

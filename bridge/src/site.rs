@@ -2,15 +2,17 @@
 //!
 //! The doors and the control socket work on a [`Site`]. Must not know wire protocols.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
+use crate::publish::PublishStatus;
 use crate::retrieve::{Retrieve, RetrieveError};
 
 /// Why a question could not be answered.
@@ -105,13 +107,19 @@ pub struct StudyRow {
     pub viewable_after_ms: Option<i64>,
     /// From the start of publishing until every byte was on the ledger, in milliseconds.
     pub final_after_ms: Option<i64>,
+    /// Why it does not get on, if so.
+    pub trouble: Option<String>,
 }
 
 impl StudyRow {
-    fn of(study: StudySummary, publishing: bool) -> Self {
+    fn of(study: StudySummary, parts: &Parts) -> Self {
+        let status = parts.publisher.get().map(|status| status.borrow());
+        let of_study = study.study_id.and_then(|id| status.as_ref()?.studies.get(&id)?.trouble.clone());
+        let trouble = of_study.or_else(|| status.as_ref()?.trouble.clone());
         let after = |at: Option<i64>| at.zip(study.begun_ms).map(|(at, begun)| at - begun);
         Self {
-            state: State::of(&study, publishing),
+            state: State::of(&study, parts.publishing),
+            trouble: trouble.filter(|_| study.begun_ms.is_some() && study.final_ms.is_none()),
             viewable_after_ms: after(study.viewable_ms),
             final_after_ms: after(study.final_ms),
             uid: study.uid,
@@ -212,6 +220,9 @@ pub struct LedgerHealth {
 #[derive(Clone)]
 pub struct Site(Arc<Parts>);
 
+/// The publisher's status, as soon as there is a publisher.
+pub type PublisherSlot = Arc<OnceLock<watch::Receiver<PublishStatus>>>;
+
 /// What a site is made of.
 pub struct Parts {
     /// Objects and index.
@@ -222,6 +233,8 @@ pub struct Parts {
     pub ledger: LedgerSlot,
     /// Finds and opens objects.
     pub retrieve: Retrieve,
+    /// What the publisher says, once it runs.
+    pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
     pub publishing: bool,
 }
@@ -251,7 +264,7 @@ impl Site {
     /// [`SiteError::Archive`].
     pub fn studies(&self) -> Result<Vec<StudyRow>, SiteError> {
         let all = self.0.archive.summaries()?;
-        Ok(all.into_iter().map(|study| StudyRow::of(study, self.0.publishing)).collect())
+        Ok(all.into_iter().map(|study| StudyRow::of(study, &self.0)).collect())
     }
 
     /// One study in full.
@@ -396,7 +409,7 @@ impl Site {
     fn row(&self, study_uid: &Uid) -> Result<StudyRow, SiteError> {
         let unknown = || SiteError::Unknown(study_uid.to_string());
         let summary = self.0.archive.summary(study_uid.as_str())?.ok_or_else(unknown)?;
-        Ok(StudyRow::of(summary, self.0.publishing))
+        Ok(StudyRow::of(summary, &self.0))
     }
 }
 

@@ -148,20 +148,32 @@ impl Writer {
                     let _ = reply.send(Ok(outcome));
                 }
             }
-            Err(error) => {
-                self.failed = !matches!(error, ArchiveError::Full(_));
-                tracing::error!(error = %crate::chain_of(&error), objects = group.len(), "objects could not be filed");
-                let full = !self.failed;
-                let text = error.to_string();
-                for (_, reply) in group {
-                    let error = if full {
-                        ArchiveError::Full(text.clone())
-                    } else {
-                        ArchiveError::Io(text.clone(), std::io::Error::other("commit failed"))
-                    };
-                    let _ = reply.send(Err(error));
-                }
+            Err(error) => self.refuse_group(group, error),
+        }
+    }
+
+    /// Nothing of the group was filed. A disk that failed ends all filing; one object that the index does not take must not
+    /// take the others with it.
+    fn refuse_group(&mut self, mut group: Vec<Waiting>, error: ArchiveError) {
+        tracing::error!(error = %crate::chain_of(&error), objects = group.len(), "objects could not be filed");
+        self.failed = is_disk_failure(&error);
+        if !self.failed && !matches!(error, ArchiveError::Full(_)) {
+            if group.len() > 1 {
+                return group.into_iter().for_each(|one| self.file_group(vec![one]));
             }
+            if let Some((_, reply)) = group.pop() {
+                let _ = reply.send(Err(error));
+            }
+            return;
+        }
+        let text = error.to_string();
+        for (_, reply) in group {
+            let error = if self.failed {
+                ArchiveError::Io(text.clone(), std::io::Error::other("commit failed"))
+            } else {
+                ArchiveError::Full(text.clone())
+            };
+            let _ = reply.send(Err(error));
         }
     }
 
@@ -177,13 +189,8 @@ impl Writer {
         for (new, _) in group {
             filed.push(index::file(&tx, new, self.policy, new.received_ms + self.settle_ms)?);
         }
-        match tx.commit() {
-            Ok(()) => Ok(filed),
-            Err(rusqlite::Error::SqliteFailure(code, _)) if code.code == rusqlite::ErrorCode::DiskFull => {
-                Err(ArchiveError::Full("no room for the index".into()))
-            }
-            Err(error) => Err(error.into()),
-        }
+        tx.commit()?;
+        Ok(filed)
     }
 
     fn outcome(&self, new: &NewInstance, filed: Filed) -> Outcome {
@@ -203,6 +210,18 @@ impl Writer {
             }
         };
         Outcome { accepted, keep, freed_bytes: 0 }
+    }
+}
+
+/// Whether the disk can no longer be trusted: what was reported as written may not be there.
+fn is_disk_failure(error: &ArchiveError) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase, ReadOnly, SystemIoFailure};
+    match error {
+        ArchiveError::Io(..) => true,
+        ArchiveError::Index(rusqlite::Error::SqliteFailure(failure, _)) => {
+            matches!(failure.code, SystemIoFailure | DatabaseCorrupt | NotADatabase | CannotOpen | ReadOnly)
+        }
+        _ => false,
     }
 }
 

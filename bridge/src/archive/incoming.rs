@@ -116,7 +116,7 @@ impl Incoming {
                 accepted
             }
             Err(error) => {
-                if matches!(error, ArchiveError::Io(..) | ArchiveError::Index(_)) {
+                if matches!(error, ArchiveError::Io(..)) {
                     self.archive.poison();
                     // The row may or may not be durable, so the file must stay for the next start to decide.
                     self.id.name.clear();

@@ -77,7 +77,7 @@ pub enum ArchiveError {
     Io(String, #[source] std::io::Error),
     /// The index failed.
     #[error("index failure")]
-    Index(#[from] rusqlite::Error),
+    Index(#[source] rusqlite::Error),
     /// The index was written by another version.
     #[error("the index has format {found}, this program knows {known}; use the version that wrote it or migrate")]
     Version {
@@ -109,6 +109,17 @@ pub enum ArchiveError {
     /// The archive is being closed.
     #[error("the archive is closing")]
     Closed,
+}
+
+impl From<rusqlite::Error> for ArchiveError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(code, _) if code.code == rusqlite::ErrorCode::DiskFull => {
+                Self::Full("no room for the index".to_owned())
+            }
+            other => Self::Index(other),
+        }
+    }
 }
 
 impl ArchiveError {

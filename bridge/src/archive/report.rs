@@ -1,5 +1,6 @@
 //! What the ops person sees of the archive: one row a study, and the counts behind it.
 
+use alloy::primitives::B256;
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, read};
 use rusqlite::Row;
 
@@ -35,6 +36,8 @@ pub struct StudySummary {
     pub changed_ms: i64,
     /// In the outbox: objects that no planned version has. `true` once the quiet time is over.
     pub waiting: Option<bool>,
+    /// Its name on the ledger, once a version was planned.
+    pub study_id: Option<B256>,
     /// Version planned last; 0 before the first.
     pub version: u32,
     /// When publishing of that version began.
@@ -56,7 +59,7 @@ const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.r
       WHERE se.study = st.id AND i.superseded = 0 AND i.file IS NOT NULL),
    o.due_ms, coalesce(p.version, 0), p.begun_ms, p.viewable_ms, p.final_ms,
    (SELECT coalesce(sum(pieces), 0) FROM image WHERE study = st.id),
-   (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id))
+   (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id)), p.study_id
    FROM study st LEFT JOIN outbox o ON o.study = st.id LEFT JOIN publication p ON p.study = st.id WHERE st.instances > 0";
 
 impl Archive {
@@ -114,5 +117,6 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
         final_ms: row.get(13)?,
         pieces: count(14)?,
         pieces_seen: count(15)?,
+        study_id: row.get::<_, Option<[u8; 32]>>(16)?.map(B256::from),
     })
 }

@@ -114,6 +114,9 @@ fn studies(rows: &[StudyRow]) {
         "STUDY UID",
     ];
     print!("{}", table(&heads, cells.collect()));
+    for (row, trouble) in rows.iter().filter_map(|row| row.trouble.as_ref().map(|trouble| (row, trouble))) {
+        println!("{} does not get on: {trouble}", row.uid);
+    }
 }
 
 fn study(report: &StudyReport) {
