@@ -10,7 +10,9 @@ if ! command -v npm >/dev/null 2>&1; then
 fi
 # Installed again only when the lock file changed.
 if ! cmp -s package-lock.json node_modules/.installed-lock 2>/dev/null; then
-  npm ci --no-audit --no-fund --ignore-scripts
+  # Not `npm ci`: forge and anvil have optional packages for platforms that not every registry mirror carries, and it refuses a
+  # lock file without them.
+  npm install --no-save --no-audit --no-fund --ignore-scripts
   cp package-lock.json node_modules/.installed-lock
 fi
 node build.mjs --check

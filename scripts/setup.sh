@@ -47,7 +47,7 @@ fi
 # The Solidity compiler, forge and anvil, as pinned in contracts/package-lock.json.
 if command -v npm >/dev/null 2>&1 && ! cmp -s contracts/package-lock.json contracts/node_modules/.installed-lock; then
     echo "setup: installing the npm packages of contracts/"
-    if (cd contracts && npm ci --silent --no-audit --no-fund --ignore-scripts); then
+    if (cd contracts && npm install --no-save --silent --no-audit --no-fund --ignore-scripts); then
         cp contracts/package-lock.json contracts/node_modules/.installed-lock
     else
         fail "could not install the npm packages of contracts/; the tests that need them will say so"

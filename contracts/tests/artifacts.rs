@@ -77,7 +77,7 @@ fn rebuild() -> Result<(), Missing> {
         if !runs("npm") {
             return Err(Missing("npm"));
         }
-        let install = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"];
+        let install = ["install", "--no-save", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"];
         let installed = Command::new("npm").args(install).current_dir(here()).output();
         if !installed.is_ok_and(|output| output.status.success()) {
             return Err(Missing("npm packages of contracts/package-lock.json"));
