@@ -92,7 +92,8 @@ pub struct LedgerConfig {
     pub history_blocks: u64,
     /// What may wait in memory.
     pub pool: PoolLimits,
-    /// Signs headers and receives tips. `None`: headers are not signed and tips go to the zero account.
+    /// Signs headers and receives tips. `None`: headers are not signed and tips go to the zero account. A verification expects
+    /// that every header was signed by this key.
     pub signer: Option<PrivateKeySigner>,
 }
 

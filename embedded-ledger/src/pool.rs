@@ -229,6 +229,15 @@ impl Pool {
         }
     }
 
+    /// Forgets a transaction that is in a block, and whatever else waited with its nonce or an earlier one: it came too late.
+    pub(crate) fn mined(&mut self, checked: &Checked) {
+        let Some(waiting) = self.by_sender.get(&checked.sender) else { return };
+        let late: Vec<_> = waiting.range(..=checked.tx.nonce()).map(|(_, waiting)| waiting.checked.clone()).collect();
+        for late in late {
+            self.remove(&late);
+        }
+    }
+
     pub(crate) fn get(&self, hash: B256) -> Option<Arc<Checked>> {
         self.by_hash.get(&hash).cloned()
     }
@@ -289,4 +298,80 @@ fn outbids(new: &TxEnvelope, old: &TxEnvelope) -> bool {
     let tip = |tx: &TxEnvelope| tx.max_priority_fee_per_gas().unwrap_or(tx.max_fee_per_gas());
     let more = |new: u128, old: u128| new > old && new.saturating_mul(10) >= old.saturating_mul(11);
     more(new.max_fee_per_gas(), old.max_fee_per_gas()) && more(tip(new), tip(old))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use alloy::consensus::{SignableTransaction, TxEip1559};
+    use alloy::eips::eip2718::Encodable2718;
+    use alloy::network::TxSignerSync;
+    use alloy::signers::local::PrivateKeySigner;
+
+    fn transaction(seed: u8, nonce: u64, fee: u128) -> Checked {
+        let mut tx = TxEip1559 {
+            chain_id: 1,
+            nonce,
+            gas_limit: 21_000,
+            max_fee_per_gas: fee,
+            max_priority_fee_per_gas: fee,
+            to: Address::ZERO.into(),
+            ..TxEip1559::default()
+        };
+        let signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(seed)).unwrap();
+        let signature = signer.sign_transaction_sync(&mut tx).unwrap();
+        check(TxEnvelope::from(tx.into_signed(signature)).encoded_2718().into(), 1, 40_000_000).unwrap()
+    }
+
+    fn rich(nonce: u64) -> Option<AccountRecord> {
+        Some(AccountRecord { balance: U256::from(1_000_000_000), nonce, code_hash: EMPTY_CODE_HASH })
+    }
+
+    fn ready(pool: &Pool, nonce: u64) -> Vec<u64> {
+        let ready = pool.ready(usize::MAX, u64::MAX, |_| Ok::<_, ()>(nonce)).unwrap();
+        ready.iter().map(|checked| checked.tx.nonce()).collect()
+    }
+
+    /// A transaction that was replaced while it was being executed leaves its replacement behind.
+    #[test]
+    fn a_replacement_that_came_too_late_is_forgotten() {
+        let mut pool = Pool::new(PoolLimits::default());
+        pool.add(transaction(1, 0, 10), rich(0)).unwrap();
+        pool.add(transaction(1, 1, 10), rich(0)).unwrap();
+        let in_block = pool.ready(usize::MAX, 21_000, |_| Ok::<_, ()>(0)).unwrap();
+        assert_eq!(in_block.len(), 1);
+        pool.add(transaction(1, 0, 20), rich(0)).unwrap();
+        pool.mined(&in_block[0]);
+        assert_eq!(ready(&pool, 1), [1]);
+        assert_eq!((pool.by_hash.len(), pool.bytes), (1, transaction(1, 1, 10).raw.len()));
+        pool.mined(&transaction(1, 1, 10));
+        assert!(pool.by_sender.is_empty() && pool.by_hash.is_empty() && pool.bytes == 0);
+    }
+
+    #[test]
+    fn senders_take_turns_by_arrival_and_keep_their_nonce_order() {
+        let mut pool = Pool::new(PoolLimits::default());
+        for (seed, nonce) in [(1, 1), (2, 0), (1, 0), (2, 2), (2, 1), (1, 3)] {
+            pool.add(transaction(seed, nonce, 10), rich(0)).unwrap();
+        }
+        let ready = pool.ready(usize::MAX, u64::MAX, |_| Ok::<_, ()>(0)).unwrap();
+        let first = transaction(1, 0, 10).sender;
+        let order: Vec<(u8, u64)> =
+            ready.iter().map(|c| (if c.sender == first { 1 } else { 2 }, c.tx.nonce())).collect();
+        assert_eq!(order, [(2, 0), (1, 0), (1, 1), (2, 1), (2, 2)]);
+        assert_eq!(pool.next_nonce(first, 0), 2);
+    }
+
+    #[test]
+    fn the_balance_must_cover_everything_that_waits() {
+        let mut pool = Pool::new(PoolLimits::default());
+        let account = |wei: u64| Some(AccountRecord { balance: U256::from(wei), nonce: 0, code_hash: EMPTY_CODE_HASH });
+        pool.add(transaction(1, 0, 10), account(420_000)).unwrap();
+        pool.add(transaction(1, 1, 10), account(420_000)).unwrap();
+        let refused = pool.add(transaction(1, 2, 10), account(420_000));
+        assert!(matches!(refused, Err(Rejected::InsufficientFunds { .. })), "{refused:?}");
+        // A replacement is paid instead of, not besides, what it replaces.
+        pool.add(transaction(1, 1, 11), account(441_000)).unwrap();
+    }
 }

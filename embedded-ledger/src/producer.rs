@@ -107,22 +107,19 @@ fn produce(core: &Core, even_if_empty: bool) -> Result<Produced, StoreError> {
     let context = next_context(core, &parent);
     let (block, included, impossible) = build(core, &snapshot, &parent, &context, &ready)?;
     if included.is_empty() && !even_if_empty {
-        forget(core, &impossible);
+        let mut pool = core.pool();
+        impossible.iter().for_each(|checked| pool.remove(checked));
         return Ok(Produced::Nothing);
     }
     drop(snapshot);
     core.store()?.append(&block, core.config.history_blocks)?;
-    forget(core, &included);
-    forget(core, &impossible);
+    {
+        let mut pool = core.pool();
+        included.iter().for_each(|checked| pool.mined(checked));
+        impossible.iter().for_each(|checked| pool.remove(checked));
+    }
     announce(core, &block.record);
     Ok(Produced::Block)
-}
-
-fn forget(core: &Core, transactions: &[Arc<Checked>]) {
-    let mut pool = core.pool();
-    for checked in transactions {
-        pool.remove(checked);
-    }
 }
 
 /// The head is published in the log: whoever keeps the log can show that the chain was not rewritten.
