@@ -73,11 +73,13 @@ fn beside_orthanc(options: &Options, runtime: &Runtime, report: &mut Report, stu
     let objects = Arc::new((0..studies).flat_map(|study| tiny(study, INSTANCES)).collect::<Vec<_>>());
     let mut loads = Vec::new();
     for server in &servers {
+        eprintln!("(loading {} objects into {})", objects.len(), server.name);
         let stored = runtime.block_on(client::store(&server.target, &objects, 8));
         if let Some(took) = report.keep(&format!("{}, loading", server.name), server.explain(stored)) {
             loads.push(format!("{} {:.0}/s", server.name, objects.len() as f64 / took.as_secs_f64()));
         }
     }
+    eprintln!("(asking)");
     let mut samples = [Samples::default(), Samples::default()];
     for round in 0..options.rounds as usize {
         for turn in 0..servers.len() {
@@ -111,6 +113,7 @@ fn at_scale(options: &Options, runtime: &Runtime, report: &mut Report, studies: 
     let mut ours = Server::ours("enabled = false", None);
     assert!(ours.bridge().terminate().success(), "the empty site did not end in order");
     let index = ours.bridge().dir.path().join("data/archive/index.sqlite");
+    eprintln!("(writing an index of {studies} studies)");
     let begun = Instant::now();
     fill(&index, studies).unwrap();
     let filled = begun.elapsed();
@@ -119,6 +122,7 @@ fn at_scale(options: &Options, runtime: &Runtime, report: &mut Report, studies: 
     let started = begun.elapsed();
     ours.target.address = ours.bridge().dicom;
 
+    eprintln!("(asking)");
     let mut samples = Samples::default();
     for round in 0..options.rounds {
         let found = runtime.block_on(ask(&ours, studies, u64::from(round), &mut samples));
