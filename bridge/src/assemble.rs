@@ -395,6 +395,14 @@ fn readable_header(file: &mut File, stored: &Stored) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Sealing takes all cores that are free, and none that a modality needs: on Linux the nice value is the thread's own, and
+/// these threads end with their work.
+fn yield_to_intake() {
+    if let Err(error) = rustix::process::nice(10) {
+        tracing::debug!(%error, "sealing runs at the usual priority");
+    }
+}
+
 /// Applies `work` to every item on as many threads as there are cores; results come in the order of the items.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
@@ -406,6 +414,7 @@ fn in_parallel<T: Sync, R: Send>(
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
+                yield_to_intake();
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(at) else { break };

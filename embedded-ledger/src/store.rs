@@ -112,6 +112,9 @@ pub(crate) struct SealedBlock {
     pub(crate) changes: Changes,
 }
 
+/// What redb may keep of the file in memory, in bytes; its own default is a gigabyte.
+const CACHE_BYTES: usize = 16 << 20;
+
 /// The open file.
 pub(crate) struct Store {
     database: Database,
@@ -120,7 +123,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::create(path)?, poisoned: AtomicBool::new(false) })
+        Ok(Self {
+            database: Database::builder().set_cache_size(CACHE_BYTES).create(path)?,
+            poisoned: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn open_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, VR, read};
-use dicom_scp::matching::{Criterion, Level, Query, matches};
+use dicom_scp::matching::{Criterion, Level, Query, Token, matches};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
@@ -26,6 +26,11 @@ const INSTANCES_OF_PATIENT: Tag = Tag(0x0020, 0x1204);
 const SERIES_OF_STUDY: Tag = Tag(0x0020, 0x1206);
 const INSTANCES_OF_STUDY: Tag = Tag(0x0020, 0x1208);
 const INSTANCES_OF_SERIES: Tag = Tag(0x0020, 0x1209);
+
+/// Asterisks in a pattern that is given to SQL.
+const GLOB_ASTERISKS_MAX: usize = 3;
+/// Length of a pattern that is given to SQL, in characters.
+const GLOB_TOKENS_MAX: usize = 256;
 
 /// Which column, of which table of the join, serves a key.
 const COLUMNS: &[(Tag, &str, Level)] = &[
@@ -52,24 +57,25 @@ impl Archive {
         retrieve_ae: &str,
         mut emit: impl FnMut(DataSet) -> bool,
     ) -> Result<(), ArchiveError> {
-        // A connection of its own: the cursor may stay open as long as the peer takes to read the answers.
-        let db = self.0.readers.open()?;
-        let (sql, values) = statement(query);
-        let mut statement = db.prepare(&sql)?;
-        let mut rows = statement.query(params_from_iter(values))?;
-        while let Some(row) = rows.next()? {
-            let entity = entity(&db, row, query)?;
-            if !matches(&entity, query) {
-                continue;
+        // The connection is out of the pool for as long as the peer takes to read the answers; others open their own.
+        self.read(|db| {
+            let (sql, values) = statement(query);
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut rows = statement.query(params_from_iter(values))?;
+            while let Some(row) = rows.next()? {
+                let entity = entity(db, row, query)?;
+                if !matches(&entity, query) {
+                    continue;
+                }
+                let mut answer = query.project(&entity);
+                answer.put_text(RETRIEVE_AE_TITLE, VR::AE, retrieve_ae);
+                answer.put_text(INSTANCE_AVAILABILITY, VR::CS, availability(db, row, query.level)?);
+                if !emit(answer) {
+                    break;
+                }
             }
-            let mut answer = query.project(&entity);
-            answer.put_text(RETRIEVE_AE_TITLE, VR::AE, retrieve_ae);
-            answer.put_text(INSTANCE_AVAILABILITY, VR::CS, availability(&db, row, query.level)?);
-            if !emit(answer) {
-                break;
-            }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The objects that a retrieve identifier names, by study, series and instance number.
@@ -167,6 +173,11 @@ fn narrow(column: &str, criterion: &Criterion, sql: &mut Vec<String>, values: &m
                 values.push(prefix.clone().into());
                 values.push(format!("{prefix}\u{10FFFF}").into());
             }
+            // The column's own values are searched through before any row is decoded.
+            if let Some(glob) = glob(pattern.tokens()) {
+                sql.push(format!("({column} GLOB ? OR {column} = '{SEVERAL}')"));
+                values.push(glob.into());
+            }
         }
         Criterion::DateRange(range) => {
             let bounds = [(">=", range.from), ("<=", range.to)];
@@ -179,6 +190,23 @@ fn narrow(column: &str, criterion: &Criterion, sql: &mut Vec<String>, values: &m
         }
         _ => {}
     }
+}
+
+/// The pattern as SQLite's GLOB writes it, in which only a bracket means something else. None for patterns on which GLOB could
+/// take very long: it tries every place for every asterisk.
+fn glob(tokens: &[Token]) -> Option<String> {
+    let asterisks = tokens.iter().filter(|token| **token == Token::Any).count();
+    let tells = tokens.iter().any(|token| *token != Token::Any);
+    if !tells || asterisks > GLOB_ASTERISKS_MAX || tokens.len() > GLOB_TOKENS_MAX {
+        return None;
+    }
+    let one = |token: &Token| match token {
+        Token::Any => "*".to_owned(),
+        Token::One => "?".to_owned(),
+        Token::Literal('[') => "[[]".to_owned(),
+        Token::Literal(c) => c.to_string(),
+    };
+    Some(tokens.iter().map(one).collect())
 }
 
 /// The attributes of a row's entity, those above its level included, and what is computed when it is asked for.
