@@ -31,7 +31,7 @@ pub struct Bridge {
 pub fn binary() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let found = exe.ancestors().map(|dir| dir.join("pacs-bridge")).find(|path| path.is_file());
-    found.expect("pacs-bridge is not built: run `cargo build --workspace --bins` first, as `make test` does")
+    found.expect("pacs-bridge is not built: run `cargo build -p bridge` first, or the whole workspace's tests as `make test` does")
 }
 
 impl Bridge {
