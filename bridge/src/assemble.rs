@@ -8,7 +8,7 @@ mod picture;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -79,13 +79,14 @@ struct Inner {
 }
 
 impl Assembler {
-    /// An assembler that spools below the archive's directory.
+    /// An assembler that spools below the archive's directory. It begins with an empty spool: spooled bytes are never synced, so
+    /// what another run left there may have the right length and be other bytes after a power cut.
     ///
     /// # Errors
-    /// [`AssembleError::Io`] when the spool cannot be made.
+    /// [`AssembleError::Io`] when the spool cannot be made or emptied.
     pub fn new(archive: Archive, keyring: Keyring, settings: config::Publish) -> Result<Self, AssembleError> {
         let spool = archive.root().join("spool");
-        fs::create_dir_all(&spool).map_err(|e| AssembleError::Io("making the spool".into(), e))?;
+        empty(&spool).map_err(|e| AssembleError::Io("emptying the spool".into(), e))?;
         Ok(Self(Arc::new(Inner { archive, keyring, settings, spool })))
     }
 
@@ -361,6 +362,14 @@ impl Assembler {
     }
 }
 
+fn empty(spool: &Path) -> io::Result<()> {
+    fs::create_dir_all(spool)?;
+    for entry in fs::read_dir(spool)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
 /// SHA-256 of the data set as it was received.
 fn dataset_digest(file: &mut File, stored: &Stored) -> io::Result<[u8; 32]> {
     file.seek(SeekFrom::Start(stored.meta_bytes))?;
@@ -432,4 +441,62 @@ fn in_parallel<T: Sync, R: Send>(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap as Map;
+
+    use super::*;
+    use crate::archive::ObjectHead;
+    use crate::config::Config;
+    use crate::demo::phantom::{Subject, ct_series};
+
+    /// A power cut can leave a spool file of the right length and other bytes. What was sent from it to the ledger could never
+    /// be taken back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_spool_of_an_earlier_run_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::parse("[archive]\nfree_bytes_min = 0\n", Map::new()).unwrap();
+        let keyring = Keyring::open(dir.path(), &config.keys).unwrap();
+        let archive = Archive::open(&dir.path().join("archive"), config.archive.clone(), 0).unwrap();
+        let subject = Subject {
+            patient_name: "A^B".into(),
+            patient_id: "1".into(),
+            study_date: "20260101".into(),
+            description: "D".into(),
+            accession: "2".into(),
+            study_uid: "1.2.3".into(),
+        };
+        for phantom in ct_series(&subject, 2, 32, 1) {
+            let head = ObjectHead {
+                sop_class: phantom.sop_class,
+                sop_instance: phantom.sop_instance,
+                transfer_syntax: phantom.transfer_syntax,
+                calling_ae: "T".into(),
+            };
+            let mut incoming = archive.begin(head).unwrap();
+            incoming.append(&phantom.bytes).unwrap();
+            incoming.finish().await.unwrap();
+        }
+        let study = Uid::new("1.2.3").unwrap();
+        let first = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone()).unwrap();
+        first.begin_version(&study).await.unwrap();
+        let read = |assembler: &Assembler, id: &B256| {
+            let mut bytes = Vec::new();
+            assembler.open_sealed(&study, id).unwrap().read_to_end(&mut bytes).unwrap();
+            bytes
+        };
+        let images = archive.images_of(&study, 1).unwrap();
+        assert!(images.iter().any(|image| image.kind == ImageKind::Preview), "a CT has a preview");
+        let sealed: Vec<Vec<u8>> = images.iter().map(|image| read(&first, &image.id)).collect();
+        for (image, bytes) in images.iter().zip(&sealed) {
+            fs::write(first.spool_path(&image.id), vec![0; bytes.len()]).unwrap();
+        }
+        let second = Assembler::new(archive, keyring, config.publish).unwrap();
+        for (image, bytes) in images.iter().zip(&sealed) {
+            assert!(read(&second, &image.id) == *bytes, "{:?} has other bytes", image.kind);
+        }
+    }
 }

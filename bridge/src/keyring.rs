@@ -192,7 +192,9 @@ fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringEr
 fn open_database(path: &Path) -> Result<Connection, KeyringError> {
     let database = Connection::open(path)?;
     database.pragma_update(None, "secure_delete", true)?;
-    database.pragma_update(None, "synchronous", "FULL")?;
+    // EXTRA syncs the directory after the rollback journal is removed: without that a power cut brings the journal back, and with
+    // it the state before a key was kept that payloads are already sealed with.
+    database.pragma_update(None, "synchronous", "EXTRA")?;
     match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
         0 => database.execute_batch(
             "BEGIN;
