@@ -175,6 +175,21 @@ fn every_sample_file_comes_back_bit_for_bit() {
     let (host, bridge_port, port) = (bridge.dicom.ip().to_string(), bridge.dicom.port().to_string(), port.to_string());
     let list = bridge.dir.path().join("list.json");
 
+    // What has no place in the patient, study, series hierarchy is refused, and says why.
+    let homeless: Vec<_> = plan["illegal"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["illegal"].as_str().is_some_and(|why| why.contains("StudyInstanceUID")))
+        .collect();
+    assert!(homeless.len() >= 8, "pydicom brings palettes without a study");
+    std::fs::write(&list, serde_json::to_string(&homeless).unwrap()).unwrap();
+    let refused = call(&["store", &host, &bridge_port, "PACSBRIDGE", list.to_str().unwrap()]);
+    for (path, status) in refused.as_object().unwrap() {
+        assert_eq!(status, 0xC000, "{path} was answered {status}");
+    }
+    assert_eq!(bridge.json(&["status"])["instances"], 0);
+
     let mut compared = 0;
     for entries in plan["rounds"].as_array().unwrap() {
         std::fs::write(&list, entries.to_string()).unwrap();
