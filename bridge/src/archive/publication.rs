@@ -376,9 +376,11 @@ fn insert_image(
     mode: PieceMode,
 ) -> Result<(), ArchiveError> {
     tx.prepare_cached(
-        "INSERT OR IGNORE INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes,
+        "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes,
            sealed_bytes, root, mode, media_type, plain)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         -- The same content again, after it was replaced: its image stays as it is and carries the row that is current now.
+         ON CONFLICT (id) DO UPDATE SET instance = excluded.instance",
     )?
     .execute(params![
         image.id.as_slice(),

@@ -91,7 +91,7 @@ async fn pretend_published(archive: &Archive, study: &Uid) {
         images,
     };
     archive.begin_version(study, planned, contracts::PieceMode::Calldata).await.unwrap();
-    archive.record_seen(study, SeenOnLedger { sealed, ..SeenOnLedger::default() }).await.unwrap();
+    archive.record_seen(study, SeenOnLedger { sealed, finished: Some(1), ..SeenOnLedger::default() }).await.unwrap();
 }
 
 fn files_on_disk(root: &Path) -> usize {
@@ -304,4 +304,26 @@ async fn an_object_that_is_not_what_was_announced_is_refused_with_its_reason() {
     incoming.append(&[0xFF; 400]).unwrap();
     assert!(incoming.finish().await.is_err());
     assert_eq!(files_on_disk(dir.path()), 0);
+}
+
+/// A, then B with its UID, then A again: A's image is on the ledger already, and must carry the object that is current now.
+/// Otherwise the study would be due for ever, a version after a version.
+#[tokio::test]
+async fn an_object_that_comes_back_after_it_was_replaced_takes_its_image_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let replace = config::Archive { duplicates: Duplicates::Replace, ..limits() };
+    let archive = Archive::open(dir.path(), replace, 0).unwrap();
+    let study = Uid::new(&subject(1).study_uid).unwrap();
+    let first = slices(1, 1).remove(0);
+    let mut second = first.clone();
+    *second.bytes.last_mut().unwrap() ^= 1;
+    for phantom in [&first, &second, &first] {
+        store(&archive, phantom).await.unwrap();
+        assert!(archive.next_due_ms().unwrap().is_some(), "what is new is due");
+        pretend_published(&archive, &study).await;
+        assert_eq!(archive.next_due_ms().unwrap(), None, "what was published is due no more");
+        let current = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+        assert!(archive.image_of_instance(current.id).unwrap().is_some());
+    }
+    assert_eq!(archive.evict(&study).await.unwrap().0, 1);
 }
