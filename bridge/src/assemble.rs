@@ -169,9 +169,9 @@ impl Assembler {
     }
 
     fn object(&self, keys: &StudyKeys, stored: &Stored) -> Result<(ManifestObject, PlannedImage), AssembleError> {
-        let path = stored.path.as_ref().ok_or(AssembleError::Missing(stored.sop_instance))?;
         let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
-        let mut file = File::open(path).map_err(read)?;
+        let opened = self.0.archive.open_file(stored).map_err(read)?;
+        let mut file = opened.ok_or(AssembleError::Missing(stored.sop_instance))?;
         let dataset_sha256 = dataset_digest(&mut file, stored).map_err(read)?;
         let (header, pixel_sha256) = match describe(&mut file, HEADER_VALUE_BYTES_MAX) {
             Ok(described) => (described.header, described.pixel_sha256),
@@ -241,8 +241,9 @@ impl Assembler {
         // A preview always fits one piece; none is made when pieces are too small for any.
         let bytes_max = plain_bytes_fitting(self.0.settings.piece_bytes, SealOptions::default()).unwrap_or(0);
         let each = self.0.settings.preview_each_instance;
-        let pictures =
-            in_parallel(&series, |(uid, members)| Ok(picture::of_series(uid, members, new, each, bytes_max)))?;
+        let pictures = in_parallel(&series, |(uid, members)| {
+            Ok(picture::of_series(&self.0.archive, uid, members, new, each, bytes_max))
+        })?;
         let mut images = Vec::new();
         for picture in pictures.into_iter().flatten() {
             let media_type = picture.preview.media_type;
@@ -337,9 +338,9 @@ impl Assembler {
             Some(plain) => self.seal_to_spool(&keys, &image.id, &mut io::Cursor::new(plain))?,
             None => {
                 let stored = self.0.archive.instance(&image.subject)?.ok_or(AssembleError::Missing(image.subject))?;
-                let path = stored.path.ok_or(AssembleError::Missing(image.subject))?;
-                let mut file =
-                    File::open(path).map_err(|e| AssembleError::Io(format!("reading object {}", image.subject), e))?;
+                let read = |e| AssembleError::Io(format!("reading object {}", image.subject), e);
+                let opened = self.0.archive.open_file(&stored).map_err(read)?;
+                let mut file = opened.ok_or(AssembleError::Missing(image.subject))?;
                 self.seal_to_spool(&keys, &image.id, &mut file)?
             }
         };

@@ -90,11 +90,11 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn open(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
-        if let Some(opened) = open_file(stored)? {
+        if let Some(opened) = self.open_file(stored)? {
             return Ok(opened);
         }
         let restored = self.fetch(stored).await?;
-        open_file(&restored)?.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))
+        self.open_file(&restored)?.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))
     }
 
     /// Fetches what is not here, in the order given, until `stop`. Failures are left to [`Retrieve::open`] to report.
@@ -122,9 +122,9 @@ impl Retrieve {
         let lock = self.lock_of(stored.id);
         let guard = lock.lock().await;
         let current = self.0.archive.instance(&stored.sop_instance)?;
-        let gone = |stored: &Stored| stored.path.as_ref().is_some_and(|path| !path.exists());
+        let here = |stored: &Stored| matches!(self.0.archive.open_file(stored), Ok(Some(_)));
         let result = match current {
-            Some(current) if gone(&current) => self.heal(current).await,
+            Some(current) if current.path.is_some() && !here(&current) => self.heal(current).await,
             Some(current) if current.path.is_some() => Ok(current),
             Some(current) => self.restore(&current).await,
             None => Err(RetrieveError::Nowhere(stored.sop_instance.to_string())),
@@ -223,21 +223,16 @@ impl Retrieve {
         staging.seek(SeekFrom::Start(0)).map_err(|e| RetrieveError::Io("merging pieces", e))?;
         Ok(staging)
     }
-}
 
-/// Opens the local file. A file that is gone although the index names it counts as not here.
-fn open_file(stored: &Stored) -> Result<Option<Opened>, RetrieveError> {
-    let Some(path) = &stored.path else { return Ok(None) };
-    let read = |e| RetrieveError::Io("reading an object", e);
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(read(error)),
-    };
-    let bytes = file.metadata().map_err(read)?.len();
-    if bytes != stored.file_bytes {
-        return Err(ArchiveError::Corrupt(format!("{} ({bytes} bytes)", stored.sop_instance)).into());
+    /// Opens the local file. A file that is gone although the index names it counts as not here.
+    fn open_file(&self, stored: &Stored) -> Result<Option<Opened>, RetrieveError> {
+        let read = |e| RetrieveError::Io("reading an object", e);
+        let Some(mut file) = self.0.archive.open_file(stored).map_err(read)? else { return Ok(None) };
+        let bytes = file.metadata().map_err(read)?.len();
+        if bytes != stored.file_bytes {
+            return Err(ArchiveError::Corrupt(format!("{} ({bytes} bytes)", stored.sop_instance)).into());
+        }
+        file.seek(SeekFrom::Start(stored.meta_bytes)).map_err(read)?;
+        Ok(Some(Opened { file, dataset_bytes: bytes - stored.meta_bytes }))
     }
-    file.seek(SeekFrom::Start(stored.meta_bytes)).map_err(read)?;
-    Ok(Some(Opened { file, dataset_bytes: bytes - stored.meta_bytes }))
 }

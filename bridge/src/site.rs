@@ -324,12 +324,14 @@ impl Site {
         }
         let mut verdicts = Vec::with_capacity(objects.len());
         for stored in &objects {
-            let path = stored.path.clone();
-            let local = tokio::task::spawn_blocking(move || path.map(|path| file_sha256(&path))).await;
-            let file = match local {
-                Ok(None) => "evicted",
-                Ok(Some(Ok(digest))) if digest == stored.file_sha256 => "same",
-                Ok(Some(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => "missing",
+            let (archive, local) = (self.0.archive.clone(), stored.clone());
+            let local = tokio::task::spawn_blocking(move || {
+                archive.open_file(&local)?.map(|mut file| digest(&mut file)).transpose()
+            });
+            let file = match local.await {
+                Ok(Ok(None)) if stored.path.is_none() => "evicted",
+                Ok(Ok(None)) => "missing",
+                Ok(Ok(Some(digest))) if digest == stored.file_sha256 => "same",
                 _ => "damaged",
             };
             let ledger = self.ledger_verdict(stored).await;
@@ -422,10 +424,6 @@ pub fn describe_file(path: &std::path::Path) -> Result<(Uid, [u8; 32]), crate::a
     let (meta, offset) = FileMeta::read(&mut file)?;
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset))?;
     Ok((meta.sop_instance, digest(&mut file)?))
-}
-
-fn file_sha256(path: &std::path::Path) -> std::io::Result<[u8; 32]> {
-    digest(&mut std::fs::File::open(path)?)
 }
 
 fn digest(source: &mut impl std::io::Read) -> std::io::Result<[u8; 32]> {

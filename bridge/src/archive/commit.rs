@@ -2,32 +2,41 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
-use rand::RngCore;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::buffer::Buffer;
 use super::disk::Disk;
 use super::incoming::Accepted;
-use super::index::{self, Filed};
-use super::{ArchiveError, FileId, NewInstance};
+use super::index::{self, Durability, Filed};
+use super::log::{Appended, Entry, Log};
+use super::record::Description;
+use super::{ArchiveError, NewInstance};
 use crate::config::Duplicates;
 
 /// Objects filed in one transaction at most.
 const GROUP_MAX: usize = 64;
 /// Requests waiting for the writer; further ones wait in their associations.
 const QUEUE_MAX: usize = 256;
-/// Files in one directory before the next is begun.
-const SHARD_FILES_MAX: i64 = 2_000;
+/// Bytes of objects filed in one transaction, above which no further one is taken in.
+const GROUP_BYTES: u64 = 8 * 1024 * 1024;
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
 enum Request {
-    File(Box<NewInstance>, oneshot::Sender<Result<Outcome, ArchiveError>>),
+    File(Arriving),
     Run(Work),
+}
+
+/// An object that was received whole.
+struct Arriving {
+    new: Box<NewInstance>,
+    /// Its bytes, unless they are in its file, synced.
+    buffer: Option<Buffer>,
+    reply: oneshot::Sender<Result<Outcome, ArchiveError>>,
 }
 
 /// What the writer made of an object.
@@ -47,15 +56,10 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(
-        connection: Connection,
-        disk: Arc<dyn Disk>,
-        objects: PathBuf,
-        policy: Duplicates,
-        settle_ms: u64,
-    ) -> Self {
+    pub(super) fn start(connection: Connection, log: Log, policy: Duplicates, settle_ms: u64) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer { connection, disk, objects, policy, settle_ms: index::as_i64(settle_ms), failed: false };
+        let settle_ms = index::as_i64(settle_ms);
+        let writer = Writer { connection, log, policy, settle_ms, durability: None, failed: false };
         let thread = std::thread::Builder::new().name("archive-writer".into()).spawn(move || writer.work(requests));
         if let Err(error) = &thread {
             tracing::error!(%error, "cannot start the archive's writer thread");
@@ -67,10 +71,14 @@ impl Committer {
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    pub(super) async fn file(&self, new: NewInstance) -> Result<Outcome, ArchiveError> {
+    /// Files an object whose bytes are in `buffer`, or synced in its file.
+    pub(super) async fn file(&self, new: NewInstance, buffer: Option<Buffer>) -> Result<Outcome, ArchiveError> {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue().ok_or(ArchiveError::Closed)?;
-        queue.send(Request::File(Box::new(new), reply)).await.map_err(|_| ArchiveError::Closed)?;
+        queue
+            .send(Request::File(Arriving { new: Box::new(new), buffer, reply }))
+            .await
+            .map_err(|_| ArchiveError::Closed)?;
         answer.await.map_err(|_| ArchiveError::Closed)?
     }
 
@@ -102,30 +110,33 @@ impl Committer {
 
 struct Writer {
     connection: Connection,
-    disk: Arc<dyn Disk>,
-    objects: PathBuf,
+    log: Log,
     policy: Duplicates,
     settle_ms: i64,
+    /// What the connection is set to.
+    durability: Option<Durability>,
     /// After a failed sync or commit nothing more is filed.
     failed: bool,
 }
 
-type Waiting = (Box<NewInstance>, oneshot::Sender<Result<Outcome, ArchiveError>>);
-
 impl Writer {
     fn work(mut self, mut requests: mpsc::Receiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
-            let mut group = Vec::new();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             let mut next = Some(first);
             while let Some(request) = next.take() {
                 match request {
-                    Request::File(new, reply) => group.push((new, reply)),
+                    Request::File(arriving) => {
+                        bytes += arriving.new.file_bytes;
+                        group.push(arriving);
+                    }
                     Request::Run(work) => {
                         self.file_group(std::mem::take(&mut group));
-                        work(&mut self.connection);
+                        bytes = 0;
+                        self.run(work);
                     }
                 }
-                if group.len() < GROUP_MAX {
+                if group.len() < GROUP_MAX && bytes < GROUP_BYTES {
                     next = requests.try_recv().ok();
                 }
             }
@@ -133,19 +144,34 @@ impl Writer {
         }
     }
 
-    fn file_group(&mut self, group: Vec<Waiting>) {
+    fn run(&mut self, work: Work) {
+        if let Err(error) = self.be_durable(Durability::Synced) {
+            tracing::error!(%error, "the index cannot be set to sync");
+        }
+        work(&mut self.connection);
+    }
+
+    fn be_durable(&mut self, durability: Durability) -> rusqlite::Result<()> {
+        if self.durability != Some(durability) {
+            index::set_durability(&self.connection, durability)?;
+            self.durability = Some(durability);
+        }
+        Ok(())
+    }
+
+    fn file_group(&mut self, mut group: Vec<Arriving>) {
         if group.is_empty() {
             return;
         }
         if self.failed {
-            return group.into_iter().for_each(|(_, reply)| drop(reply.send(Err(ArchiveError::Poisoned))));
+            return group.into_iter().for_each(|one| drop(one.reply.send(Err(ArchiveError::Poisoned))));
         }
-        match self.commit(&group) {
+        match self.commit(&mut group) {
             Ok(filed) => {
-                for ((new, reply), filed) in group.into_iter().zip(filed) {
-                    let outcome = self.outcome(&new, filed);
+                for (one, filed) in group.into_iter().zip(filed) {
+                    let outcome = self.outcome(&one.new, filed);
                     // An association that broke off meanwhile asks nobody; the object stays.
-                    let _ = reply.send(Ok(outcome));
+                    let _ = one.reply.send(Ok(outcome));
                 }
             }
             Err(error) => self.refuse_group(group, error),
@@ -154,43 +180,69 @@ impl Writer {
 
     /// Nothing of the group was filed. A disk that failed ends all filing; one object that the index does not take must not
     /// take the others with it.
-    fn refuse_group(&mut self, mut group: Vec<Waiting>, error: ArchiveError) {
+    fn refuse_group(&mut self, mut group: Vec<Arriving>, error: ArchiveError) {
         tracing::error!(error = %crate::chain_of(&error), objects = group.len(), "objects could not be filed");
         self.failed = is_disk_failure(&error);
         if !self.failed && !matches!(error, ArchiveError::Full(_)) {
             if group.len() > 1 {
                 return group.into_iter().for_each(|one| self.file_group(vec![one]));
             }
-            if let Some((_, reply)) = group.pop() {
-                let _ = reply.send(Err(error));
+            if let Some(one) = group.pop() {
+                let _ = one.reply.send(Err(error));
             }
             return;
         }
         let text = error.to_string();
-        for (_, reply) in group {
+        for one in group {
             let error = if self.failed {
                 ArchiveError::Io(text.clone(), std::io::Error::other("commit failed"))
             } else {
                 ArchiveError::Full(text.clone())
             };
-            let _ = reply.send(Err(error));
+            let _ = one.reply.send(Err(error));
         }
     }
 
-    fn commit(&mut self, group: &[Waiting]) -> Result<Vec<Filed>, ArchiveError> {
-        let shards: BTreeSet<i64> = group.iter().map(|(new, _)| new.file.shard).collect();
-        for shard in shards {
-            self.disk
-                .sync_dir(&shard_path(&self.objects, shard))
-                .map_err(|e| ArchiveError::io("syncing an object directory", e))?;
+    /// Makes a group durable and visible. Its objects are in the log, or in files with synced rows; never in between.
+    fn commit(&mut self, group: &mut [Arriving]) -> Result<Vec<Filed>, ArchiveError> {
+        if !self.log.has_room(group.iter().filter(|one| one.buffer.is_some()).map(|one| one.new.file_bytes)) {
+            for one in group.iter_mut() {
+                if let Some(buffer) = one.buffer.take() {
+                    let mut file = self.log.shared().write_file(&one.new.file, &buffer)?;
+                    file.sync().map_err(|e| ArchiveError::io("syncing an object", e))?;
+                }
+            }
         }
+        let in_files = self.sync_directories(group)?;
+        self.be_durable(if in_files { Durability::Synced } else { Durability::Ordered })?;
         let tx = self.connection.transaction()?;
         let mut filed = Vec::with_capacity(group.len());
-        for (new, _) in group {
-            filed.push(index::file(&tx, new, self.policy, new.received_ms + self.settle_ms)?);
+        for one in group.iter() {
+            filed.push(index::file(&tx, &one.new, self.policy, one.new.received_ms + self.settle_ms)?);
         }
-        tx.commit()?;
-        Ok(filed)
+        let appended = append(&self.log, group, &filed)?;
+        match tx.commit() {
+            Ok(()) => {
+                self.log.commit(appended);
+                Ok(filed)
+            }
+            Err(error) => {
+                let withdrawn = self.log.withdraw(&appended);
+                withdrawn.map_err(|e| ArchiveError::io("withdrawing objects that the index did not take", e))?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes the names of the group's files durable, and says whether there are any.
+    fn sync_directories(&self, group: &[Arriving]) -> Result<bool, ArchiveError> {
+        let shared = self.log.shared();
+        let in_files = group.iter().filter(|one| one.buffer.is_none());
+        let directories: BTreeSet<PathBuf> = in_files.map(|one| shared.shards.directory(&one.new.file)).collect();
+        for directory in &directories {
+            shared.disk.sync_dir(directory).map_err(|e| ArchiveError::io("syncing an object directory", e))?;
+        }
+        Ok(!directories.is_empty())
     }
 
     fn outcome(&self, new: &NewInstance, filed: Filed) -> Outcome {
@@ -201,7 +253,7 @@ impl Writer {
             Filed::Refused => (Err(ArchiveError::DuplicateDiffers), false),
             Filed::Replaced { old } => {
                 let freed_bytes = old.map_or(0, |(file, bytes)| {
-                    if let Err(error) = self.disk.remove(&file_path(&self.objects, &file)) {
+                    if let Err(error) = self.log.remove_file(&file) {
                         tracing::warn!(%error, uid = %new.sop_instance, "cannot remove a replaced object");
                     }
                     bytes
@@ -211,6 +263,15 @@ impl Writer {
         };
         Outcome { accepted, keep, freed_bytes: 0 }
     }
+}
+
+/// Puts those objects of a group that are in memory and wanted into the log.
+fn append(log: &Log, group: &[Arriving], filed: &[Filed]) -> Result<Appended, ArchiveError> {
+    let wanted = group.iter().zip(filed).filter(|(_, filed)| !matches!(filed, Filed::Same | Filed::Refused));
+    let entries: Vec<Entry<'_>> = wanted
+        .filter_map(|(one, _)| Some(Entry { description: Description::of(&one.new), object: one.buffer.as_ref()? }))
+        .collect();
+    log.append(&entries).map_err(|e| ArchiveError::io("writing to the intake log", e))
 }
 
 /// Whether the disk can no longer be trusted: what was reported as written may not be there.
@@ -223,44 +284,6 @@ fn is_disk_failure(error: &ArchiveError) -> bool {
         }
         _ => false,
     }
-}
-
-/// Hands out file names, a new directory every [`SHARD_FILES_MAX`] files.
-pub(super) struct Shards {
-    objects: PathBuf,
-    first: i64,
-    count: AtomicI64,
-    made: Mutex<i64>,
-}
-
-impl Shards {
-    pub(super) fn new(objects: PathBuf, first: i64) -> Self {
-        Self { objects, first, count: AtomicI64::new(0), made: Mutex::new(first - 1) }
-    }
-
-    /// A file name that was never used. It has nothing from the network in it.
-    pub(super) fn next(&self, disk: &dyn Disk) -> Result<FileId, ArchiveError> {
-        let shard = self.first + self.count.fetch_add(1, Ordering::Relaxed) / SHARD_FILES_MAX;
-        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *made < shard {
-            disk.create_dir(&shard_path(&self.objects, shard))
-                .and_then(|()| disk.sync_dir(&self.objects))
-                .map_err(|e| ArchiveError::io("creating an object directory", e))?;
-            *made = shard;
-        }
-        let mut name = [0; 12];
-        rand::rngs::OsRng.fill_bytes(&mut name);
-        Ok(FileId { shard, name: hex::encode(name) })
-    }
-}
-
-fn shard_path(objects: &Path, shard: i64) -> PathBuf {
-    objects.join(format!("{shard:08}"))
-}
-
-/// Where a file is.
-pub(super) fn file_path(objects: &Path, file: &FileId) -> PathBuf {
-    shard_path(objects, file.shard).join(&file.name).with_extension("dcm")
 }
 
 /// Removes files that no row names: they were being received when the process ended and were never acknowledged. Only

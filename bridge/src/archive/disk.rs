@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// A file system holding objects.
@@ -18,6 +19,12 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Bytes that may still be written.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Opens a file of exactly `bytes` bytes that can be written anywhere without the file system having to allocate
+    /// anything: one that is there, or a new one.
+    fn log_file(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn LogFile>>;
+    /// The file systems that hold `directories`, to be synced as a whole. What fails to be written from now on is
+    /// reported by their next sync.
+    fn file_systems(&self, directories: &[&Path]) -> io::Result<Box<dyn FileSystems>>;
 }
 
 /// A file being written.
@@ -26,6 +33,33 @@ pub trait DiskFile: Send {
     fn append(&mut self, data: &[u8]) -> io::Result<()>;
     /// Makes content and length durable.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A file whose blocks are all there.
+pub trait LogFile: Send + Sync {
+    /// Writes all of `data` at an offset.
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()>;
+    /// Fills `data` from an offset.
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()>;
+    /// Makes content durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// File systems that are synced as a whole.
+pub trait FileSystems: Send {
+    /// Makes everything written to them durable, data and directories.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Creates a file in place of what an earlier attempt may have left.
+pub(super) fn create_anew(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    match disk.create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove(path)?;
+            disk.create(path)
+        }
+        created => created,
+    }
 }
 
 /// The operating system's file system.
@@ -52,6 +86,64 @@ impl Disk for RealDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn log_file(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn LogFile>> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) if file.metadata()?.len() == bytes => return Ok(Box::new(file)),
+            Ok(_) => fs::remove_file(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let unready = path.with_extension("new");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unready)?;
+        // Blocks that are merely reserved would be converted, in the journal, when they are first written.
+        let zeros = vec![0; 1024 * 1024];
+        let mut left = bytes;
+        while left > 0 {
+            let count = left.min(zeros.len() as u64);
+            file.write_all(&zeros[..usize::try_from(count).unwrap_or(zeros.len())])?;
+            left -= count;
+        }
+        file.sync_all()?;
+        fs::rename(&unready, path)?;
+        path.parent().map_or(Ok(()), |parent| self.sync_dir(parent))?;
+        Ok(Box::new(file))
+    }
+
+    fn file_systems(&self, directories: &[&Path]) -> io::Result<Box<dyn FileSystems>> {
+        let mut found: Vec<(u64, File)> = Vec::new();
+        for directory in directories {
+            let open = File::open(directory)?;
+            let device = open.metadata()?.dev();
+            if found.iter().all(|(known, _)| *known != device) {
+                found.push((device, open));
+            }
+        }
+        Ok(Box::new(Mounted(found.into_iter().map(|(_, open)| open).collect())))
+    }
+}
+
+/// A directory of each file system, open since before anything was written: `syncfs` reports what failed since then.
+struct Mounted(Vec<File>);
+
+impl FileSystems for Mounted {
+    fn sync(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|directory| Ok(rustix::fs::syncfs(directory)?))
+    }
+}
+
+impl LogFile for File {
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        self.write_all_at(data, at)
+    }
+
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
+        self.read_exact_at(data, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
     }
 }
 

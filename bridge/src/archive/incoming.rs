@@ -1,25 +1,27 @@
-//! One object being received: streamed to its file, hashed, its header kept for the index.
+//! One object being received: hashed, its header kept for the index, its bytes kept in memory for the intake log, or
+//! streamed to a file when there are too many of them.
 
 use dicom_scp::TransferSyntax;
 use dicom_scp::dataset::{DataSet, ReadOptions, ScanError, Scanner, Tag};
 use sha2::{Digest, Sha256};
 
 use super::attributes::Levels;
+use super::buffer::Buffer;
 use super::commit::Outcome;
 use super::disk::DiskFile;
 use super::part10::FileMeta;
 use super::{Archive, ArchiveError, FileId, NewInstance, ObjectHead, now_ms};
 
 /// Most memory for one element of the header, in bytes. What the index needs is short and stands in groups 0008 to 0040.
-const ELEMENT_BYTES_MAX: usize = 256 * 1024;
+pub(super) const ELEMENT_BYTES_MAX: usize = 256 * 1024;
 /// The index needs nothing from here on.
-const HEADER_END: Tag = Tag(0x0042, 0x0000);
+pub(super) const HEADER_END: Tag = Tag(0x0042, 0x0000);
 
 /// An object being received.
 pub struct Incoming {
     archive: Archive,
     head: ObjectHead,
-    file: Option<Box<dyn DiskFile>>,
+    body: Body,
     id: FileId,
     hash: Sha256,
     meta_bytes: u64,
@@ -27,6 +29,14 @@ pub struct Incoming {
     scanner: Scanner,
     /// Why the header cannot be read, once that is known. What was read until then may still suffice.
     damage: Option<ScanError>,
+}
+
+/// Where the bytes are so far.
+enum Body {
+    Memory(Buffer),
+    File(Box<dyn DiskFile>),
+    /// Handed on, or lost.
+    Gone,
 }
 
 /// What came of an object that was received whole.
@@ -46,19 +56,19 @@ impl Incoming {
             .ok_or_else(|| ArchiveError::Undecodable(format!("unknown transfer syntax {}", head.transfer_syntax)))?;
         let options = ReadOptions { stop_at: Some(HEADER_END), ..ReadOptions::default() };
         archive.check_free()?;
-        let id = archive.0.shards.next(archive.0.disk.as_ref())?;
+        let id = archive.0.shards.next();
         let meta = FileMeta {
             sop_class: head.sop_class,
             sop_instance: head.sop_instance,
             transfer_syntax: head.transfer_syntax,
         }
         .encode();
-        let path = archive.path_of(&id);
-        let file = archive.0.disk.create(&path).map_err(|e| ArchiveError::io("creating an object file", e))?;
+        let bytes_max = usize::try_from(archive.0.log.object_bytes_max()).unwrap_or(0);
+        let body = Body::Memory(archive.0.blocks.buffer(bytes_max));
         let mut incoming = Self {
             archive,
             head,
-            file: Some(file),
+            body,
             id,
             hash: Sha256::new(),
             meta_bytes: meta.len() as u64,
@@ -85,8 +95,23 @@ impl Incoming {
         self.archive.reserve(data.len() as u64)?;
         self.bytes += data.len() as u64;
         self.hash.update(data);
-        let file = self.file.as_mut().ok_or(ArchiveError::Closed)?;
-        file.append(data).map_err(|e| ArchiveError::io("writing an object", e))
+        if let Body::Memory(buffer) = &mut self.body {
+            if buffer.append(data) {
+                return Ok(());
+            }
+            self.spill()?;
+        }
+        match &mut self.body {
+            Body::File(file) => file.append(data).map_err(|e| ArchiveError::io("writing an object", e)),
+            _ => Err(ArchiveError::Closed),
+        }
+    }
+
+    /// Goes on in a file, with what is in memory as its beginning.
+    fn spill(&mut self) -> Result<(), ArchiveError> {
+        let Body::Memory(buffer) = std::mem::replace(&mut self.body, Body::Gone) else { return Ok(()) };
+        self.body = Body::File(self.archive.0.log.shared().write_file(&self.id, &buffer)?);
+        Ok(())
     }
 
     /// Makes the object durable and files it. Success means that it survives whatever happens next.
@@ -95,17 +120,15 @@ impl Incoming {
     /// [`ArchiveError`]; nothing of the object is left.
     pub async fn finish(mut self) -> Result<Accepted, ArchiveError> {
         let new = self.describe()?;
-        let mut file = self.file.take().ok_or(ArchiveError::Closed)?;
-        let synced = tokio::task::spawn_blocking(move || file.sync()).await.map_err(|_| ArchiveError::Closed)?;
-        if let Err(error) = synced {
-            let error = ArchiveError::io("syncing an object", error);
-            // Out of space while allocating late is an orderly refusal; anything else ends our trust in the disk.
-            if !matches!(error, ArchiveError::Full(_)) {
-                self.archive.poison();
+        let buffer = match std::mem::replace(&mut self.body, Body::Gone) {
+            Body::Memory(buffer) => Some(buffer),
+            Body::File(file) => {
+                self.archive.sync_file(file).await?;
+                None
             }
-            return Err(error);
-        }
-        let filed = self.archive.0.committer.file(new).await;
+            Body::Gone => return Err(ArchiveError::Closed),
+        };
+        let filed = self.archive.0.committer.file(new, buffer).await;
         match filed {
             Ok(Outcome { accepted, keep, freed_bytes }) => {
                 self.archive.release(freed_bytes);
@@ -170,8 +193,10 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         self.archive.release(self.bytes);
         if !self.id.name.is_empty() {
-            drop(self.file.take());
-            self.archive.remove_file(&self.id);
+            let in_memory = matches!(std::mem::replace(&mut self.body, Body::Gone), Body::Memory(_));
+            if !in_memory {
+                self.archive.remove_file(&self.id);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The index: SQLite, one writer, several readers.
 //!
-//! The writer runs with `synchronous = FULL` in WAL mode: when a transaction has committed, it survives a power cut.
+//! The writer runs in WAL mode. With [`Durability::Synced`] a transaction that has committed survives a power cut; with
+//! [`Durability::Ordered`] it survives the end of the process, and after a power cut it is there or it is not, but none after it
+//! without it.
 //! Knows tables; must not know files, associations or chains.
 
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ const READERS_MAX: usize = 8;
 pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    set_durability(&connection, Durability::Synced)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", -16_000)?;
     // The log is rewritten from its start after each checkpoint, so its syncs do not grow the file.
@@ -38,6 +40,24 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
         found => return Err(ArchiveError::Version { found, known: SCHEMA_VERSION }),
     }
     Ok(connection)
+}
+
+/// What a committed transaction survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A power cut.
+    Synced,
+    /// The end of the process.
+    Ordered,
+}
+
+/// Sets what the next transactions of the writing connection survive.
+pub(super) fn set_durability(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Synced => "FULL",
+        Durability::Ordered => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 /// Reading connections, handed out one per query.

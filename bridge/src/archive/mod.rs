@@ -1,15 +1,18 @@
 //! Objects on disk and their index: what was acknowledged is never lost, what was not leaves nothing behind.
 //!
 //! # Order of writes
-//! 1. The object streams into `objects/<shard>/<random>.dcm`, hashed on the way. No index row names the file yet.
-//! 2. The file is synced, on a thread of its own, so that many associations sync at once.
-//! 3. The one writer thread takes every object that is ready, syncs their directory once, and commits their instance
-//!    rows and outbox rows in one transaction (WAL, `synchronous = FULL`).
+//! 1. The object streams into memory, hashed on the way; one that is too large streams into its file instead, which is synced.
+//! 2. The one writer thread takes every object that is ready, opens a transaction with their instance rows and outbox rows,
+//!    appends the objects to the intake log and syncs it once, or, for objects in files, syncs their directories.
+//! 3. It commits the transaction: unsynced when the log holds every object of the group, synced otherwise.
 //! 4. Only then is anybody told that the object was stored.
+//! 5. Behind that, objects get their files, `objects/<shard>/<random>.dcm`, and once files and index are durable their
+//!    part of the log is used again.
 //!
 //! # What a crash leaves
-//! Before 3: a file that no row names; it was never acknowledged and is removed at the next start. After 3: everything.
-//! A row never names a file that is not durable, because 2 comes before 3.
+//! Before the log's sync: nothing that counts; files that no row names are removed at the next start. After it: every object, whatever
+//! became of its file and its row, because the next start files what is in the log. A row never names a file whose
+//! bytes are durable neither there nor in the log.
 //!
 //! After a sync fails, the kernel may have dropped the data it could not write, so a later sync that succeeds proves
 //! nothing: the archive refuses writes until it is opened again.
@@ -17,20 +20,28 @@
 //! Must not know associations, queries' wire form, chains or keys.
 
 mod attributes;
+mod buffer;
 mod commit;
 mod disk;
 mod incoming;
 mod index;
+mod log;
 mod part10;
 mod publication;
+mod record;
+mod replay;
 mod report;
 mod restore;
 mod search;
+mod shards;
+mod write_behind;
 
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dicom_scp::Uid;
@@ -38,14 +49,19 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::config;
 use attributes::Levels;
+use buffer::Blocks;
 use commit::Committer;
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, FileSystems, LogFile, RealDisk};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
+use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
+use replay::Replay;
 pub use report::StudySummary;
 pub use restore::Restoring;
+use shards::Shards;
+use write_behind::WriteBehind;
 
 /// The archive. Cheap to clone; every clone is the same archive.
 #[derive(Clone)]
@@ -57,10 +73,13 @@ struct Inner {
     limits: config::Archive,
     readers: Readers,
     committer: Committer,
-    shards: commit::Shards,
+    blocks: Blocks,
+    log: Log,
+    write_behind: Mutex<Option<WriteBehind>>,
+    shards: Arc<Shards>,
     /// Bytes of files named by the index plus those being received.
     used_bytes: AtomicU64,
-    poisoned: AtomicBool,
+    poisoned: Arc<AtomicBool>,
 }
 
 /// Why the archive could not do what it was asked, by who has to act.
@@ -187,7 +206,7 @@ pub struct Stored {
     pub file_bytes: u64,
     /// SHA-256 of the whole file.
     pub file_sha256: [u8; 32],
-    /// Where the file is, unless it was evicted.
+    /// Where the file is or will be, unless it was evicted. [`Archive::open_file`] opens it.
     pub path: Option<PathBuf>,
 }
 
@@ -223,26 +242,50 @@ impl Archive {
         settle_ms: u64,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, ArchiveError> {
-        let objects = root.join("objects");
-        disk.create_dir(&objects).map_err(|e| ArchiveError::io("creating the object directory", e))?;
+        let (objects, log_directory) = (root.join("objects"), root.join("intake"));
+        for directory in [&objects, &log_directory] {
+            disk.create_dir(directory).map_err(|e| ArchiveError::io("creating a directory of the archive", e))?;
+        }
+        let file_systems = disk
+            .file_systems(&[root, &objects])
+            .map_err(|e| ArchiveError::io("opening the archive's file systems", e))?;
         let index_path = root.join("index.sqlite");
-        let writer = index::open_writer(&index_path)?;
+        let mut writer = index::open_writer(&index_path)?;
+        let next_sequence = Replay {
+            connection: &mut writer,
+            disk: &disk,
+            shards: &Shards::new(objects.clone(), 0),
+            file_systems: file_systems.as_ref(),
+            policy: limits.duplicates,
+            settle_ms: index::as_i64(settle_ms),
+        }
+        .run(&log_directory)?;
         let last_shard: i64 = writer.query_row("SELECT coalesce(max(shard), 0) FROM instance", [], |row| row.get(0))?;
         commit::remove_orphans(&writer, disk.as_ref(), &objects, last_shard)?;
         let used: i64 =
             writer.query_row("SELECT coalesce(sum(file_bytes), 0) FROM instance WHERE file IS NOT NULL", [], |r| {
                 r.get(0)
             })?;
-        let committer = Committer::start(writer, disk.clone(), objects.clone(), limits.duplicates, settle_ms);
+        let (blocks, poisoned) = (Blocks::default(), Arc::new(AtomicBool::new(false)));
+        let shards = Arc::new(Shards::new(objects, last_shard + 1));
+        let log = Log::new(disk.clone(), shards.clone(), log_directory, limits.intake_log_bytes, next_sequence);
+        log.remove_superfluous().map_err(|e| ArchiveError::io("removing segments of the intake log", e))?;
+        let write_behind =
+            WriteBehind::start(log.clone(), blocks.clone(), file_systems, limits.free_bytes_min, poisoned.clone())
+                .map_err(|e| ArchiveError::io("starting the thread behind the intake log", e))?;
+        let committer = Committer::start(writer, log.clone(), limits.duplicates, settle_ms);
         Ok(Self(Arc::new(Inner {
             root: root.to_owned(),
-            shards: commit::Shards::new(objects, last_shard + 1),
+            shards,
             disk,
             limits,
             readers: Readers::new(index_path),
             committer,
+            blocks,
+            log,
+            write_behind: Mutex::new(Some(write_behind)),
             used_bytes: AtomicU64::new(index::as_u64(used)),
-            poisoned: AtomicBool::new(false),
+            poisoned,
         })))
     }
 
@@ -284,6 +327,22 @@ impl Archive {
             let rows = statement.query_map([study_uid.as_str()], |row| self.stored(row))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
+    }
+
+    /// Opens the local file of an object; none if it was evicted, or if somebody removed the file.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn open_file(&self, stored: &Stored) -> io::Result<Option<File>> {
+        let Some(path) = &stored.path else { return Ok(None) };
+        if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+            self.0.log.file_now(name)?;
+        }
+        match File::open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Counts and bytes.
@@ -349,10 +408,28 @@ impl Archive {
     /// Finishes what was begun and closes the index. Later writes are refused.
     pub async fn close(&self) {
         self.0.committer.close().await;
+        let write_behind = self.0.write_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Dropping it waits until the log is filed.
+        if tokio::task::spawn_blocking(move || drop(write_behind)).await.is_err() {
+            tracing::error!("the thread behind the intake log could not be ended");
+        }
     }
 
     fn check_writable(&self) -> Result<(), ArchiveError> {
         if self.0.poisoned.load(Ordering::Acquire) { Err(ArchiveError::Poisoned) } else { Ok(()) }
+    }
+
+    /// Syncs the file of an object on a thread of its own, so that many associations sync at once.
+    async fn sync_file(&self, mut file: Box<dyn DiskFile>) -> Result<(), ArchiveError> {
+        let synced = tokio::task::spawn_blocking(move || file.sync()).await.map_err(|_| ArchiveError::Closed)?;
+        synced.map_err(|error| {
+            let error = ArchiveError::io("syncing an object", error);
+            // Out of space while allocating late is an orderly refusal; anything else ends our trust in the disk.
+            if !matches!(error, ArchiveError::Full(_)) {
+                self.poison();
+            }
+            error
+        })
     }
 
     fn poison(&self) {
@@ -361,11 +438,11 @@ impl Archive {
     }
 
     fn path_of(&self, file: &FileId) -> PathBuf {
-        commit::file_path(&self.0.root.join("objects"), file)
+        self.0.shards.path(file)
     }
 
     fn remove_file(&self, file: &FileId) {
-        if let Err(error) = self.0.disk.remove(&self.path_of(file)) {
+        if let Err(error) = self.0.log.remove_file(file) {
             tracing::warn!(%error, file = file.name, "cannot remove a file that is no longer needed");
         }
     }
@@ -388,6 +465,8 @@ impl Archive {
     fn check_free(&self) -> Result<(), ArchiveError> {
         let min = self.0.limits.free_bytes_min;
         let free = self.0.disk.free_bytes(&self.0.root).map_err(|e| ArchiveError::io("asking for free space", e))?;
+        // Objects in the log will need room for their files.
+        let free = free.saturating_sub(self.0.log.unfiled_bytes());
         if free < min {
             return Err(ArchiveError::Full(format!("{free} bytes are free, {min} must stay free")));
         }

@@ -25,9 +25,9 @@ impl Archive {
     pub fn begin_restore(&self, stored: &Stored) -> Result<Restoring, ArchiveError> {
         self.check_writable()?;
         self.check_free()?;
-        let id = self.0.shards.next(self.0.disk.as_ref())?;
-        let path = self.path_of(&id);
-        let file = self.0.disk.create(&path).map_err(|e| ArchiveError::io("creating an object file", e))?;
+        let (id, disk) = (self.0.shards.next(), self.0.disk.as_ref());
+        let created = self.0.shards.made_path(disk, &id).and_then(|path| disk.create(&path));
+        let file = created.map_err(|e| ArchiveError::io("creating an object file", e))?;
         Ok(Restoring {
             archive: self.clone(),
             stored: stored.clone(),

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 //! Strongest first: whatever fails, every acknowledged object is there byte for byte, and nothing else is.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,7 +20,13 @@ use crate::study::ImageKind;
 fn limits() -> config::Archive {
     let mut limits = Config::parse("", HashMap::new()).unwrap().archive;
     limits.free_bytes_min = 0;
+    limits.intake_log_bytes = 1024 * 1024;
     limits
+}
+
+/// Every object synced in its own file.
+fn without_log() -> config::Archive {
+    config::Archive { intake_log_bytes: 0, ..limits() }
 }
 
 fn subject(study: u32) -> Subject {
@@ -58,7 +64,8 @@ async fn store(archive: &Archive, phantom: &Phantom) -> Result<Accepted, Archive
 /// The data set as the archive holds it, checked against the index.
 fn data_set(archive: &Archive, phantom: &Phantom) -> Option<Vec<u8>> {
     let stored = archive.instance(&phantom.sop_instance).unwrap()?;
-    let file = std::fs::read(stored.path.as_ref()?).unwrap();
+    let mut file = Vec::new();
+    archive.open_file(&stored).unwrap()?.read_to_end(&mut file).unwrap();
     assert_eq!(file.len() as u64, stored.file_bytes);
     assert_eq!(<[u8; 32]>::from(Sha256::digest(&file)), stored.file_sha256);
     Some(file[stored.meta_bytes as usize..].to_vec())
@@ -99,6 +106,19 @@ fn files_on_disk(root: &Path) -> usize {
     shards.map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap().count()).sum()
 }
 
+/// Files once everything that was acknowledged has one.
+fn files_of(archive: &Archive) -> usize {
+    write_behind::settle(&archive.0.log);
+    files_on_disk(archive.root())
+}
+
+/// Waits until objects go through the log.
+fn log_is_ready(archive: &Archive) {
+    while archive.0.log.object_bytes_max() == 0 {
+        std::thread::yield_now();
+    }
+}
+
 /// Fails the n-th operation that reaches the disk, and all after it.
 struct FailingDisk {
     left: AtomicI64,
@@ -136,6 +156,41 @@ impl Disk for Arc<FailingDisk> {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.real.free_bytes(path)
     }
+    fn log_file(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn LogFile>> {
+        Ok(Box::new(FailingLog(self.real.log_file(path, bytes)?, self.clone())))
+    }
+    fn file_systems(&self, directories: &[&Path]) -> io::Result<Box<dyn FileSystems>> {
+        Ok(Box::new(FailingSync(self.real.file_systems(directories)?, self.clone())))
+    }
+}
+
+struct FailingLog(Box<dyn LogFile>, Arc<FailingDisk>);
+
+impl LogFile for FailingLog {
+    fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
+        if let Err(error) = self.1.step() {
+            self.0.write_at(&data[..data.len() / 2], at)?;
+            return Err(error);
+        }
+        self.0.write_at(data, at)
+    }
+    fn read_at(&self, data: &mut [u8], at: u64) -> io::Result<()> {
+        self.1.step()?;
+        self.0.read_at(data, at)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.1.step()?;
+        self.0.sync()
+    }
+}
+
+struct FailingSync(Box<dyn FileSystems>, Arc<FailingDisk>);
+
+impl FileSystems for FailingSync {
+    fn sync(&self) -> io::Result<()> {
+        self.1.step()?;
+        self.0.sync()
+    }
 }
 
 impl DiskFile for FailingFile {
@@ -155,11 +210,17 @@ impl DiskFile for FailingFile {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wherever_the_disk_fails_what_was_acknowledged_stays_and_nothing_else() {
-    for (seed, kind) in (0..60).map(|n| (n, [io::ErrorKind::Other, io::ErrorKind::StorageFull][n as usize % 2])) {
+    for (seed, kind) in (0..120).map(|n| (n, [io::ErrorKind::Other, io::ErrorKind::StorageFull][n as usize % 2])) {
         let dir = tempfile::tempdir().unwrap();
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-        let disk = FailingDisk::new(rng.gen_range(2..140), kind);
-        let archive = Archive::open_on(dir.path(), limits(), 10, Arc::new(disk)).unwrap();
+        let disk = FailingDisk::new(i64::MAX, kind);
+        let with_log = seed % 4 < 2;
+        let limits = if with_log { limits() } else { without_log() };
+        let archive = Archive::open_on(dir.path(), limits.clone(), 10, Arc::new(disk.clone())).unwrap();
+        if with_log {
+            log_is_ready(&archive);
+        }
+        disk.left.store(rng.gen_range(0..140), Ordering::SeqCst);
         let phantoms = slices(1, 12);
         let mut tasks = Vec::new();
         for phantom in phantoms.clone() {
@@ -172,7 +233,7 @@ async fn wherever_the_disk_fails_what_was_acknowledged_stays_and_nothing_else() 
         }
         archive.close().await;
         drop(archive);
-        let archive = Archive::open(dir.path(), limits(), 10).unwrap();
+        let archive = Archive::open(dir.path(), limits, 10).unwrap();
         let mut kept = 0;
         for (phantom, acknowledged) in phantoms.iter().zip(acknowledged) {
             let found = data_set(&archive, phantom);
@@ -184,7 +245,7 @@ async fn wherever_the_disk_fails_what_was_acknowledged_stays_and_nothing_else() 
                 kept += 1;
             }
         }
-        assert_eq!(files_on_disk(dir.path()), kept, "seed {seed}: files that no row names");
+        assert_eq!(files_of(&archive), kept, "seed {seed}: files that no row names");
         archive.close().await;
     }
 }
@@ -193,16 +254,164 @@ async fn wherever_the_disk_fails_what_was_acknowledged_stays_and_nothing_else() 
 async fn after_a_failed_sync_nothing_more_is_accepted_until_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let phantoms = slices(1, 2);
-    // create_dir syncs the parent, then: create, meta, n appends, sync.
+    // The directory of objects, then the file: create, meta, n appends, and its sync, which fails.
     let appends = phantoms[0].bytes.chunks(100).count() as i64;
     let disk = FailingDisk::new(1 + 1 + 1 + appends, io::ErrorKind::Other);
-    let archive = Archive::open_on(dir.path(), limits(), 10, Arc::new(disk.clone())).unwrap();
+    let archive = Archive::open_on(dir.path(), without_log(), 10, Arc::new(disk.clone())).unwrap();
     assert!(matches!(store(&archive, &phantoms[0]).await, Err(ArchiveError::Io(..))));
     disk.left.store(i64::MAX, Ordering::SeqCst);
     assert!(matches!(store(&archive, &phantoms[1]).await, Err(ArchiveError::Poisoned)));
     archive.close().await;
     let archive = Archive::open(dir.path(), limits(), 10).unwrap();
     assert_eq!(store(&archive, &phantoms[1]).await.unwrap(), Accepted::New);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_of_the_log_nothing_more_is_accepted_until_reopened() {
+    let dir = tempfile::tempdir().unwrap();
+    let phantoms = slices(1, 3);
+    let disk = FailingDisk::new(i64::MAX, io::ErrorKind::Other);
+    let archive = Archive::open_on(dir.path(), limits(), 10, Arc::new(disk.clone())).unwrap();
+    log_is_ready(&archive);
+    // The segment's page, the record's head, its bytes, its end; then the sync fails.
+    disk.left.store(4, Ordering::SeqCst);
+    assert!(matches!(store(&archive, &phantoms[0]).await, Err(ArchiveError::Io(..))));
+    disk.left.store(i64::MAX, Ordering::SeqCst);
+    assert!(matches!(store(&archive, &phantoms[1]).await, Err(ArchiveError::Poisoned)));
+    archive.close().await;
+    let archive = Archive::open(dir.path(), limits(), 10).unwrap();
+    assert_eq!(store(&archive, &phantoms[1]).await.unwrap(), Accepted::New);
+}
+
+/// The power goes after the acknowledgements: of the files and the rows any part may be lost or garbled, of the log nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_log_is_filed_again_whatever_became_of_files_and_rows() {
+    for seed in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let replace = config::Archive { duplicates: Duplicates::Replace, ..limits() };
+        let archive = Archive::open(dir.path(), replace.clone(), 10).unwrap();
+        log_is_ready(&archive);
+        let before = slices(1, 3);
+        for phantom in &before {
+            store(&archive, phantom).await.unwrap();
+        }
+        // What a power cut may leave of the index: as it was at some moment, for its log is not synced at each commit.
+        write_behind::settle(&archive.0.log);
+        let index =
+            ["index.sqlite", "index.sqlite-wal"].map(|name| (name, std::fs::read(dir.path().join(name)).unwrap()));
+        let mut expected: BTreeMap<Uid, Vec<u8>> = BTreeMap::new();
+        for mut phantom in slices(2, 6).into_iter().chain(before.clone()).chain(slices(2, 2)) {
+            if rng.gen_bool(0.3) {
+                *phantom.bytes.last_mut().unwrap() ^= 1;
+            }
+            store(&archive, &phantom).await.unwrap();
+            if rng.gen_bool(0.3) {
+                let stored = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+                drop(archive.open_file(&stored).unwrap().expect("it was just stored"));
+            }
+            expected.insert(phantom.sop_instance, phantom.bytes);
+        }
+        let lost = tempfile::tempdir().unwrap();
+        copy_tree(dir.path(), lost.path());
+        archive.close().await;
+        if rng.gen_bool(0.5) {
+            for (name, bytes) in &index {
+                std::fs::write(lost.path().join(name), bytes).unwrap();
+            }
+        }
+        for shard in std::fs::read_dir(lost.path().join("objects")).unwrap() {
+            for file in std::fs::read_dir(shard.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                match rng.gen_range(0..4) {
+                    // Files that were durable before stay, so those of `before` are left alone unless they are in the log again.
+                    _ if is_durable(&path, &before) => {}
+                    0 => std::fs::remove_file(path).unwrap(),
+                    1 => std::fs::write(path, []).unwrap(),
+                    2 => std::fs::write(&path, vec![0; std::fs::metadata(&path).unwrap().len() as usize]).unwrap(),
+                    _ => {}
+                }
+            }
+        }
+        for attempt in 0..2 {
+            let archive = Archive::open(lost.path(), replace.clone(), 10).unwrap();
+            for (uid, bytes) in &expected {
+                let stored = archive.instance(uid).unwrap().unwrap_or_else(|| panic!("seed {seed}: {uid} is lost"));
+                let mut file = Vec::new();
+                archive.open_file(&stored).unwrap().expect("a file").read_to_end(&mut file).unwrap();
+                assert!(file[stored.meta_bytes as usize..] == *bytes, "seed {seed}, start {attempt}: {uid} is damaged");
+            }
+            assert_eq!(archive.totals().unwrap().instances, expected.len() as u64);
+            assert_eq!(files_on_disk(lost.path()), expected.len(), "seed {seed}: files that no row names");
+            archive.close().await;
+        }
+    }
+}
+
+/// Whether a file is one of `objects` as they were first stored.
+fn is_durable(path: &Path, objects: &[Phantom]) -> bool {
+    let file = std::fs::read(path).unwrap();
+    objects.iter().any(|phantom| file.ends_with(&phantom.bytes))
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_tree(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).unwrap();
+        }
+    }
+}
+
+/// More than the log holds, while files are made behind it: segments are used again, and every object stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_used_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), 10).unwrap();
+    log_is_ready(&archive);
+    let mut tasks = Vec::new();
+    for study in 0..8 {
+        let archive = archive.clone();
+        tasks.push(tokio::spawn(async move {
+            let phantoms = ct_series(&subject(study), 60, 64, u64::from(study));
+            for phantom in &phantoms {
+                assert_eq!(store(&archive, phantom).await.unwrap(), Accepted::New);
+                assert_eq!(data_set(&archive, phantom).as_ref(), Some(&phantom.bytes), "found as soon as acknowledged");
+            }
+            phantoms
+        }));
+    }
+    let mut stored = Vec::new();
+    for task in tasks {
+        stored.extend(task.await.unwrap());
+    }
+    assert!(stored.iter().map(|phantom| phantom.bytes.len()).sum::<usize>() > 3 * limits().intake_log_bytes as usize);
+    assert_eq!(files_of(&archive), stored.len());
+    archive.close().await;
+    let archive = Archive::open(dir.path(), limits(), 10).unwrap();
+    assert!(stored.iter().all(|phantom| data_set(&archive, phantom).as_ref() == Some(&phantom.bytes)));
+}
+
+#[tokio::test]
+async fn an_object_evicted_or_replaced_in_the_log_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), 10).unwrap();
+    log_is_ready(&archive);
+    let phantom = &slices(1, 1)[0];
+    store(&archive, phantom).await.unwrap();
+    let study = Uid::new(&subject(1).study_uid).unwrap();
+    pretend_published(&archive, &study).await;
+    assert_eq!(archive.evict(&study).await.unwrap().0, 1);
+    let crashed = tempfile::tempdir().unwrap();
+    copy_tree(dir.path(), crashed.path());
+    assert_eq!(files_of(&archive), 0);
+    let archive = Archive::open(crashed.path(), limits(), 10).unwrap();
+    assert_eq!(files_of(&archive), 0);
+    assert_eq!(archive.totals().unwrap().instances, 1);
 }
 
 #[tokio::test]
@@ -214,7 +423,7 @@ async fn the_same_object_again_is_a_success_without_a_second_copy() {
     let used = archive.totals().unwrap();
     assert_eq!(store(&archive, phantom).await.unwrap(), Accepted::Same);
     assert_eq!(archive.totals().unwrap(), used);
-    assert_eq!(files_on_disk(dir.path()), 1);
+    assert_eq!(files_of(&archive), 1);
 }
 
 #[tokio::test]
@@ -236,7 +445,7 @@ async fn another_object_with_a_known_uid_follows_the_policy() {
             Duplicates::KeepBoth => (&second, 2),
         };
         assert_eq!(data_set(&archive, &first).as_ref(), Some(&current.bytes));
-        assert_eq!(files_on_disk(dir.path()), files);
+        assert_eq!(files_of(&archive), files);
         assert_eq!(archive.totals().unwrap().instances, 1);
         assert_eq!(archive.totals().unwrap().local_bytes, archive.totals().unwrap().bytes * files as u64);
     }
@@ -263,7 +472,7 @@ async fn over_the_quota_an_object_is_refused_and_room_is_given_back() {
     store(&archive, &phantoms[0]).await.unwrap();
     store(&archive, &phantoms[1]).await.unwrap();
     assert!(matches!(store(&archive, &phantoms[2]).await, Err(ArchiveError::Full(_))));
-    assert_eq!(files_on_disk(dir.path()), 2);
+    assert_eq!(files_of(&archive), 2);
     let study = Uid::new(&subject(1).study_uid).unwrap();
     assert_eq!(archive.evict(&study).await.unwrap(), (0, 0), "a file that is the only copy must stay");
     pretend_published(&archive, &study).await;
@@ -283,7 +492,7 @@ async fn an_evicted_object_stays_in_the_index_and_takes_a_file_again() {
     let study = Uid::new(&subject(1).study_uid).unwrap();
     pretend_published(&archive, &study).await;
     assert_eq!(archive.evict(&study).await.unwrap().0, 3);
-    assert_eq!(files_on_disk(dir.path()), 0);
+    assert_eq!(files_of(&archive), 0);
     assert!(archive.instances_of(&study).unwrap().iter().all(|stored| stored.path.is_none()));
     assert_eq!(store(&archive, &phantoms[1]).await.unwrap(), Accepted::Same);
     assert_eq!(data_set(&archive, &phantoms[1]).as_ref(), Some(&phantoms[1].bytes));

@@ -3,12 +3,11 @@
 //! A picture that cannot be made is left out with a line in the log; the objects are published all the same.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::BufReader;
 
 use dicom_scp::Uid;
 
-use crate::archive::Stored;
+use crate::archive::{Archive, Stored};
 use crate::payload::manifest::PreviewKind;
 use crate::payload::preview::{
     ContactSheet, FrameChoice, Outcome, Preview, Rendered, encode, evenly_spaced, render, representative,
@@ -34,6 +33,7 @@ pub(super) struct Picture {
 
 /// The pictures of a series, of which some instances are `new`.
 pub(super) fn of_series(
+    archive: &Archive,
     series: &Uid,
     members: &[&Stored],
     new: &HashSet<Uid>,
@@ -45,37 +45,38 @@ pub(super) fn of_series(
     let mut keep = |subject: &Uid, kind, rendered: Option<Rendered>| {
         pictures.extend(rendered.and_then(|rendered| encoded(subject, kind, &rendered, bytes_max)));
     };
-    keep(series, PreviewKind::Series, middle(&here));
+    keep(series, PreviewKind::Series, middle(archive, &here));
     if here.len() >= SHEET_FROM {
-        keep(series, PreviewKind::ContactSheet, sheet(&here));
+        keep(series, PreviewKind::ContactSheet, sheet(archive, &here));
     }
     if each {
         for stored in here.iter().filter(|stored| new.contains(&stored.sop_instance)) {
-            keep(&stored.sop_instance, PreviewKind::Instance, picture(stored, SIDE_MAX));
+            keep(&stored.sop_instance, PreviewKind::Instance, picture(archive, stored, SIDE_MAX));
         }
     }
     pictures
 }
 
 /// The instance in the middle, or one after it when that one has nothing to show.
-fn middle(here: &[&Stored]) -> Option<Rendered> {
+fn middle(archive: &Archive, here: &[&Stored]) -> Option<Rendered> {
     let middle = representative(here.len())?;
-    here.iter().cycle().skip(middle).take(TRIES.min(here.len())).find_map(|stored| picture(stored, SIDE_MAX))
+    here.iter().cycle().skip(middle).take(TRIES.min(here.len())).find_map(|stored| picture(archive, stored, SIDE_MAX))
 }
 
-fn sheet(here: &[&Stored]) -> Option<Rendered> {
+fn sheet(archive: &Archive, here: &[&Stored]) -> Option<Rendered> {
     let chosen = evenly_spaced(here.len(), SHEET_TILES as usize);
     let mut sheet = ContactSheet::new(u32::try_from(chosen.len()).unwrap_or(SHEET_TILES), TILE);
     for position in chosen {
-        if let Some(thumb) = picture(here[position], TILE) {
+        if let Some(thumb) = picture(archive, here[position], TILE) {
             sheet.add(&thumb);
         }
     }
     sheet.finish()
 }
 
-fn picture(stored: &Stored, side_max: u32) -> Option<Rendered> {
-    let rendered = File::open(stored.path.as_ref()?).map_err(|error| error.to_string()).and_then(|file| {
+fn picture(archive: &Archive, stored: &Stored, side_max: u32) -> Option<Rendered> {
+    let rendered = archive.open_file(stored).map_err(|error| error.to_string()).and_then(|file| {
+        let file = file.ok_or_else(|| "its file is gone".to_owned())?;
         render(&mut BufReader::new(file), FrameChoice::Middle, side_max).map_err(|e| crate::chain_of(&e))
     });
     match rendered {

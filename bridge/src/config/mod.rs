@@ -16,7 +16,7 @@ use dicom_scp::{AeTitle, Uid};
 
 pub use contracts::PieceMode;
 pub use reader::Mistake;
-use reader::{Section, flag, list, number, one_of, parsed, text};
+use reader::{Section, describe, flag, list, number, one_of, parsed, text};
 
 /// Everything the daemon was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +123,8 @@ pub struct Archive {
     pub quota_bytes: u64,
     /// Refuse new objects while the file system has less than this free.
     pub free_bytes_min: u64,
+    /// Size of the intake log; 0 for none.
+    pub intake_log_bytes: u64,
 }
 
 /// The word for a piece mode in configuration and tables.
@@ -358,6 +360,7 @@ fn read_archive(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Archive {
         duplicates: s.take("duplicates", Duplicates::Reject, one_of(&words)),
         quota_bytes: s.take("quota_bytes", 0, number(0, i64::MAX as u64)),
         free_bytes_min: s.take("free_bytes_min", 536_870_912, number(0, i64::MAX as u64)),
+        intake_log_bytes: s.take("intake_log_bytes", 536_870_912, intake_log_bytes),
     };
     s.end();
     archive
@@ -479,6 +482,14 @@ fn path(value: &ValueKind) -> Result<PathBuf, String> {
 
 fn milliseconds(value: &ValueKind) -> Result<Duration, String> {
     number(1, 86_400_000)(value).map(Duration::from_millis)
+}
+
+/// No log, or one in which a usual object fits.
+fn intake_log_bytes(value: &ValueKind) -> Result<u64, String> {
+    match number(0, 1 << 40)(value) {
+        Ok(bytes) if bytes == 0 || bytes >= 8_388_608 => Ok(bytes),
+        _ => Err(format!("expected 0 or a whole number from 8388608, found {}", describe(value))),
+    }
 }
 
 fn url_or_empty(value: &ValueKind) -> Result<String, String> {

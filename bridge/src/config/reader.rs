@@ -156,7 +156,7 @@ pub(super) fn parsed<T: std::str::FromStr>(expected: &'static str) -> impl Fn(&V
     }
 }
 
-fn describe(value: &ValueKind) -> String {
+pub(super) fn describe(value: &ValueKind) -> String {
     match value {
         ValueKind::Nil => "nothing".to_owned(),
         ValueKind::Boolean(flag) => flag.to_string(),
