@@ -63,9 +63,13 @@ impl Bridge {
 
     fn write_config(&self) {
         let mut toml = self.toml.clone();
-        for (table, line) in
-            [("site", format!("data_dir = {:?}", self.data)), ("dicom", "bind = \"127.0.0.1:0\"".to_owned())]
-        {
+        let mut lines =
+            vec![("site", format!("data_dir = {:?}", self.data)), ("dicom", "bind = \"127.0.0.1:0\"".to_owned())];
+        if !toml.contains("intake_log_bytes") {
+            // Small enough that tests fill it and use it again.
+            lines.push(("archive", "intake_log_bytes = 33554432".to_owned()));
+        }
+        for (table, line) in lines {
             let head = format!("[{table}]\n");
             match toml.find(&head) {
                 Some(at) => toml.insert_str(at + head.len(), &format!("{line}\n")),
@@ -97,6 +101,12 @@ impl Bridge {
         self.dicom = dicom.parse().unwrap();
         self.ready = ready;
         self.child = Some(child);
+    }
+
+    /// Waits until each of the `count` objects that were acknowledged has a file, and no other file is there.
+    pub fn wait_filed(&self, count: u64) {
+        let objects = self.data.join("archive/objects");
+        wait_for("the files of all objects", || files_below(&objects).len() as u64 == count);
     }
 
     /// What the ready line says after `key`, such as `rpc=`.

@@ -46,6 +46,7 @@ fn dcmtk_gets_from_the_ledger_what_dcmtk_stored() {
     assert_eq!(sent.len(), 19);
     run(dcmtk("storescu").args(["-aec", "PACSBRIDGE", "+sd", "+r", &host, &port]).arg(sent_dir.path()));
 
+    bridge.wait_filed(sent.len() as u64);
     let kept = files_below(&bridge.dir.path().join("data/archive/objects"));
     assert_eq!(kept.len(), sent.len());
     run(dcmtk("dcmdump").args(["-q"]).arg(&kept[0]));
@@ -130,8 +131,8 @@ fn late_objects_make_the_next_version_and_lost_files_are_fetched_again() {
     assert_eq!((objects(&first), objects(&second)), (6, 3), "the second version sends only what is new");
     assert_eq!(first["study_id"], second["study_id"]);
 
+    bridge.wait_filed(9);
     let files = files_below(&bridge.dir.path().join("data/archive/objects"));
-    assert_eq!(files.len(), 9);
     std::fs::remove_file(&files[4]).unwrap();
     let sent: BTreeMap<String, Vec<u8>> =
         phantoms.iter().map(|phantom| (phantom.sop_instance.to_string(), phantom.bytes.clone())).collect();

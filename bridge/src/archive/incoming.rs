@@ -55,7 +55,7 @@ impl Incoming {
         let syntax = TransferSyntax::of(&head.transfer_syntax)
             .ok_or_else(|| ArchiveError::Undecodable(format!("unknown transfer syntax {}", head.transfer_syntax)))?;
         let options = ReadOptions { stop_at: Some(HEADER_END), ..ReadOptions::default() };
-        archive.check_free()?;
+        archive.check_free(0)?;
         let id = archive.0.shards.next();
         let meta = FileMeta {
             sop_class: head.sop_class,
@@ -121,7 +121,11 @@ impl Incoming {
     pub async fn finish(mut self) -> Result<Accepted, ArchiveError> {
         let new = self.describe()?;
         let buffer = match std::mem::replace(&mut self.body, Body::Gone) {
-            Body::Memory(buffer) => Some(buffer),
+            Body::Memory(buffer) => {
+                // Later its file must find room, so that what is accepted does not only fill the log.
+                self.archive.check_free(super::log::room_of_file(self.bytes))?;
+                Some(buffer)
+            }
             Body::File(file) => {
                 self.archive.sync_file(file).await?;
                 None

@@ -9,7 +9,8 @@
 //! One thread appends, the archive's writer. Knows records' places; must not know the index.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub(super) struct State {
     pub(super) made: u64,
     /// Objects without a file, by the name that it will have.
     pending: HashMap<String, Arc<Record>>,
+    /// Room on the disk that their files will take, in bytes.
+    unfiled_bytes: u64,
     /// Those of them whose rows are committed, oldest first.
     pub(super) ready: VecDeque<Arc<Record>>,
     next_sequence: u64,
@@ -121,6 +124,7 @@ impl Log {
                 closed: Vec::new(),
                 made: 0,
                 pending: HashMap::new(),
+                unfiled_bytes: 0,
                 ready: VecDeque::new(),
                 next_sequence,
                 last_append: Instant::now(),
@@ -187,7 +191,7 @@ impl Log {
                     open.link = link;
                 }
                 for record in &records {
-                    state.pending.insert(record.file.name.clone(), record.clone());
+                    state.expect(record);
                 }
                 Ok(Appended { place: Some(place), records })
             }
@@ -214,7 +218,7 @@ impl Log {
     pub(super) fn withdraw(&self, group: &Appended) -> io::Result<()> {
         let Some(place) = &group.place else { return Ok(()) };
         for record in &group.records {
-            self.0.state().pending.remove(&record.file.name);
+            self.0.state().expect_no_more(record);
         }
         self.0.take_back(place);
         let Place { segment, start, .. } = place;
@@ -222,13 +226,18 @@ impl Log {
         segment.file.sync()
     }
 
-    /// Makes an object's file now if it has none yet. A file that the log does not know is left alone.
+    /// Makes an object's file now if it has none yet. A file that the log does not know is left alone. On a full disk the
+    /// object stays in the log, and its bytes are returned in memory, as a file.
     ///
     /// # Errors
     /// What the disk said; the object stays in the log.
-    pub(super) fn file_now(&self, name: &str) -> io::Result<()> {
-        let record = self.0.state().pending.get(name).cloned();
-        record.map_or(Ok(()), |record| self.0.make_file(&record, &mut Vec::new()))
+    pub(super) fn file_now(&self, name: &str) -> io::Result<Option<File>> {
+        let Some(record) = self.0.state().pending.get(name).cloned() else { return Ok(None) };
+        match self.0.make_file(&record, &mut Vec::new()) {
+            Ok(()) => Ok(None),
+            Err(error) if is_full(&error) => record.in_memory().map(Some),
+            Err(error) => Err(error),
+        }
     }
 
     /// An object is to have no file any more. Returns once nobody makes one, and whether none was made.
@@ -255,7 +264,31 @@ impl Log {
 
     /// Bytes that the log's objects will take on the disk once they have files.
     pub(super) fn unfiled_bytes(&self) -> u64 {
-        self.0.state().pending.values().map(|record| record.object_bytes).sum()
+        self.0.state().unfiled_bytes
+    }
+}
+
+impl State {
+    fn expect(&mut self, record: &Arc<Record>) {
+        self.unfiled_bytes += room_of_file(record.object_bytes);
+        self.pending.insert(record.file.name.clone(), record.clone());
+    }
+
+    fn expect_no_more(&mut self, record: &Record) {
+        if self.pending.remove(&record.file.name).is_some() {
+            self.unfiled_bytes -= room_of_file(record.object_bytes);
+        }
+    }
+}
+
+impl Record {
+    fn in_memory(&self) -> io::Result<File> {
+        let mut object = vec![0; usize::try_from(self.object_bytes).unwrap_or(0)];
+        self.segment.file.read_at(&mut object, self.object_at)?;
+        let mut file = File::from(rustix::fs::memfd_create("object", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all(&object)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
     }
 }
 
@@ -358,7 +391,7 @@ impl Shared {
 
     fn finish(&self, record: &Record, done: &mut bool) {
         if !std::mem::replace(done, true) {
-            self.state().pending.remove(&record.file.name);
+            self.state().expect_no_more(record);
             *lock(&record.segment.unfiled) -= 1;
         }
     }
@@ -390,6 +423,16 @@ impl Segment {
     pub(super) fn retire(&self) -> io::Result<()> {
         self.file.write_at(&[0; PAGE_BYTES as usize], 0)
     }
+}
+
+/// Room on the disk for the file of an object, its blocks and its name, in bytes.
+pub(super) fn room_of_file(object_bytes: u64) -> u64 {
+    object_bytes.next_multiple_of(PAGE_BYTES) + PAGE_BYTES
+}
+
+/// Whether more room on the disk would help.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Size of a segment, in bytes, of a log of `bytes`.

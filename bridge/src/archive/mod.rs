@@ -335,8 +335,9 @@ impl Archive {
     /// What the disk said.
     pub fn open_file(&self, stored: &Stored) -> io::Result<Option<File>> {
         let Some(path) = &stored.path else { return Ok(None) };
-        if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
-            self.0.log.file_now(name)?;
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(file) = self.0.log.file_now(name)? {
+            return Ok(Some(file));
         }
         match File::open(path) {
             Ok(file) => Ok(Some(file)),
@@ -462,13 +463,16 @@ impl Archive {
         self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn check_free(&self) -> Result<(), ArchiveError> {
+    /// Whether `bytes` more can be written and still enough stays free.
+    fn check_free(&self, bytes: u64) -> Result<(), ArchiveError> {
         let min = self.0.limits.free_bytes_min;
         let free = self.0.disk.free_bytes(&self.0.root).map_err(|e| ArchiveError::io("asking for free space", e))?;
         // Objects in the log will need room for their files.
-        let free = free.saturating_sub(self.0.log.unfiled_bytes());
-        if free < min {
-            return Err(ArchiveError::Full(format!("{free} bytes are free, {min} must stay free")));
+        let wanted = self.0.log.unfiled_bytes() + bytes;
+        if free < min.saturating_add(wanted) {
+            return Err(ArchiveError::Full(format!(
+                "{free} bytes are free, {wanted} of them are needed and {min} must stay free"
+            )));
         }
         Ok(())
     }

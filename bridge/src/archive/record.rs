@@ -1,4 +1,4 @@
-//! How an object stands in the intake log (docs/FORMAT.md, "Intake log"): enough to make its file and its row again.
+//! How an object stands in the intake log (docs/FORMAT.md, section 5): enough to make its file and its row again.
 //!
 //! A segment is a page that names its sequence number, then records, each padded to whole pages. Each record's digest goes
 //! over the digest before it, the first one's over the page's: what was left by an earlier use of the segment, or behind

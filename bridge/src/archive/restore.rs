@@ -24,7 +24,7 @@ impl Archive {
     /// As [`Archive::begin`].
     pub fn begin_restore(&self, stored: &Stored) -> Result<Restoring, ArchiveError> {
         self.check_writable()?;
-        self.check_free()?;
+        self.check_free(stored.file_bytes)?;
         let (id, disk) = (self.0.shards.next(), self.0.disk.as_ref());
         let created = self.0.shards.made_path(disk, &id).and_then(|path| disk.create(&path));
         let file = created.map_err(|e| ArchiveError::io("creating an object file", e))?;

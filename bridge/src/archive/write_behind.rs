@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Blocks;
 use super::disk::FileSystems;
-use super::log::{Log, Record, SEGMENTS, Segment, State};
+use super::log::{Log, Record, SEGMENTS, Segment, State, is_full};
 
 /// Nothing arrived for so long: files are made.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -184,7 +184,7 @@ impl Worker {
         match self.log.shared().make_file(&record, &mut self.room) {
             Ok(()) => self.file_after = None,
             Err(error) => {
-                if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+                if is_full(&error) {
                     if self.file_after.is_none() {
                         tracing::warn!(%error, "objects stay in the intake log until the disk has room for their files");
                     }

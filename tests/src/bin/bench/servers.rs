@@ -45,7 +45,8 @@ impl Server {
     /// Our release binary. `publish` is the configuration's section of that name, without its head.
     pub(crate) fn ours(publish: &str, keeper: Option<&Server>) -> Self {
         let mut toml = format!(
-            "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n[publish]\n{publish}\n"
+            "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n[publish]\n{publish}\n\
+             [archive]\nintake_log_bytes = 536870912\n"
         );
         if let Some(keeper) = keeper {
             let port = keeper.target.address.port();
