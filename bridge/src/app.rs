@@ -25,6 +25,7 @@ use crate::control;
 use crate::dicom::{self, Door};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
+use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
 use crate::ledger::{self, LedgerConfig, LedgerError, LedgerSlot, OpenError};
 use crate::outbox::SiteOutbox;
@@ -38,8 +39,10 @@ const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
 const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
 /// How often a node that does not answer is tried again.
 const NODE_RETRY: Duration = Duration::from_secs(5);
-/// Requests in flight when pieces are read back.
+/// Requests in flight when pieces of one image are read back over the network.
 const READ_PARALLEL: usize = 8;
+/// The same from the ledger in this process, where there is no way to wait for and only memory to save.
+const READ_PARALLEL_EMBEDDED: usize = 2;
 
 /// Why a site could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -133,10 +136,10 @@ impl Core {
         match self.config.ledger.kind {
             LedgerKind::Embedded => {
                 let embedded = self.open_embedded().await?;
-                let client = embedded.rpc_client();
+                let node = RpcNode::embedded(&embedded);
                 self.wake_on_blocks(&embedded, wake.clone());
                 self.embedded = Some(embedded);
-                self.connect(client, wake).await
+                self.connect(node, wake).await
             }
             LedgerKind::Rpc => {
                 let url = self.config.ledger.url.parse().map_err(|_| StartError::Url)?;
@@ -179,9 +182,9 @@ impl Core {
         });
     }
 
-    async fn connect(&self, client: RpcClient, wake: Arc<Notify>) -> Result<(), StartError> {
+    async fn connect(&self, node: impl Into<RpcNode>, wake: Arc<Notify>) -> Result<(), StartError> {
         let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
-        let ledger = ledger::open(client, signer, config, wake).await?;
+        let ledger = ledger::open(node, signer, config, wake).await?;
         ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
         let _ = self.slot.set(ledger);
@@ -207,7 +210,7 @@ impl Core {
             mode: self.config.publish.piece_mode,
             journal: dir.join("journal.sqlite"),
             owner_seed: Some(self.keyring.owners()),
-            read_parallel: READ_PARALLEL,
+            read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
                 depth: settings.confirmations.into(),
                 poll_ms: if embedded { 50 } else { 200 },
@@ -221,6 +224,7 @@ impl Core {
         self.background.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.site.retrieve().settle().await;
         self.site.archive().close().await;
         if let Some(embedded) = self.embedded
             && let Err(error) = blocking(move || embedded.close()).await

@@ -17,7 +17,7 @@ use crate::app::{App, Core};
 use crate::archive::Part10Error;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, helper};
 use output::Output;
 pub(crate) use output::{size, table};
 
@@ -86,6 +86,9 @@ enum Command {
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Derives keys for the process that started it, over pipes.
+    #[command(name = helper::COMMAND, hide = true)]
+    KeyHelper,
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,6 +128,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if matches!(arguments.command, Command::KeyHelper) {
+        return helper::serve();
+    }
+    helper::offer();
     let config = match load(arguments.config.as_deref(), environment) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
@@ -166,6 +173,7 @@ async fn command(command: Command, config: Config, output: &Output) -> Result<Ex
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Keys(command) => keys(&config, &command, output).await?,
+        Command::KeyHelper => return Ok(helper::serve()),
     }
     Ok(ExitCode::SUCCESS)
 }

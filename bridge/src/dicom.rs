@@ -2,7 +2,6 @@
 //!
 //! Policy is asked for, never made here. Must not know SQL, pieces or keys.
 
-use std::fs::File;
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +12,8 @@ use dicom_scp::matching::Query;
 use dicom_scp::scp::{Destination, ScpOptions, Selected, Services};
 use dicom_scp::scu::ScuOptions;
 use dicom_scp::{
-    AeTitle, AssociationRequest, Failure, ObjectStream, Offer, Reason, Rejection, StoreHead, StoreSink, Stored,
-    TransferSyntax,
+    AeTitle, AssociationRequest, Content, Failure, ObjectStream, Offer, Reason, Rejection, StoreHead, StoreSink,
+    Stored, TransferSyntax,
 };
 use futures::stream::{BoxStream, StreamExt};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -25,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::{Access, Principal, Visible};
 use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
 use crate::config::{self, Operation};
-use crate::retrieve::{Opened, RetrieveError};
+use crate::retrieve::{self, CheckedFile, Opened, RetrieveError};
 use crate::site::Site;
 
 /// Matches that wait for the peer to take them.
@@ -166,13 +165,17 @@ impl Services for Door {
 
     async fn open(&self, _session: &Session, handle: &Handle) -> Result<ObjectStream, Failure> {
         let stored = &handle.stored;
-        let Opened { file, dataset_bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
+        let Opened { content, dataset_bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
             tracing::error!(uid = %stored.sop_instance, error = %crate::chain_of(&error), "an object cannot be opened");
             open_failure(&error)
         })?;
         let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)
             .ok_or_else(|| Failure::new(Reason::Internal, "unknown transfer syntax"))?;
-        Ok(ObjectStream { transfer_syntax, bytes: dataset_bytes, reader: Box::new(LocalFile(file)) })
+        let content = match content {
+            retrieve::Content::Whole(bytes) => Content::Whole(bytes),
+            retrieve::Content::File(file) => Content::Reader(Box::new(LocalFile(file))),
+        };
+        Ok(ObjectStream { transfer_syntax, bytes: dataset_bytes, content })
     }
 
     async fn destination(&self, session: &Session, ae_title: &AeTitle) -> Result<Destination, Failure> {
@@ -236,7 +239,7 @@ fn open_failure(error: &RetrieveError) -> Failure {
 
 /// A local file as an asynchronous reader. Reads block for as long as the disk needs, which for a page cache hit is less
 /// than handing the read to another thread.
-struct LocalFile(File);
+struct LocalFile(CheckedFile);
 
 impl AsyncRead for LocalFile {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {

@@ -5,6 +5,8 @@
 //! own so that it can be backed up apart and so that destroying a row destroys the study (`secure_delete`, no
 //! write-ahead log that would keep old pages). Must not know files, pieces or associations.
 
+pub(crate) mod helper;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,6 +24,7 @@ use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{NoSuchKey, OwnerSeed};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::Salt;
+use helper::{Helper, Task};
 
 /// Why a secret could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -82,10 +85,12 @@ impl Keyring {
         let dir = data_dir.join("keystore");
         fs::create_dir_all(&dir).map_err(|e| KeyringError::File(dir.clone(), e))?;
         let password = password(&dir, config)?;
-        let source = open_or_make(&dir.join("source.json"), &password)?;
+        let mut helper = Helper::new();
+        let source = open_or_make(&mut helper, &dir.join("source.json"), &password)?;
         // The seed is 32 secret bytes like any key, so the same file format keeps it.
-        let seed = open_or_make(&dir.join("owner-seed.json"), &password)?;
-        let recipient = open_or_make_recipient(&dir.join("payload-key.pgp"), &password)?;
+        let seed = open_or_make(&mut helper, &dir.join("owner-seed.json"), &password)?;
+        let recipient = open_or_make_recipient(&mut helper, &dir.join("payload-key.pgp"), &password)?;
+        drop(helper);
         let database = open_database(&data_dir.join("keys.sqlite"))?;
         let owners = OwnerSeed::new(seed.to_bytes().to_vec());
         Ok(Self(Arc::new(Inner { source, owners, recipient, database: Mutex::new(database) })))
@@ -234,23 +239,44 @@ fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<String>, Keyr
     }
 }
 
-fn open_or_make(path: &Path, password: &str) -> Result<PrivateKeySigner, KeyringError> {
+fn open_or_make(helper: &mut Helper, path: &Path, password: &str) -> Result<PrivateKeySigner, KeyringError> {
+    let fail = |e| KeyringError::Keystore(path.to_owned(), e);
     if !path.exists() {
         let key = PrivateKeySigner::random();
-        keystore::write(path, &key, password).map_err(|e| KeyringError::Keystore(path.to_owned(), e))?;
+        let secret = Zeroizing::new(key.to_bytes().0);
+        let locked = helper.run(Task::LockKeystore, password, secret.as_slice());
+        let text = match locked.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+            Some(text) => text.to_owned(),
+            None => keystore::encrypt(&key, password).map_err(fail)?,
+        };
+        keystore::write(path, &text).map_err(fail)?;
         return Ok(key);
     }
-    keystore::read(path, password).map_err(|e| KeyringError::Keystore(path.to_owned(), e))
+    let text = fs::read_to_string(path).map_err(|e| fail(e.into()))?;
+    let opened = helper.run(Task::OpenKeystore, password, text.as_bytes());
+    match opened.and_then(|bytes| PrivateKeySigner::from_slice(&bytes).ok()) {
+        Some(key) => Ok(key),
+        None => keystore::decrypt(&text, password).map_err(fail),
+    }
 }
 
-fn open_or_make_recipient(path: &Path, password: &str) -> Result<RecipientSecret, KeyringError> {
+fn open_or_make_recipient(helper: &mut Helper, path: &Path, password: &str) -> Result<RecipientSecret, KeyringError> {
     if !path.exists() {
         let secret = RecipientSecret::generate()?;
-        write_secret(path, &secret.to_locked_bytes(password)?)?;
+        let open = Zeroizing::new(secret.to_open_bytes()?);
+        let locked = match helper.run(Task::LockRecipient, password, &open) {
+            Some(locked) => locked.to_vec(),
+            None => secret.to_locked_bytes(password)?,
+        };
+        write_secret(path, &locked)?;
         return Ok(secret);
     }
     let bytes = fs::read(path).map_err(|e| KeyringError::File(path.to_owned(), e))?;
-    Ok(RecipientSecret::from_locked_bytes(&bytes, password)?)
+    let opened = helper.run(Task::OpenRecipient, password, &bytes);
+    match opened.and_then(|open| RecipientSecret::from_open_bytes(&open).ok()) {
+        Some(secret) => Ok(secret),
+        None => Ok(RecipientSecret::from_locked_bytes(&bytes, password)?),
+    }
 }
 
 /// Writes a file that only we can read, durable before it returns, and never half of it under its name.

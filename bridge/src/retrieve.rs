@@ -1,27 +1,40 @@
 //! Finds and opens objects for every door: from the archive when they are here, else from the ledger.
 //!
-//! Nothing that came from the ledger is released before it was merged, decrypted and compared with the digest that was
-//! recorded when the object was received. Must not know wire protocols.
+//! Nothing is released before it was compared with the digest that was recorded when the object was received, wherever it
+//! comes from; what came from the ledger was merged, proven against its Merkle root and decrypted before. A local file that
+//! is gone or damaged is replaced by the ledger's copy. Must not know wire protocols.
+
+mod local;
+mod ready;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use alloy::primitives::Bytes as Piece;
+use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::Semaphore;
+use futures::stream::BoxStream;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, Image, Stored};
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
 use crate::ledger::{LedgerError, LedgerSlot};
-use crate::payload::container::{UnsealError, unseal};
-use crate::payload::pieces::{Merger, PieceError};
+use crate::payload::container::{UnsealError, Unsealed, unseal};
+use crate::payload::keys::SessionKey;
+use crate::payload::pieces::{Joiner, PieceError};
+pub use local::CheckedFile;
+use local::{Found, Local};
+use ready::Ready;
 
-/// Sealed bytes kept in memory while they are merged; larger images go through a temporary file.
-const MERGE_BYTES_IN_MEMORY_MAX: usize = 4 * 1024 * 1024;
+/// Pieces that may wait for decryption, besides those on their way.
+const PIECES_AHEAD: usize = 1;
 /// Objects fetched from the ledger at once.
 const FETCHES_MAX: usize = 3;
+/// Looks at a local file, healing in between, before an object counts as damaged.
+const LOOKS_MAX: usize = 3;
 
 /// Why an object could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +68,22 @@ pub enum RetrieveError {
     GivenUp,
 }
 
-/// An object ready to be read: positioned at its data set.
+/// An object ready to be read.
 #[derive(Debug)]
 pub struct Opened {
-    /// The file, at the first byte of the data set.
-    pub file: File,
-    /// Bytes from there to the end.
+    /// The data set.
+    pub content: Content,
+    /// Its length in bytes.
     pub dataset_bytes: u64,
+}
+
+/// The data set of an object that was proven to be what was received.
+#[derive(Debug)]
+pub enum Content {
+    /// In memory.
+    Whole(Bytes),
+    /// In its file.
+    File(CheckedFile),
 }
 
 /// Opens objects. Cheap to clone.
@@ -72,9 +94,20 @@ struct Inner {
     archive: Archive,
     keyring: Keyring,
     ledger: LedgerSlot,
+    local: Local,
+    ready: Arc<Ready>,
     fetches: Semaphore,
     /// One fetch per object at a time; whoever comes second waits and finds the file.
     fetching: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Which pieces are worth reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Where they were last seen; the root tells in the end whether they are the right ones.
+    Places,
+    /// Each is compared with its hash on the ledger, and looked for anew if it is not where it was.
+    Nothing,
 }
 
 impl Retrieve {
@@ -82,19 +115,33 @@ impl Retrieve {
     #[must_use]
     pub fn new(archive: Archive, keyring: Keyring, ledger: LedgerSlot) -> Self {
         let (fetches, fetching) = (Semaphore::new(FETCHES_MAX), Mutex::default());
-        Self(Arc::new(Inner { archive, keyring, ledger, fetches, fetching }))
+        let (local, ready) = (Local::new(), Arc::new(Ready::new(archive.clone())));
+        Self(Arc::new(Inner { archive, keyring, ledger, local, ready, fetches, fetching }))
     }
 
-    /// Opens an object, fetching it first if it is not here.
+    /// Opens an object, fetching it first if it is not here or not what it was.
     ///
     /// # Errors
     /// [`RetrieveError`].
     pub async fn open(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
-        if let Some(opened) = self.open_file(stored)? {
-            return Ok(opened);
+        let mut wanted = self.0.ready.get(stored.id).unwrap_or_else(|| stored.clone());
+        for _ in 0..LOOKS_MAX {
+            let found = self.0.local.open(&self.0.archive, &wanted).await;
+            match found.map_err(|e| RetrieveError::Io("reading an object", e))? {
+                Found::Sound(opened) => return Ok(opened),
+                Found::Damaged => {
+                    tracing::error!(uid = %stored.sop_instance, "the file of an object has other bytes than were received");
+                }
+                Found::Gone => {}
+            }
+            wanted = self.fetch(stored, wanted.path.as_deref()).await?;
         }
-        let restored = self.fetch(stored).await?;
-        self.open_file(&restored)?.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))
+        Err(ArchiveError::Corrupt(stored.sop_instance.to_string()).into())
+    }
+
+    /// Makes what was fetched lately durable, so that no object has a file that the index does not know.
+    pub async fn settle(&self) {
+        self.0.ready.file_all().await;
     }
 
     /// Fetches what is not here, in the order given, until `stop`. Failures are left to [`Retrieve::open`] to report.
@@ -103,7 +150,7 @@ impl Retrieve {
         let mut fetches = missing
             .map(|stored| {
                 let this = self.clone();
-                async move { this.fetch(&stored).await }
+                async move { this.fetch(&stored, None).await }
             })
             .buffered(FETCHES_MAX);
         loop {
@@ -118,28 +165,36 @@ impl Retrieve {
         }
     }
 
-    async fn fetch(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
+    /// Fetches an object unless it is here under another path than `unsound`, the one that cannot be used.
+    async fn fetch(&self, stored: &Stored, unsound: Option<&Path>) -> Result<Stored, RetrieveError> {
         let lock = self.lock_of(stored.id);
         let guard = lock.lock().await;
-        let current = self.0.archive.instance(&stored.sop_instance)?;
-        let here = |stored: &Stored| matches!(self.0.archive.open_file(stored), Ok(Some(_)));
-        let result = match current {
-            Some(current) if current.path.is_some() && !here(&current) => self.heal(current).await,
-            Some(current) if current.path.is_some() => Ok(current),
-            Some(current) => self.restore(&current).await,
-            None => Err(RetrieveError::Nowhere(stored.sop_instance.to_string())),
-        };
+        let result = self.fetch_alone(stored, unsound).await;
         drop(guard);
         self.unlock(stored.id);
         result
     }
 
-    /// Somebody removed the file behind our back; the ledger has the object.
-    async fn heal(&self, mut stored: Stored) -> Result<Stored, RetrieveError> {
-        tracing::warn!(uid = %stored.sop_instance, "the file of an object is gone; fetching it from the ledger");
-        self.0.archive.forget_file(&stored).await?;
-        stored.path = None;
-        self.restore(&stored).await
+    async fn fetch_alone(&self, stored: &Stored, unsound: Option<&Path>) -> Result<Stored, RetrieveError> {
+        if let Some(ready) = self.0.ready.get(stored.id).filter(|ready| ready.path.as_deref() != unsound) {
+            return Ok(ready);
+        }
+        let current = self.0.archive.instance(&stored.sop_instance)?;
+        let current = current.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))?;
+        match &current.path {
+            None => self.restore(&current).await,
+            Some(path) if Some(path.as_path()) != unsound => Ok(current),
+            Some(_) => self.heal(&current).await,
+        }
+    }
+
+    /// The file that the index names is gone or damaged; the ledger has the object, or nobody has.
+    async fn heal(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
+        tracing::warn!(uid = %stored.sop_instance, "the file of an object cannot be used; fetching it from the ledger");
+        match self.restore(stored).await {
+            Err(RetrieveError::Nowhere(uid)) => Err(ArchiveError::Corrupt(uid).into()),
+            other => other,
+        }
     }
 
     fn lock_of(&self, id: i64) -> Arc<tokio::sync::Mutex<()>> {
@@ -155,19 +210,27 @@ impl Retrieve {
     }
 
     async fn restore(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
+        let room = self.0.ready.room().await.ok_or(RetrieveError::GivenUp)?;
         let _permit = self.0.fetches.acquire().await.map_err(|_| RetrieveError::GivenUp)?;
+        let (image, keys) = self.image_of(stored)?;
+        let restorer = self.0.ready.restorer().await?;
+        let begin = || Ok(restorer.begin(stored)?);
+        let (restoring, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, begin).await?;
+        let restored = restoring.finish(&unsealed)?;
+        // Only now that there is another: the old file may be all that there is.
+        self.0.archive.forget_file(stored).await?;
+        self.0.local.learn(stored.id, restored.crc32());
+        let fetched = restored.stored().clone();
+        self.0.ready.add(restored, room);
+        Ok(fetched)
+    }
+
+    /// The image that carries an object, and what opens it.
+    fn image_of(&self, stored: &Stored) -> Result<(Image, StudyKeys), RetrieveError> {
         let nowhere = || RetrieveError::Nowhere(stored.sop_instance.to_string());
         let image = self.0.archive.image_of_instance(stored.id)?.ok_or_else(nowhere)?;
         let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
-        let sealed = self.merge(&image).await?;
-        let mut restoring = self.0.archive.begin_restore(stored)?;
-        let (id, bytes) = (image.id, stored.file_bytes);
-        let restoring = tokio::task::spawn_blocking(move || {
-            unseal(sealed, &keys.session_key, &id, bytes, &mut restoring).map(|_| restoring)
-        })
-        .await
-        .map_err(|_| RetrieveError::GivenUp)??;
-        Ok(restoring.finish().await?)
+        Ok((image, keys))
     }
 
     /// The plain bytes of an image that is no object, such as a manifest, from the ledger.
@@ -175,15 +238,8 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn plain(&self, image: &Image, keys: &StudyKeys, bytes_max: u64) -> Result<Vec<u8>, RetrieveError> {
-        let sealed = self.merge(image).await?;
-        let (id, key) = (image.id, keys.session_key.clone());
-        tokio::task::spawn_blocking(move || {
-            let mut plain = Vec::new();
-            unseal(sealed, &key, &id, bytes_max, &mut plain).map(|_| plain)
-        })
-        .await
-        .map_err(|_| RetrieveError::GivenUp)?
-        .map_err(RetrieveError::from)
+        let (plain, _) = self.unsealed(image, &keys.session_key, bytes_max, || Ok(Vec::new())).await?;
+        Ok(plain)
     }
 
     /// SHA-256 and length of an object as the ledger holds it, whether or not a file is here.
@@ -191,48 +247,93 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn digest_on_ledger(&self, stored: &Stored) -> Result<([u8; 32], u64), RetrieveError> {
-        let nowhere = || RetrieveError::Nowhere(stored.sop_instance.to_string());
-        let image = self.0.archive.image_of_instance(stored.id)?.ok_or_else(nowhere)?;
-        let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
-        let sealed = self.merge(&image).await?;
-        let bytes = stored.file_bytes;
-        let unsealed = tokio::task::spawn_blocking(move || {
-            unseal(sealed, &keys.session_key, &image.id, bytes, &mut std::io::sink())
-        })
-        .await
-        .map_err(|_| RetrieveError::GivenUp)??;
+        let (image, keys) = self.image_of(stored)?;
+        let sink = || Ok(io::sink());
+        let (_, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, sink).await?;
         Ok((unsealed.plain_sha256, unsealed.plain_bytes))
     }
 
-    /// All pieces of an image in order, proven against the root that was planned.
-    async fn merge(&self, image: &Image) -> Result<tempfile::SpooledTempFile, RetrieveError> {
+    /// Writes the plain bytes of an image into what `begin` makes.
+    async fn unsealed<W: Write + Send + 'static>(
+        &self,
+        image: &Image,
+        key: &SessionKey,
+        bytes_max: u64,
+        begin: impl Fn() -> Result<W, RetrieveError>,
+    ) -> Result<(W, Unsealed), RetrieveError> {
+        match self.try_unsealed(image, key, bytes_max, begin()?, Trust::Places).await {
+            Err(error) if is_of_wrong_pieces(&error) => {
+                tracing::warn!(error = %crate::chain_of(&error), "pieces are not where they were; looking for them anew");
+                self.try_unsealed(image, key, bytes_max, begin()?, Trust::Nothing).await
+            }
+            other => other,
+        }
+    }
+
+    /// Pieces are decrypted as they come; what was written counts once all of them are proven to be the image.
+    async fn try_unsealed<W: Write + Send + 'static>(
+        &self,
+        image: &Image,
+        key: &SessionKey,
+        bytes_max: u64,
+        mut out: W,
+        trust: Trust,
+    ) -> Result<(W, Unsealed), RetrieveError> {
+        let mut pieces = self.pieces_of(image, trust).await?;
+        let (taken, mut arriving) = mpsc::channel::<Result<Piece, LedgerError>>(PIECES_AHEAD);
+        let feed = async move {
+            while let Some(piece) = pieces.next().await {
+                if taken.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (id, map, key) = (image.id, image.map, key.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let mut failure = None;
+            let mut joiner = Joiner::new(map, || match arriving.blocking_recv().transpose() {
+                Ok(piece) => Ok(piece),
+                Err(error) => {
+                    failure = Some(error);
+                    Err(io::Error::other("a piece could not be loaded"))
+                }
+            })?;
+            let unsealed = unseal(&mut joiner, &key, &id, bytes_max, &mut out).map_err(RetrieveError::from);
+            let proven = unsealed.and_then(|unsealed| Ok(joiner.finish().map(|()| unsealed)?));
+            match failure {
+                Some(error) => Err(error.into()),
+                None => proven.map(|unsealed| (out, unsealed)),
+            }
+        });
+        let ((), worked) = futures::join!(feed, work);
+        worked.map_err(|_| RetrieveError::GivenUp)?
+    }
+
+    /// The pieces of an image in order, as they arrive.
+    async fn pieces_of(
+        &self,
+        image: &Image,
+        trust: Trust,
+    ) -> Result<BoxStream<'static, Result<Piece, LedgerError>>, RetrieveError> {
         let ledger = self.0.ledger.get().ok_or(RetrieveError::NoLedger)?;
         let mut located = self.0.archive.locations(&image.id)?;
         if located.len() != image.map.pieces as usize {
             located = ledger.find_pieces(image.id).await?;
         }
         let source = ledger.source().await?;
-        let staging = tempfile::spooled_tempfile_in(MERGE_BYTES_IN_MEMORY_MAX, self.0.archive.root().join("spool"));
-        let mut merger = Merger::new(image.map, staging)?;
-        let mut pieces = std::pin::pin!(ledger.load_pieces(source, image.mode, located));
-        while let Some(piece) = pieces.next().await {
-            let (at, bytes) = piece?;
-            merger.put(at.index, &bytes)?;
-        }
-        let mut staging = merger.finish()?;
-        staging.seek(SeekFrom::Start(0)).map_err(|e| RetrieveError::Io("merging pieces", e))?;
-        Ok(staging)
+        let only_bytes = |piece: Result<(_, Piece), LedgerError>| piece.map(|(_, bytes)| bytes);
+        Ok(match trust {
+            Trust::Places => ledger.load_pieces_unproven(source, image.mode, located).map(only_bytes).boxed(),
+            Trust::Nothing => ledger.load_pieces(source, image.mode, located).map(only_bytes).boxed(),
+        })
     }
+}
 
-    /// Opens the local file. A file that is gone although the index names it counts as not here.
-    fn open_file(&self, stored: &Stored) -> Result<Option<Opened>, RetrieveError> {
-        let read = |e| RetrieveError::Io("reading an object", e);
-        let Some(mut file) = self.0.archive.open_file(stored).map_err(read)? else { return Ok(None) };
-        let bytes = file.metadata().map_err(read)?.len();
-        if bytes != stored.file_bytes {
-            return Err(ArchiveError::Corrupt(format!("{} ({bytes} bytes)", stored.sop_instance)).into());
-        }
-        file.seek(SeekFrom::Start(stored.meta_bytes)).map_err(read)?;
-        Ok(Some(Opened { file, dataset_bytes: bytes - stored.meta_bytes }))
+/// Whether other pieces might help, as opposed to a ledger that does not answer or a disk that is full.
+fn is_of_wrong_pieces(error: &RetrieveError) -> bool {
+    match error {
+        RetrieveError::Pieces(_) | RetrieveError::Ledger(LedgerError::Differs(_)) => true,
+        RetrieveError::Unseal(error) => !matches!(error, UnsealError::Write(_)),
+        _ => false,
     }
 }

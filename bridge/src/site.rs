@@ -301,6 +301,8 @@ impl Site {
     /// [`SiteError::NotFinal`] when the files are the only copy.
     pub async fn evict(&self, uid: &str) -> Result<(u64, u64), SiteError> {
         let study_uid = parse(uid)?;
+        // What was fetched a moment ago goes too.
+        self.0.retrieve.settle().await;
         let row = self.row(&study_uid)?;
         if row.state != State::Final {
             let state = format!("{:?}", row.state).to_lowercase();

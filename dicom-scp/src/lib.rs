@@ -28,7 +28,7 @@ pub use negotiation::{
     AssociationRequest, Context, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Offer, Rejection, Roles,
     UserIdentity, UserIdentityKind,
 };
-pub use object::{ObjectStream, StoreHead, StoreSink, Stored};
+pub use object::{Content, ObjectStream, StoreHead, StoreSink, Stored};
 pub use status::{Failure, Operation, Outcome, Reason, Status, StatusKind};
 pub use transfer_syntax::TransferSyntax;
 pub use transport::{Stream, TransportError};

@@ -8,6 +8,7 @@ use crate::{
     status::{Failure, Reason, Status},
     transport::{Stream, Transport, TransportError},
 };
+use bytes::Bytes;
 use std::{fmt, future::Future, net::SocketAddr, time::Duration};
 use tokio::io::AsyncRead;
 
@@ -67,7 +68,15 @@ pub struct ObjectStream {
     /// How many bytes the data set has. The reader must give exactly so many.
     pub bytes: u64,
     /// The data set, without preamble and file meta information.
-    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    pub content: Content,
+}
+
+/// Where the bytes of an object come from.
+pub enum Content {
+    /// They are in memory, and are sent from there.
+    Whole(Bytes),
+    /// They are read while they are sent. When the reader fails the association is aborted, since half an object cannot be taken back.
+    Reader(Box<dyn AsyncRead + Send + Unpin>),
 }
 
 impl fmt::Debug for ObjectStream {

@@ -11,7 +11,7 @@ use crate::{
     negotiation::{
         APPLICATION_CONTEXT, Context, Rejection, Roles, UserIdentity, UserIdentityKind, own_variables, read_accept,
     },
-    object::{StoreHead, StoreSink, receive_object, without_data_set},
+    object::{ObjectStream, StoreHead, StoreSink, receive_object, without_data_set},
     sop_class::{self, Service},
     status::{Failure, Operation, Outcome, Status, StatusKind},
     transport::{AbortSource, Received, Stream, Transport, TransportError, context_for_object},
@@ -279,6 +279,27 @@ impl<S: Stream> Association<S> {
         object: &StoreRequest,
         source: &mut (impl AsyncRead + Unpin),
     ) -> Result<Outcome, ScuError> {
+        let (context, message_id, command) = self.store_command(object)?;
+        let sent = self.transport.send_object(&context, &command, &object.transfer_syntax, source, object.bytes).await;
+        self.stored(sent, message_id).await
+    }
+
+    /// As [`Self::store`], with the data set where it is.
+    ///
+    /// # Errors
+    /// As [`Self::store`].
+    pub async fn store_stream(
+        &mut self,
+        object: &StoreRequest,
+        stream: &mut ObjectStream,
+    ) -> Result<Outcome, ScuError> {
+        let (context, message_id, command) = self.store_command(object)?;
+        let sent = self.transport.send_content(&context, &command, stream).await;
+        self.stored(sent, message_id).await
+    }
+
+    /// The context for an object, the message id and the encoded command.
+    fn store_command(&mut self, object: &StoreRequest) -> Result<(Context, u16, Vec<u8>), ScuError> {
         let context = self.store_context(&object.sop_class, &object.transfer_syntax)?;
         let message_id = self.next_message_id();
         let command = Command::StoreRq(StoreRq {
@@ -288,13 +309,14 @@ impl<S: Stream> Association<S> {
             priority: object.priority,
             move_originator: object.move_originator.clone(),
         });
-        let exchange = async {
-            self.transport
-                .send_object(&context, &command.encode(true), &object.transfer_syntax, source, object.bytes)
-                .await?;
-            self.response(Operation::Store, message_id).await.map(|(response, _)| response)
+        Ok((context, message_id, command.encode(true)))
+    }
+
+    async fn stored(&mut self, sent: Result<(), TransportError>, message_id: u16) -> Result<Outcome, ScuError> {
+        let response = match sent {
+            Ok(()) => self.response(Operation::Store, message_id).await.map(|(response, _)| response),
+            Err(error) => Err(error),
         };
-        let response = exchange.await;
         Ok(self.checked(response).await?.outcome)
     }
 

@@ -9,9 +9,11 @@ use crate::message::{
 use crate::{
     TransferSyntax,
     negotiation::Context,
+    object::{Content, ObjectStream},
     transcode::{Transcoder, TranscodingReader},
 };
-use std::{io, time::Duration};
+use bytes::{Buf, Bytes};
+use std::{collections::VecDeque, io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What a byte stream must be to carry an association: TCP, or TLS over it.
@@ -111,7 +113,7 @@ impl<S: Stream> Transport<S> {
     }
 
     /// The next bytes of the data set announced by the last command.
-    pub(crate) async fn receive_data(&mut self, limit: Duration) -> Result<(bytes::Bytes, bool), TransportError> {
+    pub(crate) async fn receive_data(&mut self, limit: Duration) -> Result<(Bytes, bool), TransportError> {
         match self.receive_within(limit, "data set fragment").await? {
             Received::Part(Part::Data { bytes, is_last }) => Ok((bytes, is_last)),
             Received::Part(Part::Command { .. }) => {
@@ -238,6 +240,36 @@ impl<S: Stream> Transport<S> {
         Ok(())
     }
 
+    /// Sends a command set and a data set in memory, which is not copied. The time limit is on every step forward, not on the whole.
+    async fn send_whole(&mut self, context_id: u8, command: &[u8], data_set: &Bytes) -> Result<(), TransportError> {
+        self.outbox.clear();
+        append_command(&mut self.outbox, context_id, command, self.fragment_size);
+        let size = self.fragment_size.bytes();
+        let mut gather = Gather { parts: VecDeque::with_capacity(2 * data_set.len().div_ceil(size) + 2) };
+        gather.parts.push_back(Bytes::copy_from_slice(&self.outbox));
+        self.outbox.clear();
+        let mut at = 0;
+        loop {
+            let end = data_set.len().min(at + size);
+            let header = data_header(context_id, false, end == data_set.len(), end - at);
+            gather.parts.push_back(Bytes::copy_from_slice(&header));
+            gather.parts.push_back(data_set.slice(at..end));
+            at = end;
+            if at == data_set.len() {
+                break;
+            }
+        }
+        while gather.has_remaining() {
+            let step = tokio::time::timeout(self.write_timeout, self.stream.write_buf(&mut gather)).await;
+            match step.map_err(|_| TransportError::Timeout("the peer to take data"))?? {
+                0 => return Err(TransportError::Io(io::ErrorKind::WriteZero.into())),
+                written => self.bytes_sent += written as u64,
+            }
+        }
+        let flush = tokio::time::timeout(self.write_timeout, self.stream.flush()).await;
+        Ok(flush.map_err(|_| TransportError::Timeout("the peer to take data"))??)
+    }
+
     async fn flush(&mut self) -> Result<(), TransportError> {
         let write = async {
             self.stream.write_all(&self.outbox).await?;
@@ -262,12 +294,29 @@ impl<S: Stream> Transport<S> {
         source: &mut (impl AsyncRead + Unpin),
         bytes: u64,
     ) -> Result<(), TransportError> {
-        match Transcoder::new(from, &context.transfer_syntax).filter(|_| from.uid() != context.transfer_syntax.uid()) {
+        match transcoder(from, context) {
             None => self.send_from(context.id, command, source, bytes).await,
             Some(transcoder) => {
                 let mut source = TranscodingReader::new(source, bytes, transcoder);
                 self.send_all_from(context.id, command, &mut source).await
             }
+        }
+    }
+
+    /// As [`Self::send_object`].
+    pub(crate) async fn send_content(
+        &mut self,
+        context: &Context,
+        command: &[u8],
+        object: &mut ObjectStream,
+    ) -> Result<(), TransportError> {
+        let (from, bytes) = (&object.transfer_syntax, object.bytes);
+        match &mut object.content {
+            Content::Reader(reader) => self.send_object(context, command, from, reader, bytes).await,
+            Content::Whole(whole) if whole.len() as u64 == bytes && transcoder(from, context).is_none() => {
+                self.send_whole(context.id, command, whole).await
+            }
+            Content::Whole(whole) => self.send_object(context, command, from, &mut whole.as_ref(), bytes).await,
         }
     }
 
@@ -306,6 +355,43 @@ impl<S: Stream> Transport<S> {
         let closed = async { while matches!(self.stream.read(&mut rest).await, Ok(n) if n > 0) {} };
         let _ = tokio::time::timeout(limit, closed).await;
         let _ = self.stream.shutdown().await;
+    }
+}
+
+/// What turns an object into what a context was negotiated for, where they differ.
+fn transcoder(from: &TransferSyntax, context: &Context) -> Option<Transcoder> {
+    Transcoder::new(from, &context.transfer_syntax).filter(|_| from.uid() != context.transfer_syntax.uid())
+}
+
+/// Byte runs that go out one after the other, many in one system call.
+struct Gather {
+    /// None is empty.
+    parts: VecDeque<Bytes>,
+}
+
+impl Buf for Gather {
+    fn remaining(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.front().map_or(&[], |part| part)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [io::IoSlice<'a>]) -> usize {
+        let filled = slices.iter_mut().zip(&self.parts).map(|(slice, part)| *slice = io::IoSlice::new(part));
+        filled.count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(part) = self.parts.front_mut() {
+            if count < part.len() {
+                part.advance(count);
+                return;
+            }
+            count -= part.len();
+            self.parts.pop_front();
+        }
     }
 }
 

@@ -38,6 +38,7 @@ mod execute;
 mod http;
 mod pool;
 mod producer;
+mod reader;
 mod rpc;
 mod state;
 mod store;
@@ -45,6 +46,7 @@ mod transport;
 mod verify;
 
 pub use pool::{PoolLimits, TRANSACTION_BYTES_MAX};
+pub use reader::{LedgerReader, MinedTransaction};
 pub use redb::StorageBackend;
 pub use store::StoreError;
 pub use transport::LedgerTransport;
@@ -289,6 +291,11 @@ impl EmbeddedLedger {
     /// A client for alloy's `ProviderBuilder::connect_client`, polling every 10 ms because asking costs nothing here.
     pub fn rpc_client(&self) -> RpcClient {
         RpcClient::new(self.transport(), true).with_poll_interval(Duration::from_millis(10))
+    }
+
+    /// Reads transactions without JSON between.
+    pub fn reader(&self) -> LedgerReader {
+        LedgerReader::new(self.core.clone())
     }
 
     /// Answers JSON-RPC over HTTP on `listener` until `shutdown`. Meant for the loopback interface: there is no

@@ -126,3 +126,20 @@ fn the_demonstration_ends_well() {
     assert!(output.status.success(), "{words}{}", text(&output.stderr));
     assert!(words.contains("36 of 36 objects came back byte for byte"), "{words}");
 }
+
+#[test]
+fn deriving_keys_does_not_weigh_on_the_daemon() {
+    // Twice: keys are made by the first start and opened by the second.
+    let mut bridge = Bridge::start("");
+    for _ in 0..2 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kib < 200 * 1024, "scrypt's 256 MiB were in this process: {kib} KiB at its peak");
+        assert!(!bridge.log().contains("no helper process"), "{}", bridge.log());
+        bridge.terminate();
+        bridge.run();
+    }
+    let help = text(&Command::new(binary()).arg("--help").output().unwrap().stdout);
+    assert!(!help.contains("key-helper"), "{help}");
+}

@@ -59,7 +59,7 @@ pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
 use replay::Replay;
 pub use report::StudySummary;
-pub use restore::Restoring;
+pub use restore::{Restored, Restorer, Restoring};
 use shards::Shards;
 use write_behind::WriteBehind;
 

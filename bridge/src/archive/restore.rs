@@ -1,110 +1,170 @@
-//! Gives an evicted object its file back.
+//! Gives an evicted or damaged object its file back.
+//!
+//! A restored file is a copy of what is on the ledger, so nobody waits for it to be durable: it is served as soon as its
+//! digest is right, and no row names it until [`Restorer::file`] has synced it together with others. A crash
+//! before that leaves a file without a row, which the next start removes, and an object that is fetched again.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest, Sha256};
+use rusqlite::OptionalExtension;
 
-use super::disk::DiskFile;
+use super::disk::{DiskFile, FileSystems};
 use super::{Archive, ArchiveError, FileId, Stored};
+use crate::payload::container::Unsealed;
+
+/// Restores objects and files them. Made before the first is restored, so that it hears of every write that fails.
+pub struct Restorer {
+    archive: Archive,
+    file_systems: Arc<Mutex<Box<dyn FileSystems>>>,
+}
 
 /// A file being filled again. Dropped before [`Restoring::finish`], it leaves nothing.
 pub struct Restoring {
+    slot: Slot,
+    file: Box<dyn DiskFile>,
+    crc: crc32fast::Hasher,
+}
+
+/// A whole file whose digest is right and that no row names yet. Dropped before it is filed, it leaves nothing.
+pub struct Restored {
+    slot: Mutex<Slot>,
+    stored: Stored,
+    crc32: u32,
+}
+
+/// A file without a row, and the room it takes.
+struct Slot {
     archive: Archive,
     stored: Stored,
     id: FileId,
-    file: Option<Box<dyn DiskFile>>,
-    hash: Sha256,
     bytes: u64,
+    keep: bool,
 }
 
-impl Archive {
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Restorer {
     /// Begins to fill an object's file again.
     ///
     /// # Errors
     /// As [`Archive::begin`].
-    pub fn begin_restore(&self, stored: &Stored) -> Result<Restoring, ArchiveError> {
-        self.check_writable()?;
-        self.check_free(stored.file_bytes)?;
-        let (id, disk) = (self.0.shards.next(), self.0.disk.as_ref());
-        let created = self.0.shards.made_path(disk, &id).and_then(|path| disk.create(&path));
+    pub fn begin(&self, stored: &Stored) -> Result<Restoring, ArchiveError> {
+        let archive = &self.archive;
+        archive.check_writable()?;
+        archive.check_free(stored.file_bytes)?;
+        let (id, disk) = (archive.0.shards.next(), archive.0.disk.as_ref());
+        let created = archive.0.shards.made_path(disk, &id).and_then(|path| disk.create(&path));
         let file = created.map_err(|e| ArchiveError::io("creating an object file", e))?;
-        Ok(Restoring {
-            archive: self.clone(),
-            stored: stored.clone(),
-            id,
-            file: Some(file),
-            hash: Sha256::new(),
-            bytes: 0,
-        })
+        let slot = Slot { archive: archive.clone(), stored: stored.clone(), id, bytes: 0, keep: false };
+        Ok(Restoring { slot, file, crc: crc32fast::Hasher::new() })
+    }
+
+    /// Makes restored files durable and names them in the index, all by one sync and one transaction. What became of an object
+    /// meanwhile, such as another restored file, stands; the file restored here then goes when it is dropped.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; nothing was filed then.
+    pub async fn file(&self, restored: &[Arc<Restored>]) -> Result<(), ArchiveError> {
+        let file_systems = self.file_systems.clone();
+        let synced = tokio::task::spawn_blocking(move || lock(&file_systems).sync()).await;
+        let synced = synced.map_err(|_| ArchiveError::Closed)?;
+        synced.map_err(|e| ArchiveError::io("syncing restored objects", e))?;
+        let rows: Vec<(i64, FileId)> = restored.iter().map(|r| (r.stored.id, lock(&r.slot).id.clone())).collect();
+        let filed = self.archive.write(move |db| {
+            let tx = db.transaction()?;
+            let mut filed = Vec::with_capacity(rows.len());
+            let sql = "UPDATE instance SET shard = ?2, file = ?3 WHERE id = ?1 AND file IS NULL";
+            for (row, id) in &rows {
+                filed.push(tx.prepare_cached(sql)?.execute(rusqlite::params![row, id.shard, id.name])? == 1);
+            }
+            tx.commit()?;
+            Ok(filed)
+        });
+        restored.iter().zip(filed.await?).for_each(|(restored, filed)| lock(&restored.slot).keep = filed);
+        Ok(())
     }
 }
 
 impl Archive {
-    /// Takes note that an object's file is gone, whoever removed it.
+    /// Gets ready to restore objects.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`].
+    pub fn restorer(&self) -> Result<Restorer, ArchiveError> {
+        let opened = self.0.disk.file_systems(&[&self.0.root.join("objects")]);
+        let opened = opened.map_err(|e| ArchiveError::io("opening the archive's file system", e))?;
+        Ok(Restorer { archive: self.clone(), file_systems: Arc::new(Mutex::new(opened)) })
+    }
+
+    /// Gives up the file of an object that can be had from the ledger, because it is gone or damaged.
     ///
     /// # Errors
     /// [`ArchiveError`].
     pub async fn forget_file(&self, stored: &Stored) -> Result<(), ArchiveError> {
-        let (row, name) =
-            (stored.id, stored.path.as_ref().and_then(|path| path.file_stem()?.to_str().map(str::to_owned)));
+        let name = stored.path.as_ref().and_then(|path| path.file_stem()?.to_str().map(str::to_owned));
+        let (row, Some(name)) = (stored.id, name) else { return Ok(()) };
         let forgotten = self
             .write(move |db| {
-                let sql = "UPDATE instance SET shard = NULL, file = NULL WHERE id = ?1 AND file = ?2";
-                Ok(db.execute(sql, rusqlite::params![row, name])?)
+                let sql = "SELECT shard FROM instance WHERE id = ?1 AND file = ?2";
+                let shard = db.query_row(sql, rusqlite::params![row, name], |row| row.get(0)).optional()?;
+                db.execute("UPDATE instance SET shard = NULL, file = NULL WHERE id = ?1 AND file = ?2", (row, &name))?;
+                Ok(shard.map(|shard| FileId { shard, name }))
             })
             .await?;
-        self.release(stored.file_bytes * forgotten as u64);
+        if let Some(file) = forgotten {
+            self.release(stored.file_bytes);
+            match self.0.log.remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, file = file.name, "cannot remove a damaged file");
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 }
 
 impl Restoring {
-    /// Files the object if its bytes are those that were received, and only then.
+    /// Accepts the object if its bytes are those that were received, and only then. `unsealed` describes what was written.
     ///
     /// # Errors
     /// [`ArchiveError::Corrupt`] when they are not; nothing is left of them.
-    pub async fn finish(mut self) -> Result<Stored, ArchiveError> {
-        let digest: [u8; 32] = std::mem::take(&mut self.hash).finalize().into();
-        if digest != self.stored.file_sha256 || self.bytes != self.stored.file_bytes {
-            return Err(ArchiveError::Corrupt(format!("{} as fetched", self.stored.sop_instance)));
+    pub fn finish(self, unsealed: &Unsealed) -> Result<Restored, ArchiveError> {
+        let Self { slot, crc, .. } = self;
+        let wanted = (slot.stored.file_sha256, slot.stored.file_bytes);
+        if (unsealed.plain_sha256, unsealed.plain_bytes) != wanted || slot.bytes != slot.stored.file_bytes {
+            return Err(ArchiveError::Corrupt(format!("{} as fetched", slot.stored.sop_instance)));
         }
-        let mut file = self.file.take().ok_or(ArchiveError::Closed)?;
-        let disk = self.archive.0.disk.clone();
-        let path = self.archive.path_of(&self.id);
-        tokio::task::spawn_blocking(move || {
-            file.sync()?;
-            path.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
-        })
-        .await
-        .map_err(|_| ArchiveError::Closed)?
-        .map_err(|e| ArchiveError::io("syncing a restored object", e))?;
-        let (row, id) = (self.stored.id, self.id.clone());
-        let filed = self
-            .archive
-            .write(move |db| {
-                let sql = "UPDATE instance SET shard = ?2, file = ?3 WHERE id = ?1 AND file IS NULL";
-                Ok(db.execute(sql, rusqlite::params![row, id.shard, id.name])?)
-            })
-            .await?;
-        if filed == 1 {
-            self.stored.path = Some(self.archive.path_of(&self.id));
-            self.id.name.clear();
-            self.bytes = 0;
-        } else {
-            // Somebody else restored it meanwhile; theirs stays.
-            self.stored =
-                self.archive.instance(&self.stored.sop_instance)?.ok_or(ArchiveError::Corrupt("a row".into()))?;
-        }
-        Ok(self.stored.clone())
+        let path = slot.archive.path_of(&slot.id);
+        let stored = Stored { path: Some(path), ..slot.stored.clone() };
+        Ok(Restored { slot: Mutex::new(slot), stored, crc32: crc.finalize() })
+    }
+}
+
+impl Restored {
+    /// The object with its new file.
+    #[must_use]
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// CRC-32 of the file.
+    #[must_use]
+    pub fn crc32(&self) -> u32 {
+        self.crc32
     }
 }
 
 impl Write for Restoring {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.archive.reserve(data.len() as u64).map_err(|e| io::Error::new(io::ErrorKind::StorageFull, e))?;
-        self.bytes += data.len() as u64;
-        self.hash.update(data);
-        self.file.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.append(data)?;
+        let full = |e| io::Error::new(io::ErrorKind::StorageFull, e);
+        self.slot.archive.reserve(data.len() as u64).map_err(full)?;
+        self.slot.bytes += data.len() as u64;
+        self.crc.update(data);
+        self.file.append(data)?;
         Ok(data.len())
     }
 
@@ -113,11 +173,10 @@ impl Write for Restoring {
     }
 }
 
-impl Drop for Restoring {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.archive.release(self.bytes);
-        if !self.id.name.is_empty() {
-            drop(self.file.take());
+        if !self.keep {
+            self.archive.release(self.bytes);
             self.archive.remove_file(&self.id);
         }
     }

@@ -131,6 +131,10 @@ impl FailingDisk {
         Arc::new(Self { left: AtomicI64::new(operations), kind, real: RealDisk })
     }
 
+    fn fail_from_now(&self) {
+        self.left.store(0, Ordering::SeqCst);
+    }
+
     fn step(&self) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 { Err(self.kind.into()) } else { Ok(()) }
     }
@@ -535,4 +539,63 @@ async fn an_object_that_comes_back_after_it_was_replaced_takes_its_image_again()
         assert!(archive.image_of_instance(current.id).unwrap().is_some());
     }
     assert_eq!(archive.evict(&study).await.unwrap().0, 1);
+}
+
+/// The file of the only object, or nothing.
+fn only_file(archive: &Archive) -> Option<std::path::PathBuf> {
+    let shards = std::fs::read_dir(archive.root().join("objects")).unwrap();
+    let mut files = shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap());
+    let first = files.next().map(|file| file.unwrap().path());
+    assert!(files.next().is_none(), "more than one file");
+    first
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_names_a_restored_file_before_it_is_durable() {
+    use crate::payload::container::Unsealed;
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::new(i64::MAX, io::ErrorKind::Other);
+    let archive = Archive::open_on(dir.path(), limits(), 0, Arc::new(disk.clone())).unwrap();
+    let phantom = slices(1, 1).remove(0);
+    store(&archive, &phantom).await.unwrap();
+    let before = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut archive.open_file(&before).unwrap().unwrap(), &mut bytes).unwrap();
+    archive.forget_file(&before).await.unwrap();
+    let evicted = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+    assert_eq!((evicted.path.as_ref(), only_file(&archive)), (None, None));
+    assert_eq!(archive.totals().unwrap().local_bytes, 0);
+
+    let restorer = archive.restorer().unwrap();
+    let right = Unsealed { plain_bytes: bytes.len() as u64, plain_sha256: Sha256::digest(&bytes).into() };
+    let filled = |bytes: &[u8]| {
+        let mut restoring = restorer.begin(&evicted).unwrap();
+        restoring.write_all(bytes).unwrap();
+        restoring
+    };
+    drop(filled(&bytes));
+    let wrong = Unsealed { plain_sha256: [0; 32], ..right };
+    assert!(matches!(filled(&bytes).finish(&wrong), Err(ArchiveError::Corrupt(_))));
+    assert!(matches!(filled(&bytes[1..]).finish(&right), Err(ArchiveError::Corrupt(_))));
+    assert_eq!((only_file(&archive), archive.totals().unwrap().local_bytes), (None, 0));
+
+    let restored = Arc::new(filled(&bytes).finish(&right).unwrap());
+    restorer.file(std::slice::from_ref(&restored)).await.unwrap();
+    let path = restored.stored().path.clone();
+    drop(restored);
+    let filed = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+    assert_eq!((&filed.path, &filed.path), (&path, &only_file(&archive)));
+    assert_eq!(archive.totals().unwrap().local_bytes, bytes.len() as u64);
+    archive.forget_file(&filed).await.unwrap();
+
+    // Served at once, but a crash or a failing sync leaves no row that names it.
+    let restored = Arc::new(filled(&bytes).finish(&right).unwrap());
+    assert_eq!(std::fs::read(restored.stored().path.as_ref().unwrap()).unwrap(), bytes);
+    assert_eq!(archive.instance(&phantom.sop_instance).unwrap().unwrap().path, None);
+    disk.fail_from_now();
+    assert!(restorer.file(std::slice::from_ref(&restored)).await.is_err());
+    assert_eq!(archive.instance(&phantom.sop_instance).unwrap().unwrap().path, None);
+    drop(restored);
+    assert_eq!((only_file(&archive), archive.totals().unwrap().local_bytes), (None, 0));
 }

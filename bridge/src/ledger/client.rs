@@ -602,6 +602,25 @@ impl<N: Node, K: Clock> Client<N, K> {
         stream::iter(wanted).map(load).buffered(self.inner.config.read_parallel.max(1))
     }
 
+    /// As [`load_pieces`](Self::load_pieces), but the bytes are not compared with the hashes on chain: for a caller who proves
+    /// them all against the image's root anyway, and who comes back for the slower way when they do not add up.
+    pub fn load_pieces_unproven(
+        &self,
+        source: Address,
+        mode: PieceMode,
+        wanted: Vec<Located>,
+    ) -> impl Stream<Item = Result<(Located, Bytes), LedgerError>> + Send + use<N, K> {
+        let client = self.clone();
+        let load = move |w: Located| {
+            let client = client.clone();
+            async move {
+                let found = client.fetch(source, mode, &w).await?;
+                Ok((w, found.ok_or_else(|| differs(w.image, w.index))?))
+            }
+        };
+        stream::iter(wanted).map(load).buffered(self.inner.config.read_parallel.max(1))
+    }
+
     async fn fetch(&self, source: Address, mode: PieceMode, wanted: &Located) -> Result<Option<Bytes>, LedgerError> {
         let contract = self.pieces_contract(mode);
         let Located { image, index, location } = *wanted;

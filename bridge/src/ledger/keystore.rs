@@ -121,14 +121,9 @@ pub fn decrypt(text: &str, password: &str) -> Result<PrivateKeySigner, KeystoreE
     Ok(key)
 }
 
-/// Reads a keystore file.
-pub fn read(path: &Path, password: &str) -> Result<PrivateKeySigner, KeystoreError> {
-    decrypt(&std::fs::read_to_string(path)?, password)
-}
-
-/// Writes a keystore file that only its owner may read, and never over an existing file: a lost key has no second copy.
-pub fn write(path: &Path, key: &PrivateKeySigner, password: &str) -> Result<(), KeystoreError> {
-    let text = encrypt(key, password)?;
+/// Writes the text of a keystore file so that only its owner may read it, and never over an existing file: a lost key has no
+/// second copy.
+pub fn write(path: &Path, text: &str) -> Result<(), KeystoreError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -246,12 +241,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("source.json");
         let key = PrivateKeySigner::random();
-        write(&path, &key, "open sesame").unwrap();
+        write(&path, &encrypt(&key, "open sesame").unwrap()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["crypto"]["kdfparams"]["n"], 262_144);
-        assert_eq!(read(&path, "open sesame").unwrap().to_bytes(), key.to_bytes());
-        assert!(matches!(write(&path, &key, "again"), Err(KeystoreError::Io(_))), "never over an existing key");
+        assert_eq!(decrypt(&text, "open sesame").unwrap().to_bytes(), key.to_bytes());
+        assert!(matches!(write(&path, "again"), Err(KeystoreError::Io(_))), "never over an existing key");
         #[cfg(unix)]
         assert_eq!(
             std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777,

@@ -11,7 +11,6 @@ use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
-use alloy::rpc::client::RpcClient;
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
@@ -102,16 +101,16 @@ impl From<NodeError> for OpenError {
     }
 }
 
-/// Opens a ledger over any JSON-RPC client: checks the chain, takes up the journal, starts the key's sender and compares the contracts'
+/// Opens a ledger over a node, such as any JSON-RPC client: checks the chain, takes up the journal, starts the key's sender and compares the contracts'
 /// code. Must be called inside a tokio runtime. The sender stops when the last clone of the ledger is gone. `wake` may be
 /// notified whenever a block was made; without it the node is asked every `poll_ms`.
 pub async fn open(
-    client: RpcClient,
+    node: impl Into<RpcNode>,
     signer: PrivateKeySigner,
     config: LedgerConfig,
     wake: Arc<Notify>,
 ) -> Result<Ledger, OpenError> {
-    let node = RpcNode::new(client);
+    let node = node.into();
     let found = node.chain_id().await?;
     if found != config.chain_id {
         return Err(OpenError::WrongChain { configured: config.chain_id, found });
@@ -145,7 +144,7 @@ pub async fn open_embedded(
             wake.notify_one();
         }
     });
-    open(embedded.rpc_client(), signer, config, wake).await
+    open(RpcNode::embedded(embedded), signer, config, wake).await
 }
 
 fn start(

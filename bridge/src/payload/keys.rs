@@ -159,7 +159,7 @@ impl Recipient {
 
 /// A site's own key pair: Ed25519 for certification, X25519 for session keys, OpenPGP version 6.
 ///
-/// The secret part is kept unlocked in memory (wiped when dropped) and leaves this type only under a password.
+/// The secret part is kept unlocked in memory (wiped when dropped) and leaves this process only under a password.
 pub struct RecipientSecret {
     key: SignedSecretKey,
 }
@@ -240,6 +240,22 @@ impl RecipientSecret {
         let secret = Self { key };
         secret.recipient()?;
         Ok(secret)
+    }
+
+    /// The secret key without a lock, for a pipe between two processes of this program and nothing else.
+    ///
+    /// # Errors
+    /// [`KeyError::Library`] if the library refuses.
+    pub(crate) fn to_open_bytes(&self) -> Result<Vec<u8>, KeyError> {
+        self.key.to_bytes().map_err(KeyError::Library)
+    }
+
+    /// Reads what [`to_open_bytes`](Self::to_open_bytes) wrote.
+    ///
+    /// # Errors
+    /// As [`from_locked_bytes`](Self::from_locked_bytes).
+    pub(crate) fn from_open_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        Self::from_locked_bytes(bytes, "")
     }
 
     /// Unwraps a session key from exactly one PKESK packet addressed to this key.

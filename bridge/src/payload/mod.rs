@@ -5,9 +5,9 @@
 //! [`pieces`] makes, and the archive decides where a staged result lives. The format is described byte by byte in
 //! `docs/FORMAT.md`.
 //!
-//! The usual way out is [`container::seal`] into a [`pieces::Splitter`]; the usual way in is a [`pieces::Merger`] into a
-//! staged file followed by [`container::unseal`]. [`manifest::Manifest`] lists a study's objects and previews so that
-//! queries can be answered before any pixel has arrived.
+//! The usual way out is [`container::seal`] into a [`pieces::Splitter`]; the usual way in is [`container::unseal`]
+//! from a [`pieces::Joiner`], or from what a [`pieces::Merger`] staged where pieces come in any order.
+//! [`manifest::Manifest`] lists a study's objects and previews so that queries can be answered before any pixel has arrived.
 
 mod cbor;
 pub mod container;

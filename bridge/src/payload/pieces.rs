@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, Bytes};
 use contracts::merkle;
 
 /// How an image's bytes are split, and the root that names exactly these bytes.
@@ -257,6 +257,65 @@ impl<W: Write + Seek> Merger<W> {
     }
 }
 
+/// An image's pieces as they come, in order, as one reader; nothing is staged. What it yields counts only after
+/// [`finish`](Self::finish) said so.
+pub struct Joiner<F> {
+    map: PieceMap,
+    next: F,
+    piece: Bytes,
+    tree: merkle::Accumulator,
+}
+
+impl<F: FnMut() -> io::Result<Option<Bytes>>> Joiner<F> {
+    /// Begins to read the image described by `map`; `next` gives its pieces from the first on.
+    ///
+    /// # Errors
+    /// [`PieceError::Map`].
+    pub fn new(map: PieceMap, next: F) -> Result<Self, PieceError> {
+        map.check()?;
+        Ok(Self { map, next, piece: Bytes::new(), tree: merkle::Accumulator::default() })
+    }
+
+    /// Takes the next piece; `false` after the last.
+    fn advance(&mut self) -> io::Result<bool> {
+        let Some(piece) = (self.next)()? else { return Ok(false) };
+        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a piece has a wrong length");
+        let index = u32::try_from(self.tree.pieces()).map_err(|_| wrong())?;
+        let (_, length) = self.map.range(index).ok_or_else(wrong)?;
+        if piece.len() != length as usize {
+            return Err(wrong());
+        }
+        self.tree.push(merkle::piece_hash(&piece));
+        self.piece = piece;
+        Ok(true)
+    }
+
+    /// Reads what is left and proves the whole against the root.
+    ///
+    /// # Errors
+    /// [`PieceError::Missing`], [`PieceError::Root`] or [`PieceError::Io`]; then nothing of what was read counts.
+    pub fn finish(mut self) -> Result<(), PieceError> {
+        while self.advance()? {}
+        match u32::try_from(self.tree.pieces()).ok().and_then(|pieces| self.map.pieces.checked_sub(pieces)) {
+            Some(0) if self.tree.root() == Some(self.map.root) => Ok(()),
+            Some(0) | None => Err(PieceError::Root),
+            Some(missing) => Err(PieceError::Missing { missing }),
+        }
+    }
+}
+
+impl<F: FnMut() -> io::Result<Option<Bytes>>> Read for Joiner<F> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() && !self.advance()? {
+            return Ok(0);
+        }
+        let count = out.len().min(self.piece.len());
+        out[..count].copy_from_slice(&self.piece[..count]);
+        self.piece = self.piece.slice(count..);
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -306,6 +365,39 @@ mod tests {
             prop_assert_eq!(merger.missing().count(), 0);
             prop_assert_eq!(merger.finish().unwrap().into_inner(), bytes);
         }
+    }
+
+    /// Joins pieces and says whether what came out is proven.
+    fn join(map: PieceMap, pieces: &[Vec<u8>]) -> (Vec<u8>, Result<(), PieceError>) {
+        let mut pieces = pieces.iter().cloned();
+        let mut joiner = Joiner::new(map, || Ok(pieces.next().map(Bytes::from))).unwrap();
+        let mut bytes = Vec::new();
+        let read = joiner.read_to_end(&mut bytes);
+        (bytes, read.map_err(PieceError::from).and_then(|_| joiner.finish()))
+    }
+
+    #[test]
+    fn joined_pieces_are_the_image_or_are_not_proven() {
+        for length in [1, 99, 100, 101, 250, 300] {
+            let (map, pieces) = pieces_of(&(0..length).map(|i| i as u8).collect::<Vec<_>>(), 100);
+            let (bytes, proven) = join(map, &pieces);
+            assert_eq!(bytes, pieces.concat());
+            proven.unwrap();
+            for at in 0..pieces.len() {
+                let mut bad = pieces.clone();
+                bad[at][0] ^= 1;
+                assert!(matches!(join(map, &bad).1, Err(PieceError::Root)), "piece {at} changed");
+                bad[at].pop();
+                assert!(join(map, &bad).1.is_err(), "piece {at} cut short");
+                bad = pieces.clone();
+                bad.remove(at);
+                assert!(join(map, &bad).1.is_err(), "piece {at} left out");
+            }
+            assert!(join(map, &[pieces, vec![vec![0]]].concat()).1.is_err(), "one too many");
+        }
+        let (map, mut pieces) = pieces_of(&(0..200).map(|i| i as u8).collect::<Vec<_>>(), 100);
+        pieces.swap(0, 1);
+        assert!(matches!(join(map, &pieces).1, Err(PieceError::Root)));
     }
 
     #[test]

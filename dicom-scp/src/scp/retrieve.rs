@@ -14,12 +14,13 @@ use crate::{
     object::ObjectStream,
     scu::{self, CONTEXTS_MAX, FAILED_INSTANCES, Proposal, StoreRequest},
     sop_class::Service,
-    status::{Failure, Operation, Outcome, Status, StatusKind},
+    status::{Failure, Operation, Outcome, Reason, Status, StatusKind},
     transcode::Transcoder,
     transport::{Received, Stream, Transport, TransportError, context_for_object},
 };
+use futures::future::{MaybeDone, maybe_done};
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     time::Duration,
 };
@@ -97,7 +98,7 @@ impl Tally {
     }
 }
 
-impl<V: Services, S: Stream> Association<'_, V, S> {
+impl<'s, V: Services, S: Stream> Association<'s, V, S> {
     pub(super) async fn get(
         &mut self,
         context: &Context,
@@ -122,34 +123,47 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             return self.respond(context, Operation::Get, rq.message_id, Status::CANCEL.into()).await;
         };
         let mut tally = Tally::new(Operation::Get, rq.message_id, selected.len());
-        for object in &selected {
-            let outcome = self.get_one(context, object, &mut tally).await?;
+        let mut ahead = self.opening(selected.first());
+        for (at, object) in selected.iter().enumerate() {
+            let outcome = match ahead.take() {
+                None => no_context(),
+                Some(opening) => match self.attend_pending(context, &mut tally, pin!(opened(opening))).await? {
+                    Err(failure) => Outcome::failed(&failure, Operation::Store),
+                    Ok(stream) => {
+                        ahead = self.opening(selected.get(at + 1));
+                        alongside(self.get_one(object, stream, &mut tally), &mut ahead).await?
+                    }
+                },
+            };
             tally.count(&object.sop_instance, &outcome);
             if tally.cancelled {
                 break;
             }
             self.pending_if_due(context, &mut tally).await?;
+            if ahead.is_none() {
+                ahead = self.opening(selected.get(at + 1));
+            }
         }
         self.respond_final(context, &tally).await
+    }
+
+    /// Begins to open an object, unless it could not be sent over this association anyway: opening may mean fetching it from far
+    /// away.
+    fn opening<'o>(&self, object: Option<&'o Selected<V::Handle>>) -> Option<Opening<'o>>
+    where
+        's: 'o,
+    {
+        let object = object.filter(|object| self.can_send(&object.sop_class))?;
+        Some(opening(self.services, self.session.clone(), object))
     }
 
     /// One C-STORE sub-operation over this association.
     async fn get_one(
         &mut self,
-        context: &Context,
         object: &Selected<V::Handle>,
+        mut stream: ObjectStream,
         tally: &mut Tally,
     ) -> Result<Outcome, TransportError> {
-        if !self.can_send(&object.sop_class) {
-            return Ok(no_context());
-        }
-        let (services, session) = (self.services, self.session.clone());
-        // Opening may mean fetching the object from far away.
-        let opening = pin!(services.open(&session, &object.handle));
-        let mut stream = match self.attend_pending(context, tally, opening).await? {
-            Ok(stream) => stream,
-            Err(failure) => return Ok(Outcome::failed(&failure, Operation::Store)),
-        };
         let Some(context) = self.sending_context(&object.sop_class, &stream) else { return Ok(no_context()) };
         self.last_message_id = self.last_message_id.wrapping_add(1).max(1);
         let message_id = self.last_message_id;
@@ -160,8 +174,8 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
             priority: Priority::Medium,
             move_originator: None,
         });
-        let ObjectStream { transfer_syntax, bytes, reader } = &mut stream;
-        self.transport.send_object(&context, &command.encode(true), transfer_syntax, reader, *bytes).await?;
+        self.transport.send_content(&context, &command.encode(true), &mut stream).await?;
+        drop(stream);
         self.counts.sent += 1;
         self.store_response(message_id, tally).await
     }
@@ -284,12 +298,17 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
                 None
             }
         };
-        for object in &batch.objects {
+        let mut ahead = None;
+        for (at, object) in batch.objects.iter().enumerate() {
             if tally.cancelled {
                 break;
             }
             let moved = match &mut association {
-                Some(open) => self.move_over(context, object, open, tally).await?,
+                Some(open) => {
+                    let first = ahead.take().or_else(|| self.moving(open, Some(object)));
+                    let next = batch.objects.get(at + 1).copied();
+                    self.move_over(context, object, first, open, tally, (&mut ahead, next)).await?
+                }
                 None => Ok(unreachable_destination()),
             };
             let outcome = moved.unwrap_or_else(|error| {
@@ -311,17 +330,37 @@ impl<V: Services, S: Stream> Association<'_, V, S> {
         Ok(())
     }
 
-    /// The outer error ends the primary association, the inner one the sub-association.
-    async fn move_over(
+    /// Begins to open an object, unless the destination has not accepted its kind.
+    fn moving<'o>(&self, association: &scu::Association, object: Option<&'o Selected<V::Handle>>) -> Option<Opening<'o>>
+    where
+        's: 'o,
+    {
+        let object = object.filter(|object| association.can_store(&object.sop_class, &object.transfer_syntax))?;
+        Some(opening(self.services, self.session.clone(), object))
+    }
+
+    /// The outer error ends the primary association, the inner one the sub-association. While the object is sent, the next one is
+    /// opened.
+    async fn move_over<'o>(
         &mut self,
         context: &Context,
         object: &Selected<V::Handle>,
+        first: Option<Opening<'o>>,
         association: &mut scu::Association,
         tally: &mut Tally,
-    ) -> Result<Result<Outcome, scu::ScuError>, TransportError> {
-        let (services, session) = (self.services, self.session.clone());
+        (ahead, next): (&mut Option<Opening<'o>>, Option<&'o Selected<V::Handle>>),
+    ) -> Result<Result<Outcome, scu::ScuError>, TransportError>
+    where
+        's: 'o,
+    {
+        let Some(first) = first else { return Ok(Ok(no_context())) };
+        let stream = match self.attend_pending(context, tally, pin!(opened(first))).await? {
+            Ok(stream) => stream,
+            Err(failure) => return Ok(Ok(Outcome::failed(&failure, Operation::Store))),
+        };
+        *ahead = self.moving(association, next);
         let originator = MoveOriginator { ae_title: self.request.calling.clone(), message_id: tally.message_id };
-        let moving = pin!(move_one(services, &session, object, association, originator));
+        let moving = pin!(alongside(move_one(object, stream, association, originator), ahead));
         self.attend_pending(context, tally, moving).await
     }
 
@@ -396,21 +435,12 @@ async fn send_progress<S: Stream>(
 }
 
 /// One C-STORE sub-operation over the sub-association. An error means that the sub-association is broken.
-async fn move_one<V: Services>(
-    services: &V,
-    session: &V::Session,
-    object: &Selected<V::Handle>,
+async fn move_one<H>(
+    object: &Selected<H>,
+    mut stream: ObjectStream,
     association: &mut scu::Association,
     originator: MoveOriginator,
 ) -> Result<Outcome, scu::ScuError> {
-    // Asked for before opening, which may be expensive.
-    if !association.can_store(&object.sop_class, &object.transfer_syntax) {
-        return Ok(no_context());
-    }
-    let mut stream = match services.open(session, &object.handle).await {
-        Ok(stream) => stream,
-        Err(failure) => return Ok(Outcome::failed(&failure, Operation::Store)),
-    };
     let request = StoreRequest {
         sop_class: object.sop_class,
         sop_instance: object.sop_instance,
@@ -419,10 +449,40 @@ async fn move_one<V: Services>(
         priority: Priority::Medium,
         move_originator: Some(originator),
     };
-    match association.store(&request, &mut stream.reader).await {
+    match association.store_stream(&request, &mut stream).await {
         Err(scu::ScuError::NoContext(_)) => Ok(no_context()),
         other => other,
     }
+}
+
+/// An object being opened. The one after the next is not, so that an association holds two at most.
+type Opening<'o> = MaybeDone<Pin<Box<dyn Future<Output = Result<ObjectStream, Failure>> + Send + 'o>>>;
+
+fn opening<'o, V: Services>(
+    services: &'o V,
+    session: impl std::ops::Deref<Target = V::Session> + Send + Sync + 'o,
+    object: &'o Selected<V::Handle>,
+) -> Opening<'o> {
+    maybe_done(Box::pin(async move { services.open(&session, &object.handle).await }))
+}
+
+async fn opened(mut opening: Opening<'_>) -> Result<ObjectStream, Failure> {
+    (&mut opening).await;
+    let done = Pin::new(&mut opening).take_output();
+    done.unwrap_or_else(|| Err(Failure::new(Reason::Internal, "opened twice")))
+}
+
+/// Does `work`, and opens the next object on the side.
+async fn alongside<T>(work: impl Future<Output = T>, ahead: &mut Option<Opening<'_>>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if let Some(opening @ MaybeDone::Future(_)) = ahead {
+            // Whether it is ready is asked when it is needed.
+            let _ = Pin::new(opening).poll(context);
+        }
+        work.as_mut().poll(context)
+    })
+    .await
 }
 
 fn no_context() -> Outcome {

@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 use dicom_scp::{
-    AeTitle, AssociationRequest, DataSet, Element, Failure, ObjectStream, Operation, Reason, Rejection, StoreHead,
-    StoreSink, Stored, Tag, TransferSyntax, Uid, VR,
+    AeTitle, AssociationRequest, Content, DataSet, Element, Failure, ObjectStream, Operation, Reason, Rejection,
+    StoreHead, StoreSink, Stored, Tag, TransferSyntax, Uid, VR,
     dataset::{ReadOptions, read},
     matching::{Level, Query, matches},
     scp::{Destination, Drained, ScpOptions, Selected, Services, serve},
@@ -187,11 +187,12 @@ impl Services for Front {
         }
         let objects = self.0.objects.lock().unwrap();
         let kept = objects.get(handle).ok_or_else(|| Failure::new(Reason::NoSuchInstance, "gone"))?;
-        Ok(ObjectStream {
-            transfer_syntax: kept.head.transfer_syntax,
-            bytes: kept.bytes.len() as u64,
-            reader: Box::new(Cursor::new(kept.bytes.clone())),
-        })
+        // Some lengths from memory and some from a reader, so that both ways are tested.
+        let content = match kept.bytes.len() / 2 % 2 {
+            0 => Content::Whole(kept.bytes.clone().into()),
+            _ => Content::Reader(Box::new(Cursor::new(kept.bytes.clone()))),
+        };
+        Ok(ObjectStream { transfer_syntax: kept.head.transfer_syntax, bytes: kept.bytes.len() as u64, content })
     }
 
     async fn destination(&self, _: &AeTitle, ae_title: &AeTitle) -> Result<Destination, Failure> {
