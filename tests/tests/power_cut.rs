@@ -5,79 +5,18 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
+use tests::Bridge;
 use tests::dicom::{connect, slices, store};
-use tests::{Bridge, have, skip};
+use tests::faults::Volume;
 
 const ROUNDS: u32 = 12;
 const ASSOCIATIONS: u32 = 8;
-
-struct Volume {
-    image: PathBuf,
-    mount: PathBuf,
-    mounted: bool,
-}
-
-impl Volume {
-    /// `None`, said aloud, where this machine cannot do it.
-    fn new(dir: &Path) -> Option<Self> {
-        if !have("python3") {
-            return None;
-        }
-        let id = Command::new("id").arg("-u").output().unwrap();
-        if id.stdout.trim_ascii() != b"0" {
-            skip("root, for a loop-mounted file system");
-            return None;
-        }
-        let mut volume = Self { image: dir.join("ext4.img"), mount: dir.join("volume"), mounted: false };
-        std::fs::create_dir_all(&volume.mount).unwrap();
-        std::fs::File::create(&volume.image).unwrap().set_len(768 << 20).unwrap();
-        if !Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&volume.image).status().unwrap().success()
-            || !volume.mount()
-        {
-            skip("a loop device with ext4");
-            return None;
-        }
-        Some(volume)
-    }
-
-    fn mount(&mut self) -> bool {
-        self.mounted =
-            Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.mount]).status().unwrap().success();
-        self.mounted
-    }
-
-    /// Everything that was not synced is gone.
-    fn cut(&self) {
-        let code = "import fcntl, os, struct, sys\n\
-                    fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-                    fcntl.ioctl(fd, 0x8004587D, struct.pack('I', 2))";
-        let cut = Command::new("python3").args(["-c", code]).arg(&self.mount).status().unwrap();
-        assert!(cut.success(), "FS_IOC_SHUTDOWN failed");
-    }
-
-    fn unmount(&mut self) {
-        // A process that was killed a moment ago may still hold the mount.
-        tests::wait_for("the volume to be free", || {
-            Command::new("umount").arg(&self.mount).output().unwrap().status.success()
-        });
-        self.mounted = false;
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
-        }
-    }
-}
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {
