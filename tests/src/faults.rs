@@ -113,6 +113,7 @@ impl Volume {
             skip("root, for a loop-mounted file system");
             return None;
         }
+        std::fs::create_dir_all(dir).unwrap();
         let mut volume = Self { image: dir.join("ext4.img"), mount: dir.join("volume"), mounted: false };
         std::fs::create_dir_all(&volume.mount).unwrap();
         std::fs::File::create(&volume.image).unwrap().set_len(768 << 20).unwrap();
