@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::U256;
-use alloy::rpc::client::RpcClient;
 use embedded_ledger::EmbeddedLedger;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -20,14 +19,14 @@ use tokio_util::task::TaskTracker;
 use crate::access::Access;
 use crate::archive::{Archive, ArchiveError};
 use crate::assemble::{AssembleError, Assembler};
-use crate::config::{Config, LedgerKind};
+use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::dicom::{self, Door};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
-use crate::ledger::{self, LedgerConfig, LedgerError, LedgerSlot, OpenError};
+use crate::ledger::{self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, Watch};
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
@@ -77,8 +76,8 @@ pub enum StartError {
     /// The control socket cannot be made.
     #[error("control socket")]
     Control(#[source] std::io::Error),
-    /// The node's URL is none.
-    #[error("ledger.url is not a URL")]
+    /// A node's URL is none.
+    #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
 }
 
@@ -136,21 +135,18 @@ impl Core {
         match self.config.ledger.kind {
             LedgerKind::Embedded => {
                 let embedded = self.open_embedded().await?;
-                let node = RpcNode::embedded(&embedded);
+                let node = Endpoints::single(RpcNode::embedded(&embedded));
                 self.wake_on_blocks(&embedded, wake.clone());
                 self.embedded = Some(embedded);
                 self.connect(node, wake).await
             }
-            LedgerKind::Rpc => {
-                let url = self.config.ledger.url.parse().map_err(|_| StartError::Url)?;
-                match self.connect(RpcClient::new_http(url), wake.clone()).await {
-                    Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
-                        tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
-                        Ok(())
-                    }
-                    other => other,
+            LedgerKind::Rpc => match self.connect(endpoints(&self.config.ledger)?, wake.clone()).await {
+                Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
+                    tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
+                    Ok(())
                 }
-            }
+                other => other,
+            },
         }
     }
 
@@ -182,9 +178,9 @@ impl Core {
         });
     }
 
-    async fn connect(&self, node: impl Into<RpcNode>, wake: Arc<Notify>) -> Result<(), StartError> {
+    async fn connect(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
         let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
-        let ledger = ledger::open(node, signer, config, wake).await?;
+        let ledger = ledger::open_endpoints(node, signer, config, wake).await?;
         ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
         let _ = self.slot.set(ledger);
@@ -330,13 +326,13 @@ impl Core {
         let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
         let mut again = None;
         if slot.get().is_none() {
-            again = Some((self.config.ledger.url.clone(), self.keyring.source().clone(), self.ledger_config()));
+            again = Some((self.config.ledger.clone(), self.keyring.source().clone(), self.ledger_config()));
         }
         let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
-            if let Some((url, signer, config)) = again
-                && !reconnect(&url, signer, config, &endpoint, &slot, &stop).await
+            if let Some((settings, signer, config)) = again
+                && !reconnect(&settings, signer, config, &endpoint, &slot, &stop).await
             {
                 return;
             }
@@ -351,20 +347,28 @@ impl Core {
     }
 }
 
+/// The configured endpoints, the preferred one first.
+fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
+    let urls = std::iter::once(&settings.url).chain(&settings.fallback_urls).map(|url| url.parse());
+    let urls = urls.collect::<Result<Vec<_>, _>>().map_err(|_| StartError::Url)?;
+    let watch = Watch { timeout: settings.request_timeout, head_age_max: settings.head_age_max, ..Watch::default() };
+    Ok(Endpoints::http(&urls, watch))
+}
+
 /// Tries until the node answers; `false` when told to stop first.
 async fn reconnect(
-    url: &str,
+    settings: &config::Ledger,
     signer: alloy::signers::local::PrivateKeySigner,
     config: Result<LedgerConfig, StartError>,
     endpoint: &str,
     slot: &LedgerSlot,
     stop: &CancellationToken,
 ) -> bool {
-    let (Ok(config), Ok(url)) = (config, url.parse::<alloy::transports::http::reqwest::Url>()) else { return false };
+    let Ok(config) = config else { return false };
     loop {
         let opened = async {
-            let client = RpcClient::new_http(url.clone());
-            let ledger = ledger::open(client, signer.clone(), config.clone(), Arc::new(Notify::new())).await?;
+            let node = endpoints(settings)?;
+            let ledger = ledger::open_endpoints(node, signer.clone(), config.clone(), Arc::default()).await?;
             ledger.ensure_source_defined(endpoint).await?;
             Ok::<_, StartError>(ledger)
         };

@@ -214,6 +214,9 @@ pub struct LedgerHealth {
     pub pending: usize,
     /// What is wrong, if anything.
     pub trouble: Option<String>,
+    /// The endpoint in use.
+    #[serde(default)]
+    pub endpoint: Option<String>,
 }
 
 /// The parts of a site. Cheap to clone.
@@ -397,6 +400,7 @@ impl Site {
                     head_age_s: status.head_age_s,
                     pending: status.pending,
                     trouble: status.trouble,
+                    endpoint: status.endpoint,
                 })
             }
         };

@@ -1,11 +1,14 @@
 //! Objects and a client for the tests.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bridge::archive::FileMeta;
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
+
 use dicom_scp::dimse::Priority;
 use dicom_scp::scu::{Association, Proposal, Receiver, ScuOptions, StoreRequest};
 use dicom_scp::{AeTitle, DataSet, Failure, Status, StoreHead, StoreSink, Stored, Tag, TransferSyntax, VR, sop_class};
@@ -51,11 +54,90 @@ pub fn data_set(path: &Path) -> Vec<u8> {
 }
 
 /// An association that may store CT objects.
-pub async fn connect(address: std::net::SocketAddr, calling: &str) -> Option<Association> {
-    let options = ScuOptions::new(AeTitle::new(calling).unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
+pub async fn connect(address: SocketAddr, calling: &str) -> Option<Association> {
+    connect_to(address, calling, "PACSBRIDGE").await
+}
+
+/// As [`connect`], to a server of another title.
+pub async fn connect_to(address: SocketAddr, calling: &str, called: &str) -> Option<Association> {
     let class = slices(1, 1, 8)[0].sop_class;
-    let proposal = Proposal::new(class, vec![TransferSyntax::EXPLICIT_VR_LE]);
-    Association::connect(&address.ip().to_string(), address.port(), &options, &[proposal]).await.ok()
+    associate(address, calling, called, &[Proposal::new(class, vec![TransferSyntax::EXPLICIT_VR_LE])]).await
+}
+
+async fn associate(address: SocketAddr, calling: &str, called: &str, proposals: &[Proposal]) -> Option<Association> {
+    let options = ScuOptions::new(AeTitle::new(calling).unwrap(), AeTitle::new(called).unwrap());
+    Association::connect(&address.ip().to_string(), address.port(), &options, proposals).await.ok()
+}
+
+/// Stores 40 small slices of each study, an association a study, until the server breaks off or `cut` is set. Returns the data sets
+/// whose success arrived before that, by SOP Instance UID.
+pub async fn burst(
+    address: SocketAddr,
+    called: &'static str,
+    studies: std::ops::Range<u32>,
+    cut: Arc<AtomicBool>,
+) -> BTreeMap<String, Vec<u8>> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for study in studies {
+        let cut = cut.clone();
+        tasks.spawn(async move {
+            let mut acknowledged = Vec::new();
+            let Some(mut open) = connect_to(address, "BURST", called).await else { return acknowledged };
+            for phantom in slices(study, 40, 96) {
+                if store(&mut open, &phantom).await != Some(Status::SUCCESS) || cut.load(Ordering::SeqCst) {
+                    break;
+                }
+                acknowledged.push((phantom.sop_instance.to_string(), phantom.bytes));
+            }
+            acknowledged
+        });
+    }
+    tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// What C-GET brings of a study, as far as the server gets with it: data sets by SOP Instance UID.
+pub async fn get_study(address: SocketAddr, called: &str, study: u32) -> BTreeMap<String, Vec<u8>> {
+    let class = slices(1, 1, 8)[0].sop_class;
+    let proposals =
+        [Proposal::plain(sop_class::STUDY_ROOT_GET), Proposal::receiving(class, vec![TransferSyntax::EXPLICIT_VR_LE])];
+    let mut kept = Keep::default();
+    if let Some(mut open) = associate(address, "GETTER", called, &proposals).await {
+        let mut identifier = DataSet::default();
+        identifier.put_text(Tag(0x0008, 0x0052), VR::CS, "STUDY");
+        identifier.put_text(Tag(0x0020, 0x000D), VR::UI, &subject(study).study_uid);
+        // A server that lost something says so or breaks off; what came counts.
+        let _ = open.get(&sop_class::STUDY_ROOT_GET, &identifier, &mut kept).await;
+    }
+    std::mem::take(&mut *kept.0.lock().unwrap())
+}
+
+#[derive(Default)]
+struct Keep(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+impl Receiver for Keep {
+    type Sink = Keeping;
+
+    async fn begin(&mut self, head: &StoreHead) -> Result<Keeping, Failure> {
+        Ok(Keeping { uid: head.sop_instance.to_string(), bytes: Vec::new(), all: self.0.clone() })
+    }
+}
+
+struct Keeping {
+    uid: String,
+    bytes: Vec<u8>,
+    all: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+}
+
+impl StoreSink for Keeping {
+    async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<Stored, Failure> {
+        self.all.lock().unwrap().insert(self.uid, self.bytes);
+        Ok(Stored::default())
+    }
 }
 
 /// Stores one object; `None` when the association broke.
@@ -80,36 +162,8 @@ pub struct Got {
     pub failed: Vec<String>,
 }
 
-struct Keep(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
-
-struct KeepOne {
-    kept: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-    uid: String,
-    bytes: Vec<u8>,
-}
-
-impl Receiver for Keep {
-    type Sink = KeepOne;
-
-    async fn begin(&mut self, head: &StoreHead) -> Result<KeepOne, Failure> {
-        Ok(KeepOne { kept: self.0.clone(), uid: head.sop_instance.to_string(), bytes: Vec::new() })
-    }
-}
-
-impl StoreSink for KeepOne {
-    async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    async fn finish(self) -> Result<Stored, Failure> {
-        self.kept.lock().unwrap().insert(self.uid, self.bytes);
-        Ok(Stored::default())
-    }
-}
-
 /// C-GET of a study of CT objects.
-pub async fn get(address: std::net::SocketAddr, study_uid: &str) -> Got {
+pub async fn get(address: SocketAddr, study_uid: &str) -> Got {
     let options = ScuOptions::new(AeTitle::new("GETTER").unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
     let class = slices(1, 1, 8)[0].sop_class;
     let proposals =
@@ -119,7 +173,7 @@ pub async fn get(address: std::net::SocketAddr, study_uid: &str) -> Got {
     let mut identifier = DataSet::default();
     identifier.put_text(Tag(0x0008, 0x0052), VR::CS, "STUDY");
     identifier.put_text(Tag(0x0020, 0x000D), VR::UI, study_uid);
-    let mut keep = Keep(Arc::default());
+    let mut keep = Keep::default();
     let got = association.get(&sop_class::STUDY_ROOT_GET, &identifier, &mut keep).await.unwrap();
     association.release().await.unwrap();
     let data_sets = std::mem::take(&mut *keep.0.lock().unwrap());

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs, clippy::print_stderr)]
 
 pub mod dicom;
+pub mod faults;
 pub mod peers;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ pub struct Bridge {
     pub dir: TempDir,
     data: PathBuf,
     toml: String,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
     ready: String,
     pub dicom: SocketAddr,
@@ -51,10 +54,26 @@ impl Bridge {
     }
 
     fn start_with(dir: TempDir, data: PathBuf, toml: &str) -> Self {
-        let dicom = "127.0.0.1:0".parse().unwrap();
-        let mut bridge = Self { dir, data, toml: toml.to_owned(), child: None, ready: String::new(), dicom };
+        let mut bridge = Self::prepare(dir, data, toml, Vec::new());
         bridge.run();
         bridge
+    }
+
+    /// A site that is not running yet, with additions to the environment of its daemon.
+    pub fn prepare(dir: TempDir, data: PathBuf, toml: &str, environment: Vec<(String, OsString)>) -> Self {
+        let dicom = "127.0.0.1:0".parse().unwrap();
+        Self { dir, data, toml: toml.to_owned(), environment, child: None, ready: String::new(), dicom }
+    }
+
+    /// Changes what the daemon gets at its next start.
+    pub fn reconfigure(&mut self, toml: &str, environment: Vec<(String, OsString)>) {
+        toml.clone_into(&mut self.toml);
+        self.environment = environment;
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     pub fn config(&self) -> PathBuf {
@@ -87,6 +106,7 @@ impl Bridge {
         let mut child = Command::new(binary())
             .args(["--config".as_ref(), self.config().as_os_str(), "serve".as_ref()])
             .stdin(Stdio::null())
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -127,6 +147,14 @@ impl Bridge {
         let mut child = self.child.take().expect("running");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// kill -9 if it runs.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// SIGTERM, and wait for the end.
@@ -171,10 +199,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.stop();
         if std::thread::panicking() {
             eprintln!("the bridge logged:\n{}", tail(&self.log(), 60));
         }

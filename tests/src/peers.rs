@@ -38,6 +38,46 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Associations that Orthanc serves at once: more than any test opens.
+pub const ORTHANC_THREADS: u32 = 32;
+/// Largest PDU that the servers beside us take, in bytes.
+pub const PDU_BYTES_MAX: u32 = 131_072;
+
+/// Orthanc, called ORTHANC, with its store and its SQLite index below `dir`, in its durable setting.
+pub fn orthanc(dir: &Path, port: u16, modalities: &serde_json::Value) -> Command {
+    let config = serde_json::json!({
+        "Name": "peer", "StorageDirectory": dir.join("store"), "IndexDirectory": dir.join("index"),
+        "HttpServerEnabled": false, "RemoteAccessAllowed": false,
+        "DicomServerEnabled": true, "DicomAet": "ORTHANC", "DicomPort": port, "DicomCheckCalledAet": false,
+        "DicomCheckModalityHost": false, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowStore": true,
+        "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true, "DicomAlwaysAllowMove": true,
+        "DicomModalities": modalities, "DicomThreadsCount": ORTHANC_THREADS, "DicomScpTimeout": 900,
+        "DicomScuTimeout": 900, "MaximumPduLength": PDU_BYTES_MAX, "SyncStorageArea": true, "LimitFindResults": 0,
+        "LimitFindInstances": 0, "StorageCompression": false,
+    });
+    let file = dir.join("orthanc.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let mut command = Command::new("/usr/sbin/Orthanc");
+    command.arg(&file).env("TCP_NODELAY", "1").stdin(Stdio::null());
+    command
+}
+
+/// DCMTK's dcmqrscp, called QRSCP, with its files and its index below `dir`.
+pub fn dcmqrscp(dir: &Path, port: u16) -> Command {
+    let storage = dir.join("qr");
+    std::fs::create_dir_all(&storage).unwrap();
+    let config = format!(
+        "NetworkTCPPort = {port}\nMaxPDUSize = {PDU_BYTES_MAX}\nMaxAssociations = 32\nHostTable BEGIN\nHostTable END\n\
+         VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nQRSCP {} RW (500, 1024mb) ANY\nAETable END\n",
+        storage.display()
+    );
+    let file = dir.join("dcmqrscp.cfg");
+    std::fs::write(&file, config).unwrap();
+    let mut command = dcmtk("dcmqrscp");
+    command.arg("-c").arg(&file);
+    command
+}
+
 /// DCMTK's storescp keeping bytes exactly as received.
 pub struct StoreScp {
     child: Child,

@@ -5,78 +5,44 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
-use tests::dicom::{connect, slices, store};
-use tests::{Bridge, have, skip};
+use tests::dicom::{burst, connect, get_study, slices, store};
+use tests::faults::Volume;
+use tests::peers::{dcmqrscp, free_port, orthanc};
+use tests::{Bridge, PATIENCE, have};
+use tokio::runtime::Runtime;
 
 const ROUNDS: u32 = 12;
+/// Rounds beside other people's servers, which are there for scale.
+const PEER_ROUNDS: u32 = 3;
 const ASSOCIATIONS: u32 = 8;
 
-struct Volume {
-    image: PathBuf,
-    mount: PathBuf,
-    mounted: bool,
-}
-
-impl Volume {
-    /// `None`, said aloud, where this machine cannot do it.
-    fn new(dir: &Path) -> Option<Self> {
-        if !have("python3") {
-            return None;
-        }
-        let id = Command::new("id").arg("-u").output().unwrap();
-        if id.stdout.trim_ascii() != b"0" {
-            skip("root, for a loop-mounted file system");
-            return None;
-        }
-        let mut volume = Self { image: dir.join("ext4.img"), mount: dir.join("volume"), mounted: false };
-        std::fs::create_dir_all(&volume.mount).unwrap();
-        std::fs::File::create(&volume.image).unwrap().set_len(768 << 20).unwrap();
-        if !Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&volume.image).status().unwrap().success()
-            || !volume.mount()
-        {
-            skip("a loop device with ext4");
-            return None;
-        }
-        Some(volume)
-    }
-
-    fn mount(&mut self) -> bool {
-        self.mounted =
-            Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.mount]).status().unwrap().success();
-        self.mounted
-    }
-
-    /// Everything that was not synced is gone.
-    fn cut(&self) {
-        let code = "import fcntl, os, struct, sys\n\
-                    fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-                    fcntl.ioctl(fd, 0x8004587D, struct.pack('I', 2))";
-        let cut = Command::new("python3").args(["-c", code]).arg(&self.mount).status().unwrap();
-        assert!(cut.success(), "FS_IOC_SHUTDOWN failed");
-    }
-
-    fn unmount(&mut self) {
-        // A process that was killed a moment ago may still hold the mount.
-        tests::wait_for("the volume to be free", || {
-            Command::new("umount").arg(&self.mount).output().unwrap().status.success()
-        });
-        self.mounted = false;
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
-        }
-    }
+/// Stores until the power is cut; the answer is what was acknowledged by then.
+///
+/// An answer that arrives while the shutdown is under way proves nothing: ext4 checks for it when fsync begins, and an fsync
+/// caught between that check and its wait for the journal finds its transaction gone and reports success. A machine without
+/// power sends no such answer.
+fn burst_and_cut(
+    runtime: &Runtime,
+    volume: &Volume,
+    (address, called): (SocketAddr, &'static str),
+    first: u32,
+    patience: Duration,
+) -> BTreeMap<String, Vec<u8>> {
+    let cut = Arc::new(AtomicBool::new(false));
+    let burst = runtime.spawn(burst(address, called, first..first + ASSOCIATIONS, cut.clone()));
+    std::thread::sleep(patience);
+    cut.store(true, Ordering::SeqCst);
+    volume.cut();
+    // Whoever waits for a disk that is gone gets its error now; a server that answers nothing is given up on with the burst.
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, burst).await }).unwrap().unwrap()
 }
 
 #[test]
@@ -88,47 +54,17 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let Some(mut volume) = Volume::new(outside.path()) else { return };
     let mut bridge =
         Bridge::start_on(&volume.mount.join("data"), "[archive]\nfree_bytes_min = 0\n[publish]\nsettle_ms = 100\n");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let acknowledged: Arc<Mutex<BTreeMap<String, Vec<u8>>>> = Arc::default();
+    let runtime = Runtime::new().unwrap();
+    let mut acknowledged = BTreeMap::new();
     for round in 0..ROUNDS {
-        let address = bridge.dicom;
-        // An answer that arrives while the shutdown is under way proves nothing: ext4 checks for it when fsync begins, and an
-        // fsync caught between that check and its wait for the journal finds its transaction gone and reports success. A
-        // machine without power sends no such answer.
-        let cut = Arc::new(AtomicBool::new(false));
-        let burst = runtime.spawn({
-            let (acknowledged, cut) = (acknowledged.clone(), cut.clone());
-            async move {
-                let mut tasks = tokio::task::JoinSet::new();
-                for association in 0..ASSOCIATIONS {
-                    let (acknowledged, cut) = (acknowledged.clone(), cut.clone());
-                    tasks.spawn(async move {
-                        let Some(mut open) = connect(address, "BURST").await else { return };
-                        for phantom in slices(5000 + round * ASSOCIATIONS + association, 40, 96) {
-                            if store(&mut open, &phantom).await != Some(dicom_scp::Status::SUCCESS) {
-                                return;
-                            }
-                            if cut.load(Ordering::SeqCst) {
-                                return;
-                            }
-                            acknowledged.lock().unwrap().insert(phantom.sop_instance.to_string(), phantom.bytes);
-                        }
-                    });
-                }
-                tasks.join_all().await;
-            }
-        });
+        let first = 5000 + round * ASSOCIATIONS;
         let patience = Duration::from_millis(rng.gen_range(5..400));
-        runtime.block_on(async { tokio::time::sleep(patience).await });
-        cut.store(true, Ordering::SeqCst);
-        volume.cut();
+        acknowledged.extend(burst_and_cut(&runtime, &volume, (bridge.dicom, "PACSBRIDGE"), first, patience));
         bridge.kill();
-        runtime.block_on(burst).unwrap();
         volume.unmount();
         assert!(volume.mount());
         bridge.run();
     }
-    let acknowledged = acknowledged.lock().unwrap();
     assert!(acknowledged.len() > 50, "only {} objects were acknowledged", acknowledged.len());
     let rows = bridge.json(&["studies"]);
     let rows = bridge.wait_final(rows.as_array().unwrap().len());
@@ -151,13 +87,14 @@ fn what_was_acknowledged_survives_a_power_cut() {
     volume.unmount();
 }
 
+const FULL_DISK: &str = "[dicom]\nunknown_peers = [\"echo\", \"store\", \"get\"]\n[archive]\nfree_bytes_min = 0\n[publish]\nenabled = false\n";
+
 /// Stores until the disk is full; nothing is half stored, what was accepted stays, and room makes it work again.
 #[test]
 fn a_full_disk_refuses_with_a700_and_harms_nothing() {
     let outside = tempfile::tempdir().unwrap();
     let Some(mut volume) = Volume::new(outside.path()) else { return };
-    let mut bridge =
-        Bridge::start_on(&volume.mount.join("data"), "[archive]\nfree_bytes_min = 0\n[publish]\nenabled = false\n");
+    let mut bridge = Bridge::start_on(&volume.mount.join("data"), FULL_DISK);
     // Room for a few objects more.
     let ballast = volume.mount.join("ballast");
     let fill = Command::new("sh")
@@ -184,9 +121,11 @@ fn a_full_disk_refuses_with_a700_and_harms_nothing() {
     assert!(stored > 0 && stored < 60, "{statuses:04X?}");
     assert!(statuses.iter().all(|status| matches!(status, 0 | 0xA700)), "{statuses:04X?}");
     assert_eq!(bridge.json(&["status"])["instances"], stored);
-    for verdict in bridge.json(&["verify", &tests::dicom::subject(1).study_uid]).as_array().unwrap() {
-        assert_eq!(verdict["file"], "same", "an object cannot be read while the disk is full: {verdict}");
-    }
+    let read = runtime.block_on(get_study(bridge.dicom, "PACSBRIDGE", 1));
+    assert_eq!(read.len(), stored, "objects cannot be read while the disk is full");
+    assert!(
+        phantoms.iter().filter_map(|p| Some((p, read.get(p.sop_instance.as_str())?))).all(|(p, got)| p.bytes == *got)
+    );
 
     std::fs::remove_file(ballast).unwrap();
     bridge.wait_filed(stored as u64);
@@ -201,4 +140,139 @@ fn a_full_disk_refuses_with_a700_and_harms_nothing() {
     assert!(again.iter().all(|status| *status == 0), "{again:04X?}\n{}", bridge.log());
     bridge.kill();
     volume.unmount();
+}
+
+/// A server that is started on a volume again after every cut.
+struct Contestant {
+    name: &'static str,
+    called: &'static str,
+    volume: Volume,
+    running: Running,
+    acknowledged: BTreeMap<String, Vec<u8>>,
+}
+
+enum Running {
+    Ours(Box<Bridge>),
+    /// How to start it in a directory on a port, and what runs now.
+    Other(fn(&Path, u16) -> Command, Option<(Child, u16)>),
+}
+
+impl Contestant {
+    fn other(name: &'static str, called: &'static str, dir: &Path, command: fn(&Path, u16) -> Command) -> Option<Self> {
+        let volume = Volume::new(&dir.join(name))?;
+        let running = Running::Other(command, None);
+        Some(Self { name, called, volume, running, acknowledged: BTreeMap::new() })
+    }
+
+    /// Where it listens; `None` when it does not start on what the cut has left.
+    fn start(&mut self) -> Option<SocketAddr> {
+        match &mut self.running {
+            Running::Ours(bridge) => {
+                bridge.run();
+                Some(bridge.dicom)
+            }
+            Running::Other(command, running) => {
+                let port = free_port();
+                let address = SocketAddr::from(([127, 0, 0, 1], port));
+                let mut command = command(&self.volume.mount, port);
+                let (child, _) = running.insert((own_group(&mut command).spawn().unwrap(), port));
+                let mut ended = false;
+                tests::wait_for("a server to listen or to give up", || {
+                    ended = child.try_wait().unwrap().is_some();
+                    ended || std::net::TcpStream::connect(address).is_ok()
+                });
+                (!ended).then_some(address)
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        match &mut self.running {
+            Running::Ours(bridge) => bridge.stop(),
+            Running::Other(_, running) => {
+                let Some((mut child, _)) = running.take() else { return };
+                // It has children of its own: the whole group, which is led by the process that we started.
+                let group = format!("-{}", child.id());
+                let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+impl Drop for Contestant {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn own_group(command: &mut Command) -> &mut Command {
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
+}
+
+/// The same power cuts under other people's servers, for scale. Lost is what was acknowledged and C-GET does not bring afterwards.
+#[test]
+fn what_others_lose_in_the_same_power_cuts() {
+    let outside = tempfile::tempdir().unwrap();
+    let Some(volume) = Volume::new(&outside.path().join("ours")) else { return };
+    let toml = "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"get\"]\n[archive]\nfree_bytes_min = 0\n\
+                [publish]\nsettle_ms = 100\n";
+    let data = volume.mount.join("data");
+    let bridge = Bridge::prepare(tempfile::tempdir().unwrap(), data, toml, Vec::new());
+    let running = Running::Ours(Box::new(bridge));
+    let ours = Contestant { name: "PACS Bridge", called: "PACSBRIDGE", volume, running, acknowledged: BTreeMap::new() };
+    let mut all = vec![ours];
+    if have("Orthanc") {
+        all.extend(Contestant::other("Orthanc", "ORTHANC", outside.path(), |dir, port| {
+            orthanc(dir, port, &serde_json::json!({}))
+        }));
+    }
+    if have("dcmqrscp") {
+        all.extend(Contestant::other("dcmqrscp", "QRSCP", outside.path(), dcmqrscp));
+    }
+    let runtime = Runtime::new().unwrap();
+    let mut rng = rand::rngs::StdRng::from_entropy();
+    for round in 0..PEER_ROUNDS {
+        let patience = Duration::from_millis(rng.gen_range(300..500));
+        for one in &mut all {
+            let Some(address) = one.start() else { continue };
+            if round == 0 {
+                // Without a cut everything comes back, or the count at the end would say nothing.
+                let (called, go_on) = (one.called, Arc::new(AtomicBool::new(false)));
+                let stored = runtime.block_on(burst(address, called, 6999..7000, go_on));
+                let back = runtime.block_on(get_study(address, called, 6999));
+                assert!(stored.len() == 40 && stored.keys().eq(back.keys()), "{} does not serve its objects", one.name);
+            }
+            let first = 7000 + round * ASSOCIATIONS;
+            one.acknowledged.extend(burst_and_cut(&runtime, &one.volume, (address, one.called), first, patience));
+            one.kill();
+            one.volume.unmount();
+            assert!(one.volume.mount());
+        }
+    }
+    println!("{:<12} {:>12} {:>6}", "server", "acknowledged", "lost");
+    for one in &mut all {
+        let back = one.start().map_or_else(BTreeMap::new, |address| {
+            let studies = 7000..7000 + PEER_ROUNDS * ASSOCIATIONS;
+            runtime.block_on(async {
+                let mut back = BTreeMap::new();
+                for study in studies {
+                    back.extend(get_study(address, one.called, study).await);
+                }
+                back
+            })
+        });
+        let lost: Vec<_> = one.acknowledged.keys().filter(|uid| !back.contains_key(*uid)).collect();
+        let share = 100.0 * lost.len() as f64 / one.acknowledged.len().max(1) as f64;
+        println!("{:<12} {:>12} {:>6} {share:>5.1}%", one.name, one.acknowledged.len(), lost.len());
+        if matches!(one.running, Running::Ours(_)) {
+            assert!(one.acknowledged.len() > 20, "only {} objects were acknowledged", one.acknowledged.len());
+            assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+            assert!(one.acknowledged.iter().all(|(uid, sent)| back[uid] == *sent), "an object is damaged");
+        }
+        one.kill();
+        one.volume.unmount();
+    }
 }

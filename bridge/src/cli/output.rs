@@ -152,6 +152,9 @@ fn status_lines(status: &SiteStatus) {
         Some(ledger) => {
             let head = ledger.head.map_or_else(|| "-".to_owned(), |head| head.to_string());
             println!("ledger    {}, chain {}, head {head}, {} pending", ledger.kind, ledger.chain_id, ledger.pending);
+            if let Some(endpoint) = &ledger.endpoint {
+                println!("endpoint  {endpoint}");
+            }
             if let Some(trouble) = &ledger.trouble {
                 println!("trouble   {trouble}");
             }

@@ -169,8 +169,14 @@ pub struct Publish {
 pub struct Ledger {
     /// Embedded, or a node at `url`.
     pub kind: LedgerKind,
-    /// JSON-RPC endpoint of a node (`kind = "rpc"`).
+    /// JSON-RPC endpoint of a node (`kind = "rpc"`): the preferred one.
     pub url: String,
+    /// Endpoints of other nodes of the same ledger, in order of preference, for when the first is not fit.
+    pub fallback_urls: Vec<String>,
+    /// Longest wait for an endpoint's answer.
+    pub request_timeout: Duration,
+    /// Age of the newest block from which an endpoint counts as standing still, if that is judged.
+    pub head_age_max: Option<Duration>,
     /// Chain id that the node must have.
     pub chain_id: u64,
     /// Blocks on top of a transaction before it counts as final, counting its own.
@@ -395,6 +401,11 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
     let ledger = Ledger {
         kind: s.take("kind", LedgerKind::Embedded, one_of(&words)),
         url: s.take("url", String::new(), url_or_empty),
+        fallback_urls: s.take("fallback_urls", Vec::new(), list(url_or_empty)),
+        request_timeout: s.take("request_timeout_ms", Duration::from_secs(15), milliseconds),
+        head_age_max: s.take("head_age_max_ms", None, |v| {
+            Ok(Some(number(0, 86_400_000)(v)?).filter(|ms| *ms > 0).map(Duration::from_millis))
+        }),
         chain_id: s.take("chain_id", 20_181, number(1, u64::from(u32::MAX))),
         confirmations: s.take("confirmations", 1, |v| number(1, 1000)(v).map(to_u32)),
         block_period: s.take("block_period_ms", None, |v| {
@@ -409,6 +420,9 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
     match ledger.kind {
         LedgerKind::Rpc if ledger.url.is_empty() => s.mistake("url", "missing; kind = \"rpc\" needs a node's URL"),
         LedgerKind::Rpc if ledger.rpc_bind.is_some() => s.mistake("rpc_bind", "only the embedded ledger listens"),
+        LedgerKind::Embedded if !ledger.fallback_urls.is_empty() => {
+            s.mistake("fallback_urls", "the embedded ledger has no URL");
+        }
         LedgerKind::Embedded if !ledger.url.is_empty() => s.mistake("url", "the embedded ledger has no URL"),
         _ => {}
     }

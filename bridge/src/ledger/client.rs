@@ -34,7 +34,7 @@ pub enum LedgerError {
 impl From<NodeError> for LedgerError {
     fn from(e: NodeError) -> Self {
         match e {
-            NodeError::Unavailable(what) => Self::Unavailable(what),
+            NodeError::Unreachable(what) | NodeError::Unavailable(what) => Self::Unavailable(what),
             NodeError::Reverted { reason, data } => Self::Refused(explain(&reason, &data)),
             NodeError::Refused(what) => Self::Refused(what),
         }
@@ -149,6 +149,8 @@ pub struct LedgerStatus {
     pub pending: usize,
     /// Why nothing moves, if so.
     pub trouble: Option<String>,
+    /// The endpoint in use.
+    pub endpoint: Option<String>,
 }
 
 /// Fixed facts of a client.
@@ -664,6 +666,7 @@ impl<N: Node, K: Clock> Client<N, K> {
             funds_wei: self.inner.node.balance(config.account).await.ok(),
             pending: sender.pending,
             trouble: sender.trouble,
+            endpoint: self.inner.node.endpoint(),
         }
     }
 

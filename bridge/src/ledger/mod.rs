@@ -3,11 +3,12 @@
 //!
 //! It must not know DICOM, patients, the archive or any door. Above it: [`crate::publish`] and retrieval.
 //!
-//! * [`Ledger`]: the operations, over a [`node::Node`].
+//! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod client;
+pub mod endpoints;
 pub mod follower;
 pub mod journal;
 pub mod keystore;
@@ -22,11 +23,12 @@ pub mod slots;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
 };
-pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded};
+pub use endpoints::{Endpoints, Watch};
+pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
 pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
 
 /// The ledger client over JSON-RPC, as the daemon uses it.
-pub type Ledger = Client<rpc::RpcNode, node::SystemClock>;
+pub type Ledger = Client<endpoints::Endpoints, node::SystemClock>;
 
 /// The ledger, as soon as it could be opened: a node may be away when the bridge starts.
 pub type LedgerSlot = std::sync::Arc<std::sync::OnceLock<Ledger>>;

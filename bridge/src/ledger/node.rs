@@ -9,7 +9,11 @@ use thiserror::Error;
 /// Why a node gave no answer, sorted by who has to act.
 #[derive(Debug, Clone, Error)]
 pub enum NodeError {
-    /// The node is away, busy, or not yet able to say (for example while it indexes transactions). Ask again later.
+    /// Nothing came back that is an answer: no connection, no reply in time, a proxy's error page. The endpoint is at fault, and
+    /// another may do better.
+    #[error("ledger node does not answer: {0}")]
+    Unreachable(String),
+    /// The node is busy, or not yet able to say (for example while it indexes transactions). Ask again later.
     #[error("ledger node unavailable: {0}")]
     Unavailable(String),
     /// The call was executed and reverted. `data` is what the contract returned.
@@ -131,8 +135,12 @@ pub struct EventFilter {
     pub topics: Vec<B256>,
 }
 
-/// One Ethereum-compatible node. Clones speak to the same node.
+/// One Ethereum-compatible node, or several that stand for one. Clones speak to the same.
 pub trait Node: Clone + Send + Sync + 'static {
+    /// Which endpoint is asked at the moment, for people. Never holds credentials.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
     /// Chain id (EIP-155).
     fn chain_id(&self) -> impl Future<Output = Result<u64, NodeError>> + Send;
     /// The newest block.

@@ -1,6 +1,7 @@
 //! Opening a ledger: is it the right chain, is our code on it, does the journal belong to it? Only then a [`Ledger`] exists.
 
 use super::client::{ClientConfig, LedgerError, LedgerKind};
+use super::endpoints::{BeginError, Endpoints, Identity};
 use super::journal::{Journal as _, JournalError, Owner, SqliteJournal};
 use super::node::{Node as _, NodeError, SystemClock};
 use super::owner::OwnerSeed;
@@ -51,8 +52,10 @@ pub enum OpenError {
     #[error("the ledger does not answer")]
     Unavailable(#[source] LedgerError),
     /// The configuration names another chain than this one.
-    #[error("the ledger has chain id {found}, configured is {configured}")]
+    #[error("{endpoint} has chain id {found}, configured is {configured}")]
     WrongChain {
+        /// Who said so.
+        endpoint: String,
         /// From the configuration.
         configured: u64,
         /// From the node.
@@ -110,18 +113,34 @@ pub async fn open(
     config: LedgerConfig,
     wake: Arc<Notify>,
 ) -> Result<Ledger, OpenError> {
-    let node = node.into();
-    let found = node.chain_id().await?;
-    if found != config.chain_id {
-        return Err(OpenError::WrongChain { configured: config.chain_id, found });
-    }
+    open_endpoints(Endpoints::single(node), signer, config, wake).await
+}
+
+/// As [`open`], over endpoints that stand in for each other.
+pub async fn open_endpoints(
+    node: Endpoints,
+    signer: PrivateKeySigner,
+    config: LedgerConfig,
+    wake: Arc<Notify>,
+) -> Result<Ledger, OpenError> {
+    node.begin(config.chain_id).await.map_err(|error| match error {
+        BeginError::Unavailable(what) => OpenError::Unavailable(LedgerError::Unavailable(what)),
+        BeginError::WrongChain { endpoint, found } => {
+            OpenError::WrongChain { endpoint, configured: config.chain_id, found }
+        }
+    })?;
+    let found = config.chain_id;
     let no_genesis = || OpenError::Unavailable(LedgerError::Unavailable("the chain has no block 0".into()));
     let genesis = node.block_at(0).await?.ok_or_else(no_genesis)?.hash;
     let owner = Owner { chain_id: found, genesis, account: signer.address() };
     let mut journal = SqliteJournal::new(&config.journal, owner);
     journal.load().await?;
     let (ledger, driver) = start(node, journal, signer, &config, wake);
-    if let Err(error) = check_contracts(&ledger, &config).await {
+    let checked = match check_contracts(&ledger, &config).await {
+        Ok(code) => ledger.node().trust(Identity { genesis, code }).await.map_err(OpenError::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = checked {
         // When this returns, the key has no owner and the journal is free for another try.
         drop(ledger);
         let _ = driver.await;
@@ -148,7 +167,7 @@ pub async fn open_embedded(
 }
 
 fn start(
-    node: RpcNode,
+    node: Endpoints,
     journal: SqliteJournal,
     signer: PrivateKeySigner,
     config: &LedgerConfig,
@@ -182,8 +201,11 @@ fn public_key(signer: &PrivateKeySigner) -> [u8; 64] {
 }
 
 /// Code consistency: every contract is ours, or is deployed now if that is allowed, or the ledger is refused.
-async fn check_contracts(ledger: &Ledger, config: &LedgerConfig) -> Result<(), OpenError> {
+/// Returns where which code is.
+async fn check_contracts(ledger: &Ledger, config: &LedgerConfig) -> Result<Vec<(Address, B256)>, OpenError> {
+    let mut code = Vec::new();
     for wanted in deployables(config.admin) {
+        code.push((wanted.address, wanted.runtime_code_hash));
         if is_ours(ledger, &wanted).await? {
             continue;
         }
@@ -196,7 +218,7 @@ async fn check_contracts(ledger: &Ledger, config: &LedgerConfig) -> Result<(), O
             return Err(OpenError::Missing { contract, address });
         }
     }
-    Ok(())
+    Ok(code)
 }
 
 /// True when the code is ours, false when there is none, an error when it is somebody else's.

@@ -19,31 +19,44 @@ pub struct RpcNode {
     /// The same ledger in this process. Pieces are read back by the megabyte, and hexadecimal digits in JSON cost more than all
     /// the rest of it.
     reader: Option<LedgerReader>,
+    answer_max: Duration,
 }
 
 impl From<RpcClient> for RpcNode {
     fn from(client: RpcClient) -> Self {
-        Self { client, reader: None }
+        Self::new(client)
     }
 }
 
 impl RpcNode {
+    /// How long a node may take to answer unless told otherwise. A connection that hangs must not hold up the key's only sender
+    /// for ever.
+    pub const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+    /// A node that answers through `client`.
+    pub fn new(client: RpcClient) -> Self {
+        Self { client, reader: None, answer_max: Self::ANSWER_MAX }
+    }
+
     /// The ledger inside this process.
     pub fn embedded(ledger: &EmbeddedLedger) -> Self {
-        Self { client: ledger.rpc_client(), reader: Some(ledger.reader()) }
+        Self { reader: Some(ledger.reader()), ..Self::new(ledger.rpc_client()) }
+    }
+
+    /// Changes how long it may take to answer.
+    #[must_use]
+    pub fn with_timeout(self, answer_max: Duration) -> Self {
+        Self { answer_max, ..self }
     }
 
     async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
-        within(self.client.request::<P, R>(method, params)).await?.map_err(sort)
+        self.within(self.client.request::<P, R>(method, params)).await?.map_err(sort)
     }
-}
 
-/// How long a node may take to answer. A connection that hangs must not hold up the key's only sender for ever.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-async fn within<T>(request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
-    let answer = tokio::time::timeout(ANSWER_MAX, request).await;
-    answer.map_err(|_| NodeError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs())))
+    async fn within<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
+        let answer = tokio::time::timeout(self.answer_max, request).await;
+        answer.map_err(|_| NodeError::Unreachable(format!("no answer within {} ms", self.answer_max.as_millis())))
+    }
 }
 
 /// JSON-RPC code of geth for a reverted call.
@@ -52,7 +65,7 @@ const REVERTED: i64 = 3;
 fn sort(error: RpcError<TransportErrorKind>) -> NodeError {
     match error {
         RpcError::ErrorResp(payload) => sort_payload(&payload),
-        other => NodeError::Unavailable(crate::chain_of(&other)),
+        other => NodeError::Unreachable(crate::chain_of(&other)),
     }
 }
 
@@ -246,7 +259,7 @@ impl Node for RpcNode {
     }
 
     async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
-        match within(self.client.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
+        match self.within(self.client.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
             Ok(_) => Ok(Offer::Taken),
             Err(RpcError::ErrorResp(payload)) => Ok(sort_offer(payload.message.to_string())),
             Err(other) => Err(sort(other)),

@@ -3,20 +3,17 @@
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Instant;
 
 use tempfile::TempDir;
-use tests::peers::{dcmtk, free_port};
+use tests::peers::{ORTHANC_THREADS, PDU_BYTES_MAX, dcmtk, free_port, orthanc};
 use tests::{Bridge, PATIENCE, have};
 
 use crate::Outcome;
 
 /// AE title of the storescp that C-MOVE sends to.
 pub(crate) const KEEPER: &str = "KEEPER";
-/// More than the 16 that are used at once.
-const ORTHANC_THREADS: u32 = 32;
-const PDU_BYTES_MAX: u32 = 131_072;
 
 pub(crate) const OURS: &str = "PACS Bridge";
 pub(crate) const ORTHANC: &str = "Orthanc";
@@ -67,20 +64,7 @@ impl Server {
             || serde_json::json!({}),
             |keeper| serde_json::json!({ "keeper": [KEEPER, "127.0.0.1", keeper.target.address.port()] }),
         );
-        let config = serde_json::json!({
-            "Name": "bench", "StorageDirectory": dir.path().join("store"), "IndexDirectory": dir.path().join("index"),
-            "HttpServerEnabled": false, "RemoteAccessAllowed": false,
-            "DicomServerEnabled": true, "DicomAet": "ORTHANC", "DicomPort": port, "DicomCheckCalledAet": false,
-            "DicomCheckModalityHost": false, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowStore": true,
-            "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true, "DicomAlwaysAllowMove": true,
-            "DicomModalities": modalities, "DicomThreadsCount": ORTHANC_THREADS, "DicomScpTimeout": 900,
-            "DicomScuTimeout": 900, "MaximumPduLength": PDU_BYTES_MAX, "SyncStorageArea": true, "LimitFindResults": 0,
-            "LimitFindInstances": 0, "StorageCompression": false,
-        });
-        let file = dir.path().join("orthanc.json");
-        std::fs::write(&file, config.to_string()).unwrap();
-        let mut command = Command::new("/usr/sbin/Orthanc");
-        command.arg(&file).env("TCP_NODELAY", "1").stdin(Stdio::null());
+        let mut command = orthanc(dir.path(), port, &modalities);
         let child = Self::spawn(&mut command, dir.path());
         Some(Self::listening(ORTHANC, "ORTHANC", port, child, dir))
     }
