@@ -57,23 +57,26 @@ contract Consent is IConsent, Signed {
         emit AccessRequested(studyId, grantee, number, mode, purpose, notes, encryptionKey);
     }
 
-    function allow(Allowance calldata a, bytes calldata ownerSignature) external {
-        if (a.grantee == address(0)) revert ZeroAddress();
-        if (a.mode == Mode.None) revert NoMode();
-        if (a.notAfter < a.notBefore || a.notAfter < block.timestamp) revert BadPeriod(a.notBefore, a.notAfter);
+    function allow(Allowance calldata allowance, bytes calldata ownerSignature) external {
+        if (allowance.grantee == address(0)) revert ZeroAddress();
+        if (allowance.mode == Mode.None) revert NoMode();
+        if (allowance.notAfter < allowance.notBefore || allowance.notAfter < block.timestamp) {
+            revert BadPeriod(allowance.notBefore, allowance.notAfter);
+        }
         // A struct of static members encodes as its members in a row, which is what EIP-712 hashes.
-        bytes32 message = keccak256(abi.encode(ALLOW, a));
-        (Grant storage grant, address owner) =
-            _ownersWord(a.studyId, a.grantee, message, a.seq, a.deadline, ownerSignature);
+        bytes32 message = keccak256(abi.encode(ALLOW, allowance));
+        (Grant storage grant, address owner) = _ownersWord(
+            allowance.studyId, allowance.grantee, message, allowance.seq, allowance.deadline, ownerSignature
+        );
         grant.decision = Decision.Allowed;
         grant.request = grant.request == Request.Open ? Request.Accepted : Request.None;
-        grant.mode = a.mode;
-        grant.notBefore = a.notBefore;
-        grant.notAfter = a.notAfter;
-        grant.purpose = a.purpose;
-        grant.series = a.series;
-        grant.encryptionKey = a.encryptionKey;
-        _emitAllowed(a, owner);
+        grant.mode = allowance.mode;
+        grant.notBefore = allowance.notBefore;
+        grant.notAfter = allowance.notAfter;
+        grant.purpose = allowance.purpose;
+        grant.series = allowance.series;
+        grant.encryptionKey = allowance.encryptionKey;
+        _emitAllowed(allowance, owner);
     }
 
     function deny(
@@ -103,20 +106,25 @@ contract Consent is IConsent, Signed {
         emit AccessRevoked(studyId, grantee, owner, seq);
     }
 
-    function breakGlass(Emergency calldata e, bytes calldata approverSignature) external {
+    function breakGlass(Emergency calldata emergency, bytes calldata approverSignature) external {
         address known = registry;
         address source = ISources(known).sourceOf(msg.sender);
         if (source == address(0)) revert NotSource(msg.sender);
-        address owner = IStudies(known).livingOwnerOf(e.studyId);
-        if (e.reason == 0) revert NoReason();
-        Opened storage opened = _opened[e.studyId][source];
-        if (e.until <= block.timestamp || e.until > block.timestamp + EMERGENCY_S_MAX || e.until <= opened.until) {
-            revert BadEmergency(e.until);
+        address owner = IStudies(known).livingOwnerOf(emergency.studyId);
+        if (emergency.reason == 0) revert NoReason();
+        Opened storage opened = _opened[emergency.studyId][source];
+        uint64 until = emergency.until;
+        if (until <= block.timestamp || until > block.timestamp + EMERGENCY_S_MAX || until <= opened.until) {
+            revert BadEmergency(until);
         }
-        if (e.approver != address(0) || emergencyApproval[source]) _checkApprover(e, source, approverSignature);
-        opened.until = e.until;
-        opened.reason = e.reason;
-        emit GlassBroken(e.studyId, source, owner, msg.sender, e.approver, e.reason, e.notes, e.until);
+        if (emergency.approver != address(0) || emergencyApproval[source]) {
+            _checkApprover(emergency, source, approverSignature);
+        }
+        opened.until = until;
+        opened.reason = emergency.reason;
+        emit GlassBroken(
+            emergency.studyId, source, owner, msg.sender, emergency.approver, emergency.reason, emergency.notes, until
+        );
     }
 
     function setEmergencyApproval(bool required) external {

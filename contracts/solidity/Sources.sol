@@ -29,11 +29,8 @@ abstract contract Sources is ISources {
         string endpoint;
     }
 
-    // One slot: never zero, so counting costs the same for the first study as for the last.
     address public admin;
-    uint64 private _studiesTotal;
     uint16 public sourceCount;
-
     address public nominee;
     mapping(uint256 number => address source) public sourceAt;
     mapping(address source => Source) private _sources;
@@ -168,8 +165,10 @@ abstract contract Sources is ISources {
         return _sources[source].studies;
     }
 
-    function stakeTotal() external view returns (uint256) {
-        return _studiesTotal;
+    function stakeTotal() external view returns (uint256 total) {
+        for (uint256 number = 1; number <= sourceCount; ++number) {
+            total += _sources[sourceAt[number]].studies;
+        }
     }
 
     function getSource(address source)
@@ -197,9 +196,12 @@ abstract contract Sources is ISources {
     /// @dev Counts a definition; the number of the source in return.
     function _countStudy(address source) internal returns (uint16) {
         Source storage known = _sources[source];
-        ++known.studies;
-        ++_studiesTotal;
-        return known.number;
+        uint16 number = known.number;
+        // Cannot reach 2^64 by ones.
+        unchecked {
+            ++known.studies;
+        }
+        return number;
     }
 
     function _checkEndpoint(string calldata endpoint) private pure {

@@ -62,9 +62,10 @@ abstract contract Studies is IStudies, Sources, Signed {
         if (study.owner != address(0)) revert StudyExists(studyId);
         bytes32 message = keccak256(abi.encode(DEFINE_STUDY, studyId, owner, source, custodial, derivedFrom, deadline));
         _checkSigned(owner, message, deadline, ownerSignature);
+        uint16 number = _countStudy(source);
         study.owner = owner;
+        study.source = number;
         study.custodial = custodial;
-        study.source = _countStudy(source);
         emit StudyDefined(studyId, source, owner, custodial);
         if (derivedFrom != 0) emit StudyDerived(studyId, source, derivedFrom);
     }

@@ -110,7 +110,8 @@ interface ISources {
     function sourceAt(uint256 number) external view returns (address source);
     /// @notice Number of studies that `source` defined: its stake in the sense of Patel (2018).
     function stakeOf(address source) external view returns (uint256);
-    /// @notice Number of studies defined by all sources.
+    /// @notice Number of studies defined by all sources. For calls from outside: it adds up all sources, because a common counter
+    /// would make every definition dearer.
     function stakeTotal() external view returns (uint256);
     /// @notice What is known about `source`. All empty for a stranger.
     function getSource(address source)
