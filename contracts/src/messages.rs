@@ -99,7 +99,7 @@ impl From<&Allowance> for Allow {
             studyId: a.studyId,
             grantee: a.grantee,
             series: a.series,
-            mode: a.mode as u8,
+            mode: a.mode,
             notBefore: a.notBefore,
             notAfter: a.notAfter,
             purpose: a.purpose,
