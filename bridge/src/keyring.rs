@@ -23,7 +23,7 @@ use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{NoSuchKey, OwnerSeed};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
-use crate::study::Salt;
+use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
 
 /// Why a secret could not be had.
@@ -57,12 +57,23 @@ pub enum KeyringError {
 pub struct StudyKeys {
     /// Hides the UID on the ledger.
     pub salt: Salt,
-    /// Opens the payloads of this epoch.
+    /// Opens all payloads of this epoch.
     pub session_key: SessionKey,
     /// Counts session keys, from 0; a revocation begins the next.
     pub epoch: u32,
     /// Number of the owner key held in custody for this study.
     pub owner_index: u32,
+}
+
+impl StudyKeys {
+    /// What seals an image of this kind.
+    #[must_use]
+    pub fn sealing(&self, kind: ImageKind) -> SessionKey {
+        match kind {
+            ImageKind::Object => self.session_key.clone(),
+            ImageKind::Preview | ImageKind::Manifest => self.session_key.preview_key(),
+        }
+    }
 }
 
 /// The open keyring. Cheap to clone.

@@ -25,6 +25,7 @@ use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, Unsealed, unseal};
 use crate::payload::keys::SessionKey;
 use crate::payload::pieces::{Joiner, PieceError};
+use crate::study::ImageKind;
 pub use local::CheckedFile;
 use local::{Found, Local};
 use ready::Ready;
@@ -215,7 +216,8 @@ impl Retrieve {
         let (image, keys) = self.image_of(stored)?;
         let restorer = self.0.ready.restorer().await?;
         let begin = || Ok(restorer.begin(stored)?);
-        let (restoring, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, begin).await?;
+        let (restoring, unsealed) =
+            self.unsealed(&image, &keys.sealing(ImageKind::Object), stored.file_bytes, begin).await?;
         let restored = restoring.finish(&unsealed)?;
         // Only now that there is another: the old file may be all that there is.
         self.0.archive.forget_file(stored).await?;
@@ -238,7 +240,7 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn plain(&self, image: &Image, keys: &StudyKeys, bytes_max: u64) -> Result<Vec<u8>, RetrieveError> {
-        let (plain, _) = self.unsealed(image, &keys.session_key, bytes_max, || Ok(Vec::new())).await?;
+        let (plain, _) = self.unsealed(image, &keys.sealing(image.kind), bytes_max, || Ok(Vec::new())).await?;
         Ok(plain)
     }
 
@@ -249,7 +251,7 @@ impl Retrieve {
     pub async fn digest_on_ledger(&self, stored: &Stored) -> Result<([u8; 32], u64), RetrieveError> {
         let (image, keys) = self.image_of(stored)?;
         let sink = || Ok(io::sink());
-        let (_, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, sink).await?;
+        let (_, unsealed) = self.unsealed(&image, &keys.sealing(ImageKind::Object), stored.file_bytes, sink).await?;
         Ok((unsealed.plain_sha256, unsealed.plain_bytes))
     }
 

@@ -95,6 +95,11 @@ fn the_documented_container_opens_and_holds_what_the_document_says() {
 }
 
 #[test]
+fn the_documented_preview_key_is_the_code_s() {
+    assert_eq!(shown(&example("Example preview key")), shown(key().preview_key().expose()));
+}
+
+#[test]
 fn the_documented_pieces_are_the_code_s() {
     let mut pieces = Vec::new();
     let map = split(&mut &example("Example container")[..], 100, |_, piece| {
