@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::Access;
 use crate::archive::{Archive, ArchiveError};
 use crate::assemble::{AssembleError, Assembler};
+use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::dicom::{self, Door};
@@ -93,6 +94,7 @@ pub struct Core {
     embedded: Option<EmbeddedLedger>,
     tasks: TaskTracker,
     background: CancellationToken,
+    behind: Background,
     /// Held as long as the site is open.
     _lock: File,
 }
@@ -124,8 +126,20 @@ impl Core {
         });
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
-        let mut core =
-            Self { site, config, outbox, keyring, slot, publisher, embedded: None, tasks, background, _lock: lock };
+        let behind = Background::start().map_err(|e| StartError::DataDir(data_dir, e))?;
+        let mut core = Self {
+            site,
+            config,
+            outbox,
+            keyring,
+            slot,
+            publisher,
+            embedded: None,
+            tasks,
+            background,
+            behind,
+            _lock: lock,
+        };
         core.open_ledger().await?;
         Ok(core)
     }
@@ -160,7 +174,9 @@ impl Core {
         config.block_period_ms =
             self.config.ledger.block_period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
         config.signer = Some(source.clone());
-        Ok(blocking(move || EmbeddedLedger::open(config)).await??)
+        // The thread that makes blocks inherits the priority of the one that opens the ledger.
+        let opened = self.behind.blocking(move || EmbeddedLedger::open(config)).await;
+        Ok(opened.map_err(|e| StartError::DataDir(dir, e))??)
     }
 
     fn wake_on_blocks(&self, embedded: &EmbeddedLedger, wake: Arc<Notify>) {
@@ -330,7 +346,7 @@ impl Core {
         }
         let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             if let Some((settings, signer, config)) = again
                 && !reconnect(&settings, signer, config, &endpoint, &slot, &stop).await
             {
@@ -343,7 +359,8 @@ impl Core {
             let _ = status.set(publisher.status());
             tasks.spawn(outbox.plan_versions(publisher.waker(), stop.clone()));
             publisher.run(stop).await;
-        });
+        };
+        self.tasks.spawn_on(work, &self.behind.handle());
     }
 }
 

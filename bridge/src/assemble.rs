@@ -405,10 +405,10 @@ fn readable_header(file: &mut File, stored: &Stored) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sealing takes all cores that are free, and none that a modality needs: on Linux the nice value is the thread's own, and
-/// these threads end with their work.
+/// Sealing takes all cores that are free, and gives way even to other background work: on Linux the nice value is the thread's
+/// own, and these threads end with their work.
 fn yield_to_intake() {
-    if let Err(error) = rustix::process::nice(10) {
+    if let Err(error) = rustix::process::nice(5) {
         tracing::debug!(%error, "sealing runs at the usual priority");
     }
 }

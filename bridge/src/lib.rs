@@ -9,6 +9,7 @@ pub mod access;
 pub mod app;
 pub mod archive;
 pub mod assemble;
+pub mod background;
 pub mod cli;
 pub mod config;
 pub mod control;

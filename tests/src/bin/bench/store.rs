@@ -80,6 +80,7 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
         table(report, &all, associations, objects.len(), bytes);
     }
     report.table(&memory);
+    sustained(options, runtime, report);
     for associations in ASSOCIATIONS {
         let rate = |name| all.get(&(name, associations)).and_then(|figures: &Figures| median(&figures.rates));
         let s = if associations == 1 { "" } else { "s" };
@@ -155,6 +156,43 @@ fn while_publishing(runtime: &Runtime, report: &mut Report, objects: &mut Arc<Ve
             "{PUBLISHING}: everything was on the ledger before the last object came; nothing to show"
         ));
     }
+}
+
+/// More than any log or cache in front of the files takes up, at one go.
+fn sustained(options: &Options, runtime: &Runtime, report: &mut Report) {
+    const WRITERS: usize = 4;
+    let mut objects = Arc::new(slices(options.scaled(4000, 64), 512));
+    deal(Arc::get_mut(&mut objects).unwrap(), WRITERS);
+    let (count, bytes) = (objects.len(), total(&objects));
+    let mut rates = Vec::new();
+    for server in [Some(Server::ours("enabled = false", None)), Server::orthanc(None)].into_iter().flatten() {
+        sync();
+        let stored = runtime.block_on(client::store(&server.target, &objects, WRITERS));
+        let took = report.keep(&format!("{}, sustained C-STORE", server.name), server.explain(stored));
+        rates.extend(took.map(|took| (server.name, took)));
+    }
+    sync();
+    rates.push((LOOP, write_and_sync(&objects, WRITERS)));
+    let title = format!(
+        "C-STORE, sustained: {count} CT slices, {} MB, over {WRITERS} associations",
+        figure(bytes as f64 / 1e6)
+    );
+    let mut table = Table::new(title, &["system", "objects/s", "MB/s", "to Orthanc", "to the bare loop"]);
+    let per_second = |took: Duration| count as f64 / took.as_secs_f64();
+    let rate = |name: &str| rates.iter().find(|(known, _)| *known == name).map(|(_, took)| per_second(*took));
+    for (name, took) in &rates {
+        table.row(vec![
+            (*name).into(),
+            figure(per_second(*took)),
+            figure(megabytes_per_second(bytes, *took)),
+            ratio(rate(name), rate(ORTHANC)),
+            ratio(rate(name), rate(LOOP)),
+        ]);
+    }
+    table.note(
+        "Four times the intake log, once: behind it every object is written a second time, into its file, while the next arrive.",
+    );
+    report.table(&table);
 }
 
 fn table(report: &mut Report, all: &All, associations: usize, objects: usize, bytes: u64) {
