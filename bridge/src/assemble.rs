@@ -122,7 +122,7 @@ impl Assembler {
             None => None,
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let instances = inner.archive.instances_of(study_uid)?;
+        let instances = inner.archive.received_instances_of(study_uid)?;
         let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
         let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
         let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
@@ -201,6 +201,7 @@ impl Assembler {
             image: id,
             epoch: keys.epoch,
             map,
+            meta_bytes: stored.meta_bytes,
         };
         let image = PlannedImage {
             id,
@@ -338,7 +339,8 @@ impl Assembler {
         let (map, _) = match plain {
             Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?,
             None => {
-                let stored = self.0.archive.instance(&image.subject)?.ok_or(AssembleError::Missing(image.subject))?;
+                let stored = self.0.archive.received_instance(&image.subject)?;
+                let stored = stored.ok_or(AssembleError::Missing(image.subject))?;
                 let read = |e| AssembleError::Io(format!("reading object {}", image.subject), e);
                 let opened = self.0.archive.open_file(&stored).map_err(read)?;
                 let mut file = opened.ok_or(AssembleError::Missing(image.subject))?;

@@ -54,6 +54,7 @@ fn manifest() -> Manifest {
             image: B256::from(digest(0xA4)),
             epoch: 1,
             map: PieceMap { pieces: 3, sealed_bytes: 300_000, piece_bytes: 120_000, root: B256::from(digest(0xA5)) },
+            meta_bytes: 334,
         }],
         previews: vec![ManifestPreview {
             subject: uid("1.2.3.4"),
