@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod dicom;
+pub mod exchange;
 pub mod follow;
 pub mod keyring;
 pub mod ledger;

@@ -33,6 +33,8 @@ pub struct Config {
     pub publish: Publish,
     /// `[ledger]`
     pub ledger: Ledger,
+    /// `[exchange]`
+    pub exchange: Exchange,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -198,6 +200,17 @@ pub enum LedgerKind {
     Rpc,
 }
 
+/// `[exchange]`: studies of other sites, and ours at theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    /// Address and port on which study keys are handed out to sites that the owner let in, if at all.
+    pub bind: Option<SocketAddr>,
+    /// Longest wait for another bridge's answer.
+    pub request_timeout: Duration,
+    /// Fetch granted objects before anybody asks for them.
+    pub fetch_ahead: bool,
+}
+
 /// `[keys]`: the secrets.
 #[derive(Clone, PartialEq)]
 pub struct Keys {
@@ -277,8 +290,8 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables =
-        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log"].map(|t| root.take_value(t));
+    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange"]
+        .map(|t| root.take_value(t));
     root.end();
     let mut take = |i: usize| tables[i].take();
     Config {
@@ -290,6 +303,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
+        exchange: read_exchange(take(8), mistakes),
     }
 }
 
@@ -431,6 +445,20 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
     }
     s.end();
     ledger
+}
+
+fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange {
+    let mut s = Section::open("exchange".into(), value, mistakes);
+    let exchange = Exchange {
+        bind: s.take("bind", None, |v| match text(v)?.as_str() {
+            "" => Ok(None),
+            _ => address(v).map(Some),
+        }),
+        request_timeout: s.take("request_timeout_ms", Duration::from_secs(10), milliseconds),
+        fetch_ahead: s.take("fetch_ahead", false, flag),
+    };
+    s.end();
+    exchange
 }
 
 fn read_keys(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Keys {
