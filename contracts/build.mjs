@@ -12,7 +12,12 @@ import { fileURLToPath } from "node:url";
 import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const contracts = ["Sources", "Studies", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage"];
+const contracts = ["Registry", "Consent", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage"];
+const interfaces = [
+  ["ISources", "ISources", "ISources"],
+  ["IStudies", "IStudies", "IStudies"],
+  ["IPieces", "IPieces", "IPiecesReadable"],
+];
 const settings = {
   evmVersion: "london",
   optimizer: { enabled: true, runs: 200 },
@@ -58,9 +63,11 @@ function build() {
     files[`${name}.json`] = JSON.stringify(artifact, null, 1) + "\n";
   }
   const sha256 = (text) => createHash("sha256").update(text).digest("hex");
-  // The shared interface alone, for bindings that do not care about the mode.
-  const { abi } = output.contracts["solidity/interfaces/IPieces.sol"].IPiecesReadable;
-  files["IPieces.json"] = JSON.stringify({ contractName: "IPieces", abi }, null, 1) + "\n";
+  // Interfaces alone: for bindings that do not care about the pieces' mode, nor that two interfaces live at one address.
+  for (const [name, file, type] of interfaces) {
+    const { abi } = output.contracts[`solidity/interfaces/${file}.sol`][type];
+    files[`${name}.json`] = JSON.stringify({ contractName: name, abi }, null, 1) + "\n";
+  }
   files["SHA256SUMS"] = Object.keys(files).sort().map((f) => `${sha256(files[f])}  ${f}\n`).join("");
   return files;
 }

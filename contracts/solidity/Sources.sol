@@ -7,21 +7,32 @@ import {ISources} from "./interfaces/ISources.sol";
 /// @notice See {ISources}.
 /// @dev The first admin is a constructor argument kept in storage, not an immutable: the CREATE2 address commits to it (nobody
 /// can seize a fresh deployment) while the runtime code, and so its hash, is the same everywhere.
-contract Sources is ISources {
+///
+/// Deployed together with {Studies} as {Registry}: a definition asks for the source and counts it in slots that it reads anyhow.
+abstract contract Sources is ISources {
     /// @notice Longest endpoint in bytes.
     uint256 public constant ENDPOINT_BYTES_MAX = 512;
+    /// @notice Longest OpenPGP key in bytes.
+    uint256 public constant ENCRYPTION_KEY_BYTES_MAX = 1024;
 
+    /// @dev The first four are one slot, which every definition of a study reads and writes.
     struct Source {
         bool admitted;
         bool suspended;
         bool defined;
+        uint16 number;
+        uint64 studies;
         bytes32 keyX;
         bytes32 keyY;
+        bytes32 tlsKey;
+        bytes32 encryptionKey;
         string endpoint;
     }
 
     address public admin;
+    uint16 public sourceCount;
     address public nominee;
+    mapping(uint256 number => address source) public sourceAt;
     mapping(address source => Source) private _sources;
     mapping(address operator => address source) private _sourceOf;
     mapping(address source => mapping(address operator => bool)) private _offers;
@@ -47,6 +58,8 @@ contract Sources is ISources {
         if (_sources[source].admitted) revert AlreadyAdmitted(source);
         if (_sourceOf[source] != address(0)) revert KeyInUse(source, _sourceOf[source]);
         _sources[source].admitted = true;
+        _sources[source].number = ++sourceCount;
+        sourceAt[sourceCount] = source;
         emit SourceAdmitted(source);
     }
 
@@ -99,6 +112,13 @@ contract Sources is ISources {
         emit EndpointChanged(msg.sender, endpoint);
     }
 
+    function changeKeys(bytes32 tlsKey, bytes calldata encryptionKey) external onlyDefined {
+        if (encryptionKey.length > ENCRYPTION_KEY_BYTES_MAX) revert EncryptionKeyLength(encryptionKey.length);
+        _sources[msg.sender].tlsKey = tlsKey;
+        _sources[msg.sender].encryptionKey = encryptionKey.length == 0 ? bytes32(0) : keccak256(encryptionKey);
+        emit KeysChanged(msg.sender, tlsKey, encryptionKey);
+    }
+
     function authorizeOperator(address operator) external onlyDefined {
         if (operator == address(0)) revert ZeroAddress();
         _offers[msg.sender][operator] = true;
@@ -123,7 +143,7 @@ contract Sources is ISources {
         emit OperatorRevoked(msg.sender, operator);
     }
 
-    function sourceOf(address operator) external view returns (address) {
+    function sourceOf(address operator) public view returns (address) {
         address source = _sourceOf[operator];
         return isActive(source) ? source : address(0);
     }
@@ -131,6 +151,24 @@ contract Sources is ISources {
     function isActive(address source) public view returns (bool) {
         Source storage known = _sources[source];
         return known.defined && !known.suspended;
+    }
+
+    function isSuspended(address source) external view returns (bool) {
+        return _sources[source].suspended;
+    }
+
+    function keysOf(address source) external view returns (bytes32 tlsKey, bytes32 encryptionKey) {
+        return (_sources[source].tlsKey, _sources[source].encryptionKey);
+    }
+
+    function stakeOf(address source) external view returns (uint256) {
+        return _sources[source].studies;
+    }
+
+    function stakeTotal() external view returns (uint256 total) {
+        for (uint256 number = 1; number <= sourceCount; ++number) {
+            total += _sources[sourceAt[number]].studies;
+        }
     }
 
     function getSource(address source)
@@ -149,6 +187,21 @@ contract Sources is ISources {
 
     function endpointOf(address source) external view returns (string memory) {
         return _sources[source].endpoint;
+    }
+
+    function _numberOf(address source) internal view returns (uint16) {
+        return _sources[source].number;
+    }
+
+    /// @dev Counts a definition; the number of the source in return.
+    function _countStudy(address source) internal returns (uint16) {
+        Source storage known = _sources[source];
+        uint16 number = known.number;
+        // Cannot reach 2^64 by ones.
+        unchecked {
+            ++known.studies;
+        }
+        return number;
     }
 
     function _checkEndpoint(string calldata endpoint) private pure {

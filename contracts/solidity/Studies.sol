@@ -1,58 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 pragma solidity 0.8.37;
 
-import {EIP712} from "solady/src/utils/EIP712.sol";
-import {SignatureCheckerLib} from "solady/src/utils/SignatureCheckerLib.sol";
-import {ISources} from "./interfaces/ISources.sol";
+import {Signed} from "./Signed.sol";
+import {Sources} from "./Sources.sol";
 import {IStudies} from "./interfaces/IStudies.sol";
 
 /// @title Studies
 /// @notice See {IStudies}.
-/// @dev Nothing is keyed by signature bytes: signatures are malleable and EIP-1271 owners may have many for one message.
-contract Studies is IStudies, EIP712 {
-    bytes32 private constant DEFINE_STUDY =
-        keccak256("DefineStudy(bytes32 studyId,address owner,address source,uint64 deadline)");
-    bytes32 private constant TRANSFER_STUDY =
-        keccak256("TransferStudy(bytes32 studyId,address newOwner,uint64 seq,uint64 deadline)");
-    bytes32 private constant TOMBSTONE_STUDY = keccak256("TombstoneStudy(bytes32 studyId,uint64 seq,uint64 deadline)");
+abstract contract Studies is IStudies, Sources, Signed {
+    /// @notice Most guardians of one study.
+    uint256 public constant GUARDIANS_MAX = 8;
+    /// @notice Shortest and longest time in seconds that the owner has to veto a recovery.
+    uint64 public constant RECOVERY_DELAY_MIN_S = 1 days;
+    uint64 public constant RECOVERY_DELAY_MAX_S = 90 days;
 
+    bytes32 private constant DEFINE_STUDY = keccak256(
+        "DefineStudy(bytes32 studyId,address owner,address source,bool custodial,bytes32 derivedFrom,uint64 deadline)"
+    );
+    bytes32 private constant TRANSFER_STUDY =
+        keccak256("TransferStudy(bytes32 studyId,address newOwner,bool custodial,uint32 seq,uint64 deadline)");
+    bytes32 private constant TOMBSTONE_STUDY = keccak256("TombstoneStudy(bytes32 studyId,uint32 seq,uint64 deadline)");
+    bytes32 private constant NAME_GUARDIANS =
+        keccak256("NameGuardians(bytes32 studyId,bytes32 guardians,uint32 seq,uint64 deadline)");
+    bytes32 private constant RECOVER_STUDY =
+        keccak256("RecoverStudy(bytes32 studyId,address newOwner,bool custodial,uint32 seq,uint64 deadline)");
+    bytes32 private constant VETO_RECOVERY = keccak256("VetoRecovery(bytes32 studyId,uint32 seq,uint64 deadline)");
+
+    /// @dev All but the manifest is one slot: a definition writes no other new one.
     struct Study {
         address owner;
-        uint64 seq;
-        bool tombstoned;
-        address source;
+        uint16 source;
+        uint32 seq;
         uint32 version;
+        bool custodial;
+        bool tombstoned;
         bytes32 manifestImage;
         bytes32 manifestRoot;
     }
 
-    ISources private _registry;
-    mapping(bytes32 studyId => Study) private _studies;
-    mapping(address source => uint256) public stakeOf;
-    uint256 public stakeTotal;
-
-    constructor(address registry) {
-        if (registry == address(0)) revert ZeroValue();
-        _registry = ISources(registry);
+    struct Recovery {
+        address newOwner;
+        bool custodial;
+        uint64 readyAt;
     }
 
-    function defineStudy(bytes32 studyId, address owner, uint64 deadline, bytes calldata ownerSignature) external {
+    mapping(bytes32 studyId => Study) private _studies;
+    mapping(bytes32 studyId => bytes32 commitment) public guardiansOf;
+    mapping(bytes32 studyId => Recovery) private _recoveries;
+
+    function defineStudy(
+        bytes32 studyId,
+        address owner,
+        bool custodial,
+        bytes32 derivedFrom,
+        uint64 deadline,
+        bytes calldata ownerSignature
+    ) external {
         if (studyId == 0 || owner == address(0)) revert ZeroValue();
         address source = _source();
-        if (_studies[studyId].owner != address(0)) revert StudyExists(studyId);
-        bytes32 message = keccak256(abi.encode(DEFINE_STUDY, studyId, owner, source, deadline));
-        _checkOwner(owner, message, deadline, ownerSignature);
-        _studies[studyId].owner = owner;
-        _studies[studyId].source = source;
-        ++stakeOf[source];
-        ++stakeTotal;
-        emit StudyDefined(studyId, source, owner);
+        Study storage study = _studies[studyId];
+        if (study.owner != address(0)) revert StudyExists(studyId);
+        bytes32 message = keccak256(abi.encode(DEFINE_STUDY, studyId, owner, source, custodial, derivedFrom, deadline));
+        _checkSigned(owner, message, deadline, ownerSignature);
+        uint16 number = _countStudy(source);
+        study.owner = owner;
+        study.source = number;
+        study.custodial = custodial;
+        emit StudyDefined(studyId, source, owner, custodial);
+        if (derivedFrom != 0) emit StudyDerived(studyId, source, derivedFrom);
     }
 
     function amend(bytes32 studyId, uint32 version, bytes32 manifestImage, bytes32 manifestRoot) external {
         Study storage study = _living(studyId);
         address source = _source();
-        if (study.source != source) revert NotStudySource(studyId, source);
+        if (study.source != _numberOf(source)) revert NotStudySource(studyId, source);
         if (version <= study.version) revert VersionNotRising(study.version, version);
         study.version = version;
         study.manifestImage = manifestImage;
@@ -60,35 +81,114 @@ contract Studies is IStudies, EIP712 {
         emit StudyAmended(studyId, source, version, manifestImage, manifestRoot);
     }
 
-    function transfer(bytes32 studyId, address newOwner, uint64 seq, uint64 deadline, bytes calldata ownerSignature)
-        external
-    {
+    function transfer(
+        bytes32 studyId,
+        address newOwner,
+        bool custodial,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata ownerSignature
+    ) external {
         if (newOwner == address(0)) revert ZeroValue();
-        Study storage study = _living(studyId);
-        address previous = study.owner;
-        bytes32 message = keccak256(abi.encode(TRANSFER_STUDY, studyId, newOwner, seq, deadline));
-        _spendSeq(study, seq);
-        _checkOwner(previous, message, deadline, ownerSignature);
+        bytes32 message = keccak256(abi.encode(TRANSFER_STUDY, studyId, newOwner, custodial, seq, deadline));
+        (Study storage study, address previous) = _ownersWord(studyId, message, seq, deadline, ownerSignature);
+        // Guardians serve the owner who named them.
+        _endRecovery(studyId);
+        if (guardiansOf[studyId] != 0) {
+            guardiansOf[studyId] = 0;
+            emit GuardiansNamed(studyId, previous, 0, seq);
+        }
         study.owner = newOwner;
-        emit StudyTransferred(studyId, previous, newOwner, seq);
+        study.custodial = custodial;
+        emit StudyTransferred(studyId, previous, newOwner, custodial, seq);
     }
 
-    function tombstone(bytes32 studyId, uint64 seq, uint64 deadline, bytes calldata ownerSignature) external {
-        Study storage study = _living(studyId);
-        address owner = study.owner;
+    function tombstone(bytes32 studyId, uint32 seq, uint64 deadline, bytes calldata ownerSignature) external {
         bytes32 message = keccak256(abi.encode(TOMBSTONE_STUDY, studyId, seq, deadline));
-        _spendSeq(study, seq);
-        _checkOwner(owner, message, deadline, ownerSignature);
+        (Study storage study, address owner) = _ownersWord(studyId, message, seq, deadline, ownerSignature);
+        _endRecovery(studyId);
         study.tombstoned = true;
         emit StudyTombstoned(studyId, owner, seq);
+    }
+
+    function nameGuardians(
+        bytes32 studyId,
+        bytes32 guardians,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata ownerSignature
+    ) external {
+        bytes32 message = keccak256(abi.encode(NAME_GUARDIANS, studyId, guardians, seq, deadline));
+        (, address owner) = _ownersWord(studyId, message, seq, deadline, ownerSignature);
+        _endRecovery(studyId);
+        guardiansOf[studyId] = guardians;
+        emit GuardiansNamed(studyId, owner, guardians, seq);
+    }
+
+    function proposeRecovery(
+        bytes32 studyId,
+        address newOwner,
+        bool custodial,
+        uint64 deadline,
+        GuardianSet calldata set,
+        bytes[] calldata signatures
+    ) external {
+        if (newOwner == address(0)) revert ZeroValue();
+        Study storage study = _living(studyId);
+        if (block.timestamp > deadline) revert DeadlinePassed(deadline);
+        _checkGuardians(studyId, set);
+        // The very next number: guardians can neither play a proposal twice nor use up the owner's numbers.
+        uint32 seq = study.seq + 1;
+        bytes32 message = keccak256(abi.encode(RECOVER_STUDY, studyId, newOwner, custodial, seq, deadline));
+        _checkSignatures(set, _hashTypedData(message), signatures);
+        study.seq = seq;
+        uint64 readyAt = uint64(block.timestamp) + set.delayS;
+        _recoveries[studyId] = Recovery(newOwner, custodial, readyAt);
+        emit RecoveryProposed(studyId, study.owner, newOwner, custodial, readyAt, seq);
+    }
+
+    function vetoRecovery(bytes32 studyId, uint32 seq, uint64 deadline, bytes calldata ownerSignature) external {
+        bytes32 message = keccak256(abi.encode(VETO_RECOVERY, studyId, seq, deadline));
+        _ownersWord(studyId, message, seq, deadline, ownerSignature);
+        if (_recoveries[studyId].newOwner == address(0)) revert NoRecovery(studyId);
+        _endRecovery(studyId);
+    }
+
+    function completeRecovery(bytes32 studyId) external {
+        Study storage study = _living(studyId);
+        Recovery memory recovery = _recoveries[studyId];
+        if (recovery.newOwner == address(0)) revert NoRecovery(studyId);
+        if (block.timestamp < recovery.readyAt) revert RecoveryTooEarly(studyId, recovery.readyAt);
+        delete _recoveries[studyId];
+        address previous = study.owner;
+        study.owner = recovery.newOwner;
+        study.custodial = recovery.custodial;
+        uint32 seq = ++study.seq;
+        emit StudyRecovered(studyId, previous, recovery.newOwner, recovery.custodial, seq);
     }
 
     function ownerOf(bytes32 studyId) external view returns (address) {
         return _studies[studyId].owner;
     }
 
-    function sourceOf(bytes32 studyId) external view returns (address) {
-        return _studies[studyId].source;
+    function livingOwnerOf(bytes32 studyId) external view returns (address) {
+        return _living(studyId).owner;
+    }
+
+    function isLiving(bytes32 studyId) external view returns (bool) {
+        Study storage study = _studies[studyId];
+        return study.owner != address(0) && !study.tombstoned;
+    }
+
+    function ownerKindOf(bytes32 studyId) external view returns (OwnerKind) {
+        Study storage study = _studies[studyId];
+        if (study.owner == address(0)) return OwnerKind.None;
+        if (study.custodial) return OwnerKind.Custodial;
+        return study.owner.code.length == 0 ? OwnerKind.Own : OwnerKind.Contract;
+    }
+
+    function studySourceOf(bytes32 studyId) external view returns (address) {
+        return sourceAt[_studies[studyId].source];
     }
 
     function getStudy(bytes32 studyId)
@@ -97,7 +197,7 @@ contract Studies is IStudies, EIP712 {
         returns (
             address owner,
             address source,
-            uint64 seq,
+            uint32 seq,
             uint32 version,
             bool tombstoned,
             bytes32 manifestImage,
@@ -107,7 +207,7 @@ contract Studies is IStudies, EIP712 {
         Study storage study = _studies[studyId];
         return (
             study.owner,
-            study.source,
+            sourceAt[study.source],
             study.seq,
             study.version,
             study.tombstoned,
@@ -116,12 +216,17 @@ contract Studies is IStudies, EIP712 {
         );
     }
 
-    function sources() external view returns (address) {
-        return address(_registry);
+    function recoveryOf(bytes32 studyId) external view returns (address newOwner, bool custodial, uint64 readyAt) {
+        Recovery storage recovery = _recoveries[studyId];
+        return (recovery.newOwner, recovery.custodial, recovery.readyAt);
+    }
+
+    function guardianCommitment(bytes32 studyId, GuardianSet calldata set) public pure returns (bytes32) {
+        return keccak256(abi.encode(studyId, set.guardians, set.threshold, set.delayS, set.salt));
     }
 
     function _source() private view returns (address source) {
-        source = _registry.sourceOf(msg.sender);
+        source = sourceOf(msg.sender);
         if (source == address(0)) revert NotSource(msg.sender);
     }
 
@@ -131,25 +236,52 @@ contract Studies is IStudies, EIP712 {
         if (study.tombstoned) revert StudyDead(studyId);
     }
 
-    function _spendSeq(Study storage study, uint64 seq) private {
+    /// @dev What every message of the owner needs: a living study, a rising number, the owner's signature.
+    function _ownersWord(bytes32 studyId, bytes32 message, uint32 seq, uint64 deadline, bytes calldata signature)
+        private
+        returns (Study storage study, address owner)
+    {
+        study = _living(studyId);
+        owner = study.owner;
         if (seq <= study.seq) revert SeqNotRising(study.seq, seq);
         study.seq = seq;
+        _checkSigned(owner, message, deadline, signature);
     }
 
-    function _checkOwner(address owner, bytes32 message, uint64 deadline, bytes calldata signature) private view {
-        if (block.timestamp > deadline) revert DeadlinePassed(deadline);
-        if (!SignatureCheckerLib.isValidSignatureNowCalldata(owner, _hashTypedData(message), signature)) {
-            revert BadOwnerSignature(owner);
+    function _endRecovery(bytes32 studyId) private {
+        address newOwner = _recoveries[studyId].newOwner;
+        if (newOwner == address(0)) return;
+        delete _recoveries[studyId];
+        emit RecoveryEnded(studyId, newOwner);
+    }
+
+    /// @dev The set is the one that the owner named, and it makes sense.
+    function _checkGuardians(bytes32 studyId, GuardianSet calldata set) private view {
+        bytes32 named = guardiansOf[studyId];
+        if (named == 0 || guardianCommitment(studyId, set) != named) revert NotTheGuardians(studyId);
+        uint256 count = set.guardians.length;
+        bool sound = count <= GUARDIANS_MAX && set.threshold != 0 && set.threshold <= count
+            && set.delayS >= RECOVERY_DELAY_MIN_S && set.delayS <= RECOVERY_DELAY_MAX_S;
+        for (uint256 i = 0; sound && i < count; ++i) {
+            // Ascending, so that nobody counts twice.
+            sound = set.guardians[i] > (i == 0 ? address(0) : set.guardians[i - 1]);
         }
+        if (!sound) revert UnsoundGuardians(studyId);
+    }
+
+    /// @dev `signatures[i]` is of guardian i, or empty. One that is not good is a mistake, not an abstention.
+    function _checkSignatures(GuardianSet calldata set, bytes32 digest, bytes[] calldata signatures) private view {
+        if (signatures.length != set.guardians.length) revert TooFewGuardians(0, set.threshold);
+        uint256 signed;
+        for (uint256 i = 0; i < signatures.length; ++i) {
+            if (signatures[i].length == 0) continue;
+            if (!_isSigned(set.guardians[i], digest, signatures[i])) revert BadSignature(set.guardians[i]);
+            ++signed;
+        }
+        if (signed < set.threshold) revert TooFewGuardians(signed, set.threshold);
     }
 
     function _domainNameAndVersion() internal pure override returns (string memory, string memory) {
         return ("PACS Bridge Studies", "1");
-    }
-
-    /// @dev Without this, Solady caches the domain in immutables and the runtime code differs at every address, so that its
-    /// hash could not be compared with the published artifact.
-    function _domainNameAndVersionMayChange() internal pure override returns (bool) {
-        return true;
     }
 }

@@ -23,10 +23,10 @@ pub const SALT: B256 = b256!("3ade3e16611ae7872698b9f92b3da890949928919b2d745347
 /// A contract of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Contract {
-    /// Who may write.
-    Sources,
-    /// Studies and their owners.
-    Studies,
+    /// Sources and Studies at one address: who may write, and which studies there are.
+    Registry,
+    /// Who may see which study.
+    Consent,
     /// Pieces as transaction input.
     PiecesCalldata,
     /// Pieces as event data.
@@ -40,13 +40,13 @@ pub enum Contract {
 impl Contract {
     /// All contracts, in an order in which they can be deployed.
     pub const ALL: [Self; 6] =
-        [Self::Sources, Self::Studies, Self::PiecesCalldata, Self::PiecesLog, Self::PiecesCode, Self::PiecesStorage];
+        [Self::Registry, Self::Consent, Self::PiecesCalldata, Self::PiecesLog, Self::PiecesCode, Self::PiecesStorage];
 
     /// The name of the Solidity contract.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Sources => "Sources",
-            Self::Studies => "Studies",
+            Self::Registry => "Registry",
+            Self::Consent => "Consent",
             Self::PiecesCalldata => "PiecesCalldata",
             Self::PiecesLog => "PiecesLog",
             Self::PiecesCode => "PiecesCode",
@@ -57,8 +57,8 @@ impl Contract {
     /// The creation code, without constructor arguments.
     pub fn creation_code(self) -> &'static Bytes {
         match self {
-            Self::Sources => &bindings::Sources::BYTECODE,
-            Self::Studies => &bindings::Studies::BYTECODE,
+            Self::Registry => &bindings::Registry::BYTECODE,
+            Self::Consent => &bindings::Consent::BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::BYTECODE,
@@ -69,8 +69,8 @@ impl Contract {
     /// The code that `eth_getCode` must return. It has no immutables, so it is the same at every address.
     pub fn runtime_code(self) -> &'static Bytes {
         match self {
-            Self::Sources => &bindings::Sources::DEPLOYED_BYTECODE,
-            Self::Studies => &bindings::Studies::DEPLOYED_BYTECODE,
+            Self::Registry => &bindings::Registry::DEPLOYED_BYTECODE,
+            Self::Consent => &bindings::Consent::DEPLOYED_BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::DEPLOYED_BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::DEPLOYED_BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::DEPLOYED_BYTECODE,
@@ -100,10 +100,12 @@ pub struct Deployable {
 /// The addresses of one consortium's contracts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// The Sources contract.
+    /// Where the Sources interface answers.
     pub sources: Address,
-    /// The Studies contract.
+    /// Where the Studies interface answers: the same address, since both are the Registry contract.
     pub studies: Address,
+    /// The Consent contract.
+    pub consent: Address,
     /// The Pieces contract of calldata mode.
     pub pieces_calldata: Address,
     /// The Pieces contract of log mode.
@@ -123,8 +125,8 @@ impl Addresses {
     /// The address of a contract.
     pub fn of(&self, contract: Contract) -> Address {
         match contract {
-            Contract::Sources => self.sources,
-            Contract::Studies => self.studies,
+            Contract::Registry => self.studies,
+            Contract::Consent => self.consent,
             Contract::PiecesCalldata => self.pieces_calldata,
             Contract::PiecesLog => self.pieces_log,
             Contract::PiecesCode => self.pieces_code,
@@ -135,11 +137,12 @@ impl Addresses {
 
 /// The addresses of the consortium whose first admin is `admin`.
 pub fn addresses(admin: Address) -> Addresses {
-    let sources = create2(&init_code(Contract::Sources, admin));
-    let at = |contract| create2(&init_code(contract, sources));
+    let registry = create2(&init_code(Contract::Registry, admin));
+    let at = |contract| create2(&init_code(contract, registry));
     Addresses {
-        sources,
-        studies: at(Contract::Studies),
+        sources: registry,
+        studies: registry,
+        consent: at(Contract::Consent),
         pieces_calldata: at(Contract::PiecesCalldata),
         pieces_log: at(Contract::PiecesLog),
         pieces_code: at(Contract::PiecesCode),
@@ -149,9 +152,9 @@ pub fn addresses(admin: Address) -> Addresses {
 
 /// Everything needed to deploy and to check the contracts of the consortium whose first admin is `admin`, in order.
 pub fn deployables(admin: Address) -> Vec<Deployable> {
-    let sources = create2(&init_code(Contract::Sources, admin));
+    let registry = create2(&init_code(Contract::Registry, admin));
     let deployable = |contract| {
-        let argument = if contract == Contract::Sources { admin } else { sources };
+        let argument = if contract == Contract::Registry { admin } else { registry };
         let init_code = init_code(contract, argument);
         Deployable {
             contract,
@@ -163,7 +166,7 @@ pub fn deployables(admin: Address) -> Vec<Deployable> {
     Contract::ALL.into_iter().map(deployable).collect()
 }
 
-/// Every constructor takes one address: the admin for Sources, Sources for all others.
+/// Every constructor takes one address: the admin for Registry, Registry for all others.
 fn init_code(contract: Contract, argument: Address) -> Vec<u8> {
     [contract.creation_code().as_ref(), &argument.abi_encode()].concat()
 }

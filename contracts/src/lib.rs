@@ -15,12 +15,21 @@ mod bindings {
     #![allow(clippy::too_many_arguments)]
     use alloy::sol;
 
-    sol!(Sources, "artifacts/Sources.json");
-    sol!(Studies, "artifacts/Studies.json");
+    // Two interfaces of one contract: in one binding, functions of the same name would get numbers.
+    sol!(Sources, "artifacts/ISources.json");
+    sol!(Studies, "artifacts/IStudies.json");
+    pub use IStudies::GuardianSet;
+
+    sol!(Consent, "artifacts/Consent.json");
+    pub use IConsent::{Allowance, Emergency, Grant};
     sol!(Pieces, "artifacts/IPieces.json");
     pub use IPieces::{PieceInput, SealInput};
 
     // Each in a module of its own, because each brings its copy of the interface's structs.
+    pub mod registry {
+        alloy::sol!(Registry, "artifacts/Registry.json");
+    }
+    pub use registry::Registry;
     pub mod calldata {
         alloy::sol!(PiecesCalldata, "artifacts/PiecesCalldata.json");
     }
@@ -35,6 +44,16 @@ mod bindings {
     }
 }
 
+/// What `Consent::allow` takes: the owner's message with all its fields.
+pub use bindings::Allowance;
+/// `solidity/Consent.sol`: requests, grants, revocations, break-glass.
+pub use bindings::Consent;
+/// What `Consent::breakGlass` takes.
+pub use bindings::Emergency;
+/// What `Consent::getGrant` answers.
+pub use bindings::Grant;
+/// What `Studies::proposeRecovery` takes; make one with [`messages::guardian_set`].
+pub use bindings::GuardianSet;
 /// One piece of a `storePieces` batch.
 pub use bindings::PieceInput;
 /// The interface shared by all Pieces contracts (`solidity/interfaces/IPieces.sol`), with `loadPiece`, which only
@@ -42,9 +61,9 @@ pub use bindings::PieceInput;
 pub use bindings::Pieces;
 /// One image of a `sealImages` batch.
 pub use bindings::SealInput;
-/// `solidity/Sources.sol`: admission and self-description of sources.
+/// `solidity/Sources.sol`: admission, self-description and stake of sources.
 pub use bindings::Sources;
-/// `solidity/Studies.sol`: studies, their owners, manifests and the stake of sources.
+/// `solidity/Studies.sol`: studies, their owners, manifests and guardians.
 pub use bindings::Studies;
 /// The log mode's own binding, for its event `PieceBytes`, which carries the bytes.
 pub use bindings::log::PiecesLog;

@@ -44,7 +44,7 @@ contract Handler is Base {
         uint256 key = signer % 4 == 0 ? OWNER_KEY + 1 : OWNER_KEY;
         bytes memory signature = _signDefine(key, id, owner, source, NOW);
         vm.prank(source);
-        try studies.defineStudy(id, owner, NOW, signature) {
+        try studies.defineStudy(id, owner, false, 0, NOW, signature) {
             if (source == mallory || key != OWNER_KEY) strangerSucceeded = true;
             ++defines[source];
             ++allDefines;

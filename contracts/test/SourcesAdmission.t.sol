@@ -3,12 +3,12 @@ pragma solidity 0.8.37;
 
 import {Base} from "./Base.sol";
 import {ISources} from "../solidity/interfaces/ISources.sol";
-import {Sources} from "../solidity/Sources.sol";
+import {Registry} from "../solidity/Registry.sol";
 
 contract SourcesAdmissionTest is Base {
     function test_RevertWhen_deployedWithoutAdmin() public {
         vm.expectRevert(ISources.ZeroAddress.selector);
-        new Sources(address(0));
+        new Registry(address(0));
     }
 
     function testFuzz_RevertWhen_notAdmin(address caller) public {

@@ -58,7 +58,7 @@ use alloy::signers::local::PrivateKeySigner;
 use pool::Pool;
 use producer::Wake;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -97,6 +97,9 @@ pub struct LedgerConfig {
     /// Signs headers and receives tips. `None`: headers are not signed and tips go to the zero account. A verification expects
     /// that every header was signed by this key.
     pub signer: Option<PrivateKeySigner>,
+    /// Seconds since 1970 that the next block is given, so that a test can let deadlines pass. `None`: the system's clock. Blocks
+    /// never go back in time, whatever the clock does.
+    pub clock: Option<Arc<AtomicU64>>,
 }
 
 impl LedgerConfig {
@@ -112,6 +115,7 @@ impl LedgerConfig {
             history_blocks: 128,
             pool: PoolLimits::default(),
             signer: None,
+            clock: None,
         }
     }
 

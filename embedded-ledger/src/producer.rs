@@ -134,7 +134,8 @@ fn announce(core: &Core, record: &BlockRecord) {
 }
 
 fn next_context(core: &Core, parent: &BlockRecord) -> BlockContext {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let system = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = core.config.clock.as_ref().map_or_else(system, |clock| clock.load(Ordering::Relaxed));
     BlockContext {
         chain_id: core.config.chain_id,
         number: parent.header.number + 1,

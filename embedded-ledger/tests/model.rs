@@ -29,8 +29,8 @@ enum Step {
     Revoke { by: u8, operator: u8 },
     DefineStudy { by: u8, study: u8, owner: u8, signer: u8, signed_source: u8 },
     Amend { by: u8, study: u8, version: u32 },
-    Transfer { by: u8, study: u8, signer: u8, to: u8, seq: u64 },
-    Tombstone { by: u8, study: u8, signer: u8, seq: u64 },
+    Transfer { by: u8, study: u8, signer: u8, to: u8, seq: u32 },
+    Tombstone { by: u8, study: u8, signer: u8, seq: u32 },
     Store { by: u8, mode: PieceMode, study: u8, image: u8, index: u32, length: u16, fill: u8 },
     Seal { by: u8, mode: PieceMode, image: u8, count: u32, right: bool },
 }
@@ -65,9 +65,9 @@ fn step() -> impl Strategy<Value = Step> {
             }
         }),
         4 => (sender(), 1u8..6, 0u32..5).prop_map(|(by, study, version)| Step::Amend { by, study, version }),
-        4 => (SENDERS, 1u8..6, owner.clone(), owner.clone(), 0u64..5)
+        4 => (SENDERS, 1u8..6, owner.clone(), owner.clone(), 0u32..5)
             .prop_map(|(by, study, signer, to, seq)| Step::Transfer { by, study, signer, to, seq }),
-        1 => (SENDERS, 1u8..6, owner, 1u64..5).prop_map(|(by, study, signer, seq)| Step::Tombstone { by, study, signer, seq }),
+        1 => (SENDERS, 1u8..6, owner, 1u32..5).prop_map(|(by, study, signer, seq)| Step::Tombstone { by, study, signer, seq }),
         10 => (sender(), mode(), 1u8..3, 1u8..4, 0u32..3, prop_oneof![Just(0u16), Just(1), Just(40), Just(25_000)], 1u8..3)
             .prop_map(|(by, mode, study, image, index, length, fill)| {
                 // The image decides the study, but for now and then.
@@ -90,7 +90,7 @@ struct SourceModel {
 struct StudyModel {
     owner: u8,
     source: u8,
-    seq: u64,
+    seq: u32,
     version: u32,
     dead: bool,
 }
@@ -289,9 +289,13 @@ impl World {
             }
             Step::DefineStudy { by, study, owner, signer, signed_source } => {
                 let (studyId, owner, deadline) = (id("study", study), address(owner), u64::MAX);
-                let message = DefineStudy { studyId, owner, source: address(signed_source), deadline };
+                let (custodial, derivedFrom) = (false, B256::ZERO);
+                let source = address(signed_source);
+                let message = DefineStudy { studyId, owner, source, custodial, derivedFrom, deadline };
                 let ownerSignature = self.signature(signer, &message);
-                (by, studies, Studies::defineStudyCall { studyId, owner, deadline, ownerSignature }.abi_encode())
+                let call =
+                    Studies::defineStudyCall { studyId, owner, custodial, derivedFrom, deadline, ownerSignature };
+                (by, studies, call.abi_encode())
             }
             Step::Amend { by, study, version } => {
                 let call = Studies::amendCall {
@@ -304,8 +308,11 @@ impl World {
             }
             Step::Transfer { by, study, signer, to, seq } => {
                 let (studyId, newOwner, deadline) = (id("study", study), address(to), u64::MAX);
-                let ownerSignature = self.signature(signer, &TransferStudy { studyId, newOwner, seq, deadline });
-                (by, studies, Studies::transferCall { studyId, newOwner, seq, deadline, ownerSignature }.abi_encode())
+                let custodial = false;
+                let message = TransferStudy { studyId, newOwner, custodial, seq, deadline };
+                let ownerSignature = self.signature(signer, &message);
+                let call = Studies::transferCall { studyId, newOwner, custodial, seq, deadline, ownerSignature };
+                (by, studies, call.abi_encode())
             }
             Step::Tombstone { by, study, signer, seq } => {
                 let (studyId, deadline) = (id("study", study), u64::MAX);
@@ -340,7 +347,7 @@ impl World {
             let expected = model.source_of(account).map_or(Address::ZERO, address);
             let call = Sources::sourceOfCall { operator: address(account) };
             assert_eq!(view(&self.provider, self.at.sources, call).await.unwrap(), expected);
-            let call = Studies::stakeOfCall { source: address(account) };
+            let call = Sources::stakeOfCall { source: address(account) };
             let stake = model.stake.get(&account).copied().unwrap_or_default();
             assert_eq!(view(&self.provider, self.at.studies, call).await.unwrap().to::<u64>(), stake);
         }

@@ -323,7 +323,24 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     /// What an owner elsewhere must sign so that this source can define the study.
     pub async fn consent_digest(&self, study: B256, owner: Address, deadline: u64) -> Result<B256, LedgerError> {
-        let message = messages::DefineStudy { studyId: study, owner, source: self.source().await?, deadline };
+        self.definition_digest(study, owner, false, deadline).await
+    }
+
+    async fn definition_digest(
+        &self,
+        study: B256,
+        owner: Address,
+        custodial: bool,
+        deadline: u64,
+    ) -> Result<B256, LedgerError> {
+        let message = messages::DefineStudy {
+            studyId: study,
+            owner,
+            source: self.source().await?,
+            custodial,
+            derivedFrom: B256::ZERO,
+            deadline,
+        };
         let domain = messages::studies_domain(self.inner.config.chain_id, self.addresses().studies);
         Ok(message.eip712_signing_hash(&domain))
     }
@@ -333,9 +350,17 @@ impl<N: Node, K: Clock> Client<N, K> {
         if let Some(known) = self.study(study).await? {
             return self.check_ours(&known).await;
         }
+        let custodial = matches!(owner, StudyOwner::Custodial { .. });
         let (owner, deadline, signature) = self.consent(study, owner).await?;
-        let define =
-            Studies::defineStudyCall { studyId: study, owner, deadline, ownerSignature: signature }.abi_encode();
+        let define = Studies::defineStudyCall {
+            studyId: study,
+            owner,
+            custodial,
+            derivedFrom: B256::ZERO,
+            deadline,
+            ownerSignature: signature,
+        };
+        let define = define.abi_encode();
         let look = |at| async move { self.study_at(study, at).await };
         let known = self.ensure(self.addresses().studies, define.into(), look).await?;
         self.check_ours(&known).await
@@ -359,7 +384,7 @@ impl<N: Node, K: Clock> Client<N, K> {
                 let seed = self.inner.config.owner_seed.as_ref().ok_or_else(no_seed)?;
                 let key = seed.key(*index).map_err(|e| LedgerError::Refused(e.to_string()))?;
                 let deadline = self.inner.clock.unix_s() + CONSENT_S;
-                let digest = self.consent_digest(study, key.address(), deadline).await?;
+                let digest = self.definition_digest(study, key.address(), true, deadline).await?;
                 let signed = alloy::signers::SignerSync::sign_hash_sync(&key, &digest);
                 let signature = signed.map_err(|e| LedgerError::Refused(e.to_string()))?;
                 Ok((key.address(), deadline, signature.as_bytes().to_vec().into()))

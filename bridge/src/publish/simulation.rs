@@ -1138,6 +1138,8 @@ fn call(n: u8) -> Call {
         data: Studies::defineStudyCall {
             studyId: B256::repeat_byte(n),
             owner: OWNER,
+            custodial: false,
+            derivedFrom: B256::ZERO,
             deadline: 0,
             ownerSignature: Bytes::new(),
         }

@@ -11,6 +11,8 @@ pragma solidity 0.8.37;
 /// - The consortium admin can suspend every source. It cannot change what a source said about itself, nor speak for it.
 /// - A suspended source keeps its studies and its pieces; nothing on a ledger is ever taken away. It only cannot add more.
 /// - Endpoint URLs are public to every member of the network.
+/// - `changeKeys` says which TLS key and which OpenPGP key a source uses. Nothing proves that it holds them: who connects finds out.
+/// - The consortium can have 65,535 sources, the rejected ones included.
 /// - Whoever holds the identity key is the source. There is no recovery for a lost identity key other than admitting a new
 ///   source; keep it off line and let operators work.
 interface ISources {
@@ -24,6 +26,9 @@ interface ISources {
     event SourceDefined(address indexed source, bytes publicKey, string endpoint);
     /// @notice `source` moved to another endpoint.
     event EndpointChanged(address indexed source, string endpoint);
+    /// @notice `source` answers TLS with the key whose SubjectPublicKeyInfo has SHA-256 `tlsKey` and wants to be written to with
+    /// the OpenPGP key `encryptionKey`. Zero or empty: none.
+    event KeysChanged(address indexed source, bytes32 tlsKey, bytes encryptionKey);
     /// @notice `source` offered to let `operator` act for it.
     event OperatorAuthorized(address indexed source, address indexed operator);
     /// @notice `operator` now acts for `source`.
@@ -57,6 +62,8 @@ interface ISources {
     error PublicKeyMismatch(address caller);
     /// @notice The endpoint is empty or longer than the limit.
     error EndpointLength(uint256 length);
+    /// @notice The OpenPGP key is longer than the limit.
+    error EncryptionKeyLength(uint256 length);
     /// @notice `key` acts for `source` already, or is a source itself.
     error KeyInUse(address key, address source);
     /// @notice `operator` was not authorised by `source`.
@@ -78,6 +85,10 @@ interface ISources {
     function defineSource(bytes calldata publicKey, string calldata endpoint) external;
     /// @notice Moves the caller's source to another endpoint. Identity only: an operator cannot redirect retrievals.
     function changeEndpoint(string calldata endpoint) external;
+    /// @notice States the keys by which other bridges know this source: the SHA-256 of the SubjectPublicKeyInfo of its TLS key
+    /// (RFC 7469 2.4 counts the same bytes) and its OpenPGP key, of which only the keccak-256 is kept in storage. Zero or empty
+    /// withdraws. Identity only.
+    function changeKeys(bytes32 tlsKey, bytes calldata encryptionKey) external;
     /// @notice Offers `operator` to act for the calling source. Identity only.
     function authorizeOperator(address operator) external;
     /// @notice Starts acting for `source`. The operator itself must call, so that nobody can claim another site's key.
@@ -89,6 +100,19 @@ interface ISources {
     function sourceOf(address operator) external view returns (address source);
     /// @notice Whether `source` is admitted, has defined itself and is not suspended.
     function isActive(address source) external view returns (bool);
+    /// @notice Whether the consortium suspended `source`. False for a stranger.
+    function isSuspended(address source) external view returns (bool);
+    /// @notice What `changeKeys` stated last: the TLS key's SHA-256 and the OpenPGP key's keccak-256; zero if none.
+    function keysOf(address source) external view returns (bytes32 tlsKey, bytes32 encryptionKey);
+    /// @notice Number of sources ever admitted.
+    function sourceCount() external view returns (uint16);
+    /// @notice The source admitted as `number`, counted from one; zero if none.
+    function sourceAt(uint256 number) external view returns (address source);
+    /// @notice Number of studies that `source` defined: its stake in the sense of Patel (2018).
+    function stakeOf(address source) external view returns (uint256);
+    /// @notice Number of studies defined by all sources. For calls from outside: it adds up all sources, because a common counter
+    /// would make every definition dearer.
+    function stakeTotal() external view returns (uint256);
     /// @notice What is known about `source`. All empty for a stranger.
     function getSource(address source)
         external
