@@ -3,6 +3,8 @@
 //! Takes its listener and its shutdown signal as arguments, so that a test can start the real thing on port 0. Must not
 //! read the environment or end the process.
 
+mod rotate;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::U256;
+use alloy::signers::local::PrivateKeySigner;
 use embedded_ledger::EmbeddedLedger;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -32,6 +35,7 @@ use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
+pub use rotate::{RotateError, Rotated};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
 const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
@@ -105,6 +109,13 @@ impl Core {
     /// # Errors
     /// [`StartError`]. A node that does not answer is no error: intake must not depend on it.
     pub async fn open(config: Config) -> Result<Self, StartError> {
+        let mut core = Self::open_apart(config).await?;
+        core.open_ledger().await?;
+        Ok(core)
+    }
+
+    /// Everything but the ledger's client.
+    async fn open_apart(config: Config) -> Result<Self, StartError> {
         let data_dir = config.site.data_dir.clone();
         let lock = lock(&data_dir)?;
         let (dir, keys) = (data_dir.clone(), config.keys.clone());
@@ -127,7 +138,7 @@ impl Core {
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
         let behind = Background::start().map_err(|e| StartError::DataDir(data_dir, e))?;
-        let mut core = Self {
+        Ok(Self {
             site,
             config,
             outbox,
@@ -139,9 +150,7 @@ impl Core {
             background,
             behind,
             _lock: lock,
-        };
-        core.open_ledger().await?;
-        Ok(core)
+        })
     }
 
     async fn open_ledger(&mut self) -> Result<(), StartError> {
@@ -195,7 +204,7 @@ impl Core {
     }
 
     async fn connect(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
-        let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
+        let (signer, config) = (self.keyring.signer().clone(), self.ledger_config(self.keyring.signer())?);
         let ledger = ledger::open_endpoints(node, signer, config, wake).await?;
         ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
@@ -209,7 +218,7 @@ impl Core {
             .unwrap_or_else(|| NO_ENDPOINT.to_owned())
     }
 
-    fn ledger_config(&self) -> Result<LedgerConfig, StartError> {
+    fn ledger_config(&self, signer: &PrivateKeySigner) -> Result<LedgerConfig, StartError> {
         let dir = self.config.site.data_dir.join("ledger");
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
         let settings = &self.config.ledger;
@@ -220,7 +229,7 @@ impl Core {
             admin: self.keyring.source().address(),
             deploy: settings.deploy,
             mode: self.config.publish.piece_mode,
-            journal: dir.join("journal.sqlite"),
+            journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
@@ -229,6 +238,15 @@ impl Core {
                 ..SenderConfig::default()
             },
         })
+    }
+
+    /// One journal a key. The source's own is the one that was there before there were operators.
+    fn journal_name(&self, signer: &PrivateKeySigner) -> String {
+        if signer.address() == self.keyring.source().address() {
+            "journal.sqlite".to_owned()
+        } else {
+            format!("journal-{:#x}.sqlite", signer.address())
+        }
     }
 
     /// Takes the site apart: nothing is written afterwards.
@@ -342,7 +360,11 @@ impl Core {
         let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
         let mut again = None;
         if slot.get().is_none() {
-            again = Some((self.config.ledger.clone(), self.keyring.source().clone(), self.ledger_config()));
+            again = Some((
+                self.config.ledger.clone(),
+                self.keyring.signer().clone(),
+                self.ledger_config(self.keyring.signer()),
+            ));
         }
         let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
@@ -375,7 +397,7 @@ fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
 /// Tries until the node answers; `false` when told to stop first.
 async fn reconnect(
     settings: &config::Ledger,
-    signer: alloy::signers::local::PrivateKeySigner,
+    signer: PrivateKeySigner,
     config: Result<LedgerConfig, StartError>,
     endpoint: &str,
     slot: &LedgerSlot,
@@ -404,7 +426,7 @@ async fn reconnect(
 }
 
 /// One bridge per data directory: the lock goes with the process, whatever ends it.
-fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
+pub(crate) fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
     let fail = |e| StartError::DataDir(data_dir.to_owned(), e);
     fs::create_dir_all(data_dir).map_err(fail)?;
     let file = File::create(data_dir.join("lock")).map_err(fail)?;

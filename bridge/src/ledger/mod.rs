@@ -14,6 +14,7 @@ pub mod journal;
 pub mod keystore;
 pub mod node;
 mod open;
+mod operators;
 pub mod owner;
 pub mod pieces;
 pub mod rpc;

@@ -1144,6 +1144,7 @@ fn call(n: u8) -> Call {
         .abi_encode()
         .into(),
         gas: 1,
+        value: U256::ZERO,
     }
 }
 
