@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::U256;
-use alloy::signers::local::PrivateKeySigner;
+use alloy::primitives::{Address, U256};
 use embedded_ledger::EmbeddedLedger;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
 use crate::access::Access;
 use crate::archive::{Archive, ArchiveError};
@@ -30,7 +30,10 @@ use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
-use crate::ledger::{self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, Watch};
+use crate::ledger::{
+    self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer, SignerError,
+    Watch,
+};
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
@@ -81,6 +84,12 @@ pub enum StartError {
     /// The control socket cannot be made.
     #[error("control socket")]
     Control(#[source] std::io::Error),
+    /// The remote signer does not sign for us.
+    #[error("signing")]
+    Signer(#[from] SignerError),
+    /// The remote signer's URL is none.
+    #[error("ledger.remote_signer_url is not a URL")]
+    SignerUrl,
     /// A node's URL is none.
     #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
@@ -134,6 +143,7 @@ impl Core {
             ledger: slot.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
+            source: source_account(&config.ledger, &keyring).to_string(),
         });
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
@@ -164,6 +174,10 @@ impl Core {
                 self.connect(node, wake).await
             }
             LedgerKind::Rpc => match self.connect(endpoints(&self.config.ledger)?, wake.clone()).await {
+                Err(StartError::Signer(error @ SignerError::Away { .. })) => {
+                    tracing::warn!(%error, "intake goes on without it");
+                    Ok(())
+                }
                 Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
                     tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
                     Ok(())
@@ -178,7 +192,7 @@ impl Core {
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
         let source = self.keyring.source();
         let mut config = embedded_ledger::LedgerConfig::new(dir.join("chain.redb"), self.config.ledger.chain_id)
-            .with_balance(source.address(), U256::from(EMBEDDED_FUNDS_WEI))
+            .with_balance(source_account(&self.config.ledger, &self.keyring), U256::from(EMBEDDED_FUNDS_WEI))
             .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE.to_vec());
         config.block_period_ms =
             self.config.ledger.block_period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
@@ -204,7 +218,8 @@ impl Core {
     }
 
     async fn connect(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
-        let (signer, config) = (self.keyring.signer().clone(), self.ledger_config(self.keyring.signer())?);
+        let signer = signer(&self.config.ledger, &self.keyring).await?;
+        let config = self.ledger_config(signer.address())?;
         let ledger = ledger::open_endpoints(node, signer, config, wake).await?;
         ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
@@ -218,7 +233,7 @@ impl Core {
             .unwrap_or_else(|| NO_ENDPOINT.to_owned())
     }
 
-    fn ledger_config(&self, signer: &PrivateKeySigner) -> Result<LedgerConfig, StartError> {
+    fn ledger_config(&self, signer: Address) -> Result<LedgerConfig, StartError> {
         let dir = self.config.site.data_dir.join("ledger");
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
         let settings = &self.config.ledger;
@@ -226,7 +241,7 @@ impl Core {
         Ok(LedgerConfig {
             kind: if embedded { ledger::LedgerKind::Embedded } else { ledger::LedgerKind::Network },
             chain_id: settings.chain_id,
-            admin: self.keyring.source().address(),
+            admin: source_account(&self.config.ledger, &self.keyring),
             deploy: settings.deploy,
             mode: self.config.publish.piece_mode,
             journal: dir.join(self.journal_name(signer)),
@@ -241,11 +256,11 @@ impl Core {
     }
 
     /// One journal a key. The source's own is the one that was there before there were operators.
-    fn journal_name(&self, signer: &PrivateKeySigner) -> String {
-        if signer.address() == self.keyring.source().address() {
+    fn journal_name(&self, signer: Address) -> String {
+        if signer == self.keyring.source().address() {
             "journal.sqlite".to_owned()
         } else {
-            format!("journal-{:#x}.sqlite", signer.address())
+            format!("journal-{signer:#x}.sqlite")
         }
     }
 
@@ -362,15 +377,15 @@ impl Core {
         if slot.get().is_none() {
             again = Some((
                 self.config.ledger.clone(),
-                self.keyring.signer().clone(),
-                self.ledger_config(self.keyring.signer()),
+                self.keyring.clone(),
+                self.ledger_config(signing_account(&self.config.ledger, &self.keyring)),
             ));
         }
         let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
         let work = async move {
-            if let Some((settings, signer, config)) = again
-                && !reconnect(&settings, signer, config, &endpoint, &slot, &stop).await
+            if let Some((settings, keyring, config)) = again
+                && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
             {
                 return;
             }
@@ -386,6 +401,32 @@ impl Core {
     }
 }
 
+/// Who the source is: the account of the remote signer if there is one.
+fn source_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
+    settings.remote_signer.as_ref().map_or_else(|| keyring.source().address(), |remote| remote.address.into())
+}
+
+/// Who signs for it.
+fn signing_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
+    settings.remote_signer.as_ref().map_or_else(|| keyring.signer().address(), |remote| remote.address.into())
+}
+
+/// What signs for it. A remote signer is asked for its key.
+async fn signer(settings: &config::Ledger, keyring: &Keyring) -> Result<Signer, StartError> {
+    let Some(remote) = &settings.remote_signer else { return Ok(keyring.signer().clone().into()) };
+    let token = match &remote.token_file {
+        None => None,
+        Some(path) => {
+            let words = |e: std::io::Error| SignerError::Token(format!("{}: {e}", path.display()));
+            let text = Zeroizing::new(fs::read_to_string(path).map_err(words)?);
+            Some(Zeroizing::new(text.lines().next().unwrap_or_default().trim().to_owned()))
+        }
+    };
+    let url = remote.url.parse().map_err(|_| StartError::SignerUrl)?;
+    let config = RemoteConfig { url, address: remote.address.into(), token, timeout: remote.timeout };
+    Ok(RemoteSigner::connect(config).await?.into())
+}
+
 /// The configured endpoints, the preferred one first.
 fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
     let urls = std::iter::once(&settings.url).chain(&settings.fallback_urls).map(|url| url.parse());
@@ -397,7 +438,7 @@ fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
 /// Tries until the node answers; `false` when told to stop first.
 async fn reconnect(
     settings: &config::Ledger,
-    signer: PrivateKeySigner,
+    keyring: &Keyring,
     config: Result<LedgerConfig, StartError>,
     endpoint: &str,
     slot: &LedgerSlot,
@@ -407,7 +448,8 @@ async fn reconnect(
     loop {
         let opened = async {
             let node = endpoints(settings)?;
-            let ledger = ledger::open_endpoints(node, signer.clone(), config.clone(), Arc::default()).await?;
+            let ledger =
+                ledger::open_endpoints(node, signer(settings, keyring).await?, config.clone(), Arc::default()).await?;
             ledger.ensure_source_defined(endpoint).await?;
             Ok::<_, StartError>(ledger)
         };

@@ -9,7 +9,7 @@
 
 use alloy::primitives::Address;
 
-use super::{Config, Core, LedgerKind, StartError, endpoints};
+use super::{Config, Core, LedgerKind, RpcNode, StartError, endpoints};
 use crate::keyring::KeyringError;
 use crate::ledger::{self, Endpoints, Ledger, LedgerError};
 use alloy::signers::local::PrivateKeySigner;
@@ -21,6 +21,11 @@ pub enum RotateError {
     /// The site or its ledger cannot be opened.
     #[error("nothing was lost; run this again when the cause is mended")]
     Open(#[from] Box<StartError>),
+    /// The key is not here.
+    #[error(
+        "a remote signer holds the key that signs; give it a new one there and name its account in ledger.remote_signer_address"
+    )]
+    Remote,
     /// The ledger refused a step.
     #[error("nothing was lost; run this again when the cause is mended")]
     Ledger(#[from] LedgerError),
@@ -46,6 +51,9 @@ impl Core {
     /// # Errors
     /// [`RotateError`].
     pub async fn rotate(config: Config) -> Result<Rotated, RotateError> {
+        if config.ledger.remote_signer.is_some() {
+            return Err(RotateError::Remote);
+        }
         let mut core = Self::open_apart(config).await.map_err(Box::new)?;
         if core.config.ledger.kind == LedgerKind::Embedded {
             core.embedded = Some(core.open_embedded().await.map_err(Box::new)?);
@@ -90,10 +98,10 @@ impl Core {
     /// The same ledger with another key of this site.
     async fn ledger_as(&self, signer: &PrivateKeySigner) -> Result<Ledger, RotateError> {
         let node = match (&self.embedded, self.config.ledger.kind) {
-            (Some(embedded), LedgerKind::Embedded) => Endpoints::single(embedded.rpc_client()),
+            (Some(embedded), LedgerKind::Embedded) => Endpoints::single(RpcNode::embedded(embedded)),
             _ => endpoints(&self.config.ledger).map_err(Box::new)?,
         };
-        let config = self.ledger_config(signer).map_err(Box::new)?;
+        let config = self.ledger_config(signer.address()).map_err(Box::new)?;
         let opened = ledger::open_endpoints(node, signer.clone(), config, Arc::default()).await;
         opened.map_err(|error| RotateError::Open(Box::new(error.into())))
     }

@@ -252,7 +252,9 @@ async fn show(config: &Config, output: &Output) -> Result<(), Failed> {
     let keyring = tokio::task::spawn_blocking(move || Keyring::open(&dir, &keys)).await??;
     let payload = keyring.payload_fingerprint()?;
     let operator = keyring.operator().map(|key| key.address().to_string());
-    output.keys(&keyring.source().address().to_string(), operator.as_deref(), &hex::encode(payload));
+    let remote = config.ledger.remote_signer.as_ref().map(|remote| format!("0x{}", hex::encode(remote.address)));
+    let source = keyring.source().address().to_string();
+    output.keys(&source, remote.or(operator).as_deref(), &hex::encode(payload));
     Ok(())
 }
 

@@ -45,7 +45,9 @@ impl From<SendError> for LedgerError {
     fn from(e: SendError) -> Self {
         match e {
             SendError::Refused(what) | SendError::Signing(what) => Self::Refused(what),
-            SendError::Displaced | SendError::Interrupted => Self::Unavailable(e.to_string()),
+            SendError::Displaced | SendError::Interrupted | SendError::SignerAway(_) => {
+                Self::Unavailable(e.to_string())
+            }
         }
     }
 }

@@ -890,7 +890,7 @@ impl Sign for SimSigner {
         ACCOUNT
     }
 
-    fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
+    async fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
         Ok(encode(unsigned.nonce, unsigned.call.to, &unsigned.call.data))
     }
 }
