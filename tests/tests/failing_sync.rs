@@ -176,6 +176,17 @@ fn only_out_of_resources_or_processing_failure(statuses: &[Vec<u16>]) {
     assert!(statuses.iter().flatten().all(|status| allowed.contains(status)), "{statuses:04X?}");
 }
 
+fn nothing_is_acknowledged_any_more(site: &mut Site) {
+    for side in [SMALL, LARGE] {
+        let after = site.burst_of(2, side);
+        only_out_of_resources_or_processing_failure(&after);
+        let accepted = after.iter().flatten().filter(|status| **status == 0).count();
+        assert_eq!(accepted, 0, "acknowledged after a failed sync: {after:04X?}\n{}", site.shim.hits());
+    }
+    let log = site.bridge.log();
+    assert!(log.contains("ERROR") && log.contains("disk failure"), "the log does not say why:\n{log}");
+}
+
 /// One sync, or every sync, of the archive fails with EIO: from then on nothing is acknowledged until the restart.
 fn the_archive_stops(fault: SyncFault, side: u16) {
     let Some(mut site) = Site::start(ARCHIVE_ONLY) else { return };
@@ -196,14 +207,7 @@ fn the_archive_stops(fault: SyncFault, side: u16) {
         let hits = site.shim.hits();
         assert!(begun.elapsed() < REACHED_WITHIN, "no store met the fault; these syncs failed: {hits:?}");
     }
-    for side in [SMALL, LARGE] {
-        let after = site.burst_of(2, side);
-        only_out_of_resources_or_processing_failure(&after);
-        let accepted = after.iter().flatten().filter(|status| **status == 0).count();
-        assert_eq!(accepted, 0, "acknowledged after a failed sync: {after:04X?}\n{}", site.shim.hits());
-    }
-    let log = site.bridge.log();
-    assert!(log.contains("ERROR") && log.contains("disk failure"), "the log does not say why:\n{log}");
+    nothing_is_acknowledged_any_more(&mut site);
     site.shim.withdraw();
     site.other_services_go_on(3);
     site.restart_on_a_sound_disk();
@@ -238,6 +242,50 @@ fn the_sync_of_an_object_directory_fails() {
 #[test]
 fn the_sync_of_the_index_fails() {
     the_archive_stops(SyncFault { errno: EIO, after: After::Lies, kind: "file", path: "/index.sqlite" }, LARGE);
+}
+
+/// What was acknowledged by way of the intake log gets its file behind that, and one sync of the whole file system makes it durable
+/// there. That system call does not go through the C library: strace makes it fail.
+#[test]
+fn the_sync_behind_the_acknowledgement_fails() {
+    if !have("strace") {
+        return;
+    }
+    let Some(mut site) = Site::start(ARCHIVE_ONLY) else { return };
+    assert!(!refused(&site.burst(3)));
+    let seen = site.bridge.dir.path().join("strace");
+    let mut strace = std::process::Command::new("strace")
+        .args(["-f", "-q", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO", "-p", &site.bridge.pid().to_string()])
+        .arg("-o")
+        .arg(&seen)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut ended = false;
+    let injected = || std::fs::read_to_string(&seen).unwrap_or_default().contains("INJECTED");
+    tests::wait_for("files to be synced behind the acknowledgement", || {
+        ended = strace.try_wait().unwrap().is_some();
+        if !ended && !injected() && !refused(&site.burst(1)) {
+            // It is synced when nothing has come for a moment.
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        ended || injected()
+    });
+    if ended {
+        tests::skip("permission to trace a process");
+        return;
+    }
+    let begun = Instant::now();
+    while !refused(&site.burst(1)) {
+        assert!(begun.elapsed() < REACHED_WITHIN, "stores go on after the failure");
+    }
+    nothing_is_acknowledged_any_more(&mut site);
+    let end = std::process::Command::new("kill").args(["-TERM", &strace.id().to_string()]).status().unwrap();
+    assert!(end.success());
+    strace.wait().unwrap();
+    site.other_services_go_on(3);
+    site.restart_on_a_sound_disk();
+    site.everything_acknowledged_is_there();
 }
 
 /// No room where the data was to go: A700 while it lasts. Whether the archive recovers by itself or waits for the restart, what
