@@ -1,7 +1,7 @@
 //! PACS Bridge: a DICOM node whose studies live on a permissioned ledger under the patient's control.
 //!
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
-//! pieces; [`keyring`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
+//! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`access`] decides who may see what and [`retrieve`] answers every door; [`dicom`] is such a door; [`app`]
 //! wires them together and [`cli`] is the program's face.
 
@@ -16,6 +16,7 @@ pub mod control;
 pub mod demo;
 pub mod dicom;
 pub mod keyring;
+pub mod keys;
 pub mod ledger;
 pub mod outbox;
 pub mod payload;
