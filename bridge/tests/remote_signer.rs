@@ -182,6 +182,8 @@ async fn typed_data_is_signed_by_the_key_that_was_named() {
         studyId: B256::repeat_byte(1),
         owner: Address::ZERO,
         source: Address::ZERO,
+        custodial: true,
+        derivedFrom: B256::ZERO,
         deadline: 5,
     };
     let domain = messages::studies_domain(CHAIN_ID, Address::repeat_byte(2));
