@@ -3,18 +3,21 @@
 //! Takes its listener and its shutdown signal as arguments, so that a test can start the real thing on port 0. Must not
 //! read the environment or end the process.
 
+mod rotate;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::U256;
+use alloy::primitives::{Address, U256};
 use embedded_ledger::EmbeddedLedger;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
 use crate::access::Access;
 use crate::archive::{Archive, ArchiveError};
@@ -27,11 +30,15 @@ use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
-use crate::ledger::{self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, Watch};
+use crate::ledger::{
+    self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer, SignerError,
+    Watch,
+};
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
+pub use rotate::{RotateError, Rotated};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
 const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
@@ -77,6 +84,12 @@ pub enum StartError {
     /// The control socket cannot be made.
     #[error("control socket")]
     Control(#[source] std::io::Error),
+    /// The remote signer does not sign for us.
+    #[error("signing")]
+    Signer(#[from] SignerError),
+    /// The remote signer's URL is none.
+    #[error("ledger.remote_signer_url is not a URL")]
+    SignerUrl,
     /// A node's URL is none.
     #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
@@ -105,6 +118,13 @@ impl Core {
     /// # Errors
     /// [`StartError`]. A node that does not answer is no error: intake must not depend on it.
     pub async fn open(config: Config) -> Result<Self, StartError> {
+        let mut core = Self::open_apart(config).await?;
+        core.open_ledger().await?;
+        Ok(core)
+    }
+
+    /// Everything but the ledger's client.
+    async fn open_apart(config: Config) -> Result<Self, StartError> {
         let data_dir = config.site.data_dir.clone();
         let lock = lock(&data_dir)?;
         let (dir, keys) = (data_dir.clone(), config.keys.clone());
@@ -123,11 +143,12 @@ impl Core {
             ledger: slot.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
+            source: source_account(&config.ledger, &keyring).to_string(),
         });
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
         let behind = Background::start().map_err(|e| StartError::DataDir(data_dir, e))?;
-        let mut core = Self {
+        Ok(Self {
             site,
             config,
             outbox,
@@ -139,9 +160,7 @@ impl Core {
             background,
             behind,
             _lock: lock,
-        };
-        core.open_ledger().await?;
-        Ok(core)
+        })
     }
 
     async fn open_ledger(&mut self) -> Result<(), StartError> {
@@ -155,6 +174,10 @@ impl Core {
                 self.connect(node, wake).await
             }
             LedgerKind::Rpc => match self.connect(endpoints(&self.config.ledger)?, wake.clone()).await {
+                Err(StartError::Signer(error @ SignerError::Away { .. })) => {
+                    tracing::warn!(%error, "intake goes on without it");
+                    Ok(())
+                }
                 Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
                     tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
                     Ok(())
@@ -169,7 +192,7 @@ impl Core {
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
         let source = self.keyring.source();
         let mut config = embedded_ledger::LedgerConfig::new(dir.join("chain.redb"), self.config.ledger.chain_id)
-            .with_balance(source.address(), U256::from(EMBEDDED_FUNDS_WEI))
+            .with_balance(source_account(&self.config.ledger, &self.keyring), U256::from(EMBEDDED_FUNDS_WEI))
             .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE.to_vec());
         config.block_period_ms =
             self.config.ledger.block_period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
@@ -195,7 +218,8 @@ impl Core {
     }
 
     async fn connect(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
-        let (signer, config) = (self.keyring.source().clone(), self.ledger_config()?);
+        let signer = signer(&self.config.ledger, &self.keyring).await?;
+        let config = self.ledger_config(signer.address())?;
         let ledger = ledger::open_endpoints(node, signer, config, wake).await?;
         ledger.ensure_source_defined(&self.endpoint()).await?;
         // The slot is filled once; a second connection would be the same ledger.
@@ -209,7 +233,7 @@ impl Core {
             .unwrap_or_else(|| NO_ENDPOINT.to_owned())
     }
 
-    fn ledger_config(&self) -> Result<LedgerConfig, StartError> {
+    fn ledger_config(&self, signer: Address) -> Result<LedgerConfig, StartError> {
         let dir = self.config.site.data_dir.join("ledger");
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
         let settings = &self.config.ledger;
@@ -217,10 +241,10 @@ impl Core {
         Ok(LedgerConfig {
             kind: if embedded { ledger::LedgerKind::Embedded } else { ledger::LedgerKind::Network },
             chain_id: settings.chain_id,
-            admin: self.keyring.source().address(),
+            admin: source_account(&self.config.ledger, &self.keyring),
             deploy: settings.deploy,
             mode: self.config.publish.piece_mode,
-            journal: dir.join("journal.sqlite"),
+            journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
@@ -229,6 +253,15 @@ impl Core {
                 ..SenderConfig::default()
             },
         })
+    }
+
+    /// One journal a key. The source's own is the one that was there before there were operators.
+    fn journal_name(&self, signer: Address) -> String {
+        if signer == self.keyring.source().address() {
+            "journal.sqlite".to_owned()
+        } else {
+            format!("journal-{signer:#x}.sqlite")
+        }
     }
 
     /// Takes the site apart: nothing is written afterwards.
@@ -342,13 +375,17 @@ impl Core {
         let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
         let mut again = None;
         if slot.get().is_none() {
-            again = Some((self.config.ledger.clone(), self.keyring.source().clone(), self.ledger_config()));
+            again = Some((
+                self.config.ledger.clone(),
+                self.keyring.clone(),
+                self.ledger_config(signing_account(&self.config.ledger, &self.keyring)),
+            ));
         }
         let endpoint = self.endpoint();
         let tasks = self.tasks.clone();
         let work = async move {
-            if let Some((settings, signer, config)) = again
-                && !reconnect(&settings, signer, config, &endpoint, &slot, &stop).await
+            if let Some((settings, keyring, config)) = again
+                && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
             {
                 return;
             }
@@ -364,6 +401,32 @@ impl Core {
     }
 }
 
+/// Who the source is: the account of the remote signer if there is one.
+fn source_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
+    settings.remote_signer.as_ref().map_or_else(|| keyring.source().address(), |remote| remote.address.into())
+}
+
+/// Who signs for it.
+fn signing_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
+    settings.remote_signer.as_ref().map_or_else(|| keyring.signer().address(), |remote| remote.address.into())
+}
+
+/// What signs for it. A remote signer is asked for its key.
+async fn signer(settings: &config::Ledger, keyring: &Keyring) -> Result<Signer, StartError> {
+    let Some(remote) = &settings.remote_signer else { return Ok(keyring.signer().clone().into()) };
+    let token = match &remote.token_file {
+        None => None,
+        Some(path) => {
+            let words = |e: std::io::Error| SignerError::Token(format!("{}: {e}", path.display()));
+            let text = Zeroizing::new(fs::read_to_string(path).map_err(words)?);
+            Some(Zeroizing::new(text.lines().next().unwrap_or_default().trim().to_owned()))
+        }
+    };
+    let url = remote.url.parse().map_err(|_| StartError::SignerUrl)?;
+    let config = RemoteConfig { url, address: remote.address.into(), token, timeout: remote.timeout };
+    Ok(RemoteSigner::connect(config).await?.into())
+}
+
 /// The configured endpoints, the preferred one first.
 fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
     let urls = std::iter::once(&settings.url).chain(&settings.fallback_urls).map(|url| url.parse());
@@ -375,7 +438,7 @@ fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
 /// Tries until the node answers; `false` when told to stop first.
 async fn reconnect(
     settings: &config::Ledger,
-    signer: alloy::signers::local::PrivateKeySigner,
+    keyring: &Keyring,
     config: Result<LedgerConfig, StartError>,
     endpoint: &str,
     slot: &LedgerSlot,
@@ -385,7 +448,8 @@ async fn reconnect(
     loop {
         let opened = async {
             let node = endpoints(settings)?;
-            let ledger = ledger::open_endpoints(node, signer.clone(), config.clone(), Arc::default()).await?;
+            let ledger =
+                ledger::open_endpoints(node, signer(settings, keyring).await?, config.clone(), Arc::default()).await?;
             ledger.ensure_source_defined(endpoint).await?;
             Ok::<_, StartError>(ledger)
         };
@@ -404,7 +468,7 @@ async fn reconnect(
 }
 
 /// One bridge per data directory: the lock goes with the process, whatever ends it.
-fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
+pub(crate) fn lock(data_dir: &std::path::Path) -> Result<File, StartError> {
     let fail = |e| StartError::DataDir(data_dir.to_owned(), e);
     fs::create_dir_all(data_dir).map_err(fail)?;
     let file = File::create(data_dir.join("lock")).map_err(fail)?;

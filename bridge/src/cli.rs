@@ -3,6 +3,7 @@
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
 mod clients;
+mod keys;
 mod output;
 
 use std::collections::HashMap;
@@ -17,7 +18,8 @@ use crate::app::{App, Core};
 use crate::archive::Part10Error;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
-use crate::keyring::{Keyring, helper};
+use crate::keyring::helper;
+use keys::{FILE_PASSWORD, KeysCommand};
 use output::Output;
 pub(crate) use output::{size, table};
 
@@ -100,14 +102,6 @@ enum StudyCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum KeysCommand {
-    /// Make the keys that are missing; those that exist stay.
-    New,
-    /// Show the public side of the keys.
-    Show,
-}
-
 /// What a command failed with, in words for the person at the terminal.
 #[derive(Debug)]
 struct Failed(String);
@@ -132,6 +126,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
         return helper::serve();
     }
     helper::offer();
+    let file_password = environment.get(FILE_PASSWORD).cloned().map(zeroize::Zeroizing::new);
     let config = match load(arguments.config.as_deref(), environment) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
@@ -141,7 +136,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
         Err(error) => return complain(&format!("cannot start: {error}"), 1),
     };
     let output = Output::new(arguments.json);
-    match runtime.block_on(command(arguments.command, config, &output)) {
+    match runtime.block_on(command(arguments.command, config, file_password, &output)) {
         Ok(code) => code,
         Err(Failed(words)) => complain(&words, 1),
     }
@@ -159,7 +154,12 @@ fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Con
     Config::load(file, environment)
 }
 
-async fn command(command: Command, config: Config, output: &Output) -> Result<ExitCode, Failed> {
+async fn command(
+    command: Command,
+    config: Config,
+    file_password: Option<zeroize::Zeroizing<String>>,
+    output: &Output,
+) -> Result<ExitCode, Failed> {
     match command {
         Command::Serve => return serve(config).await,
         Command::Demo(options) => return Ok(crate::demo::run(options).await?),
@@ -172,7 +172,9 @@ async fn command(command: Command, config: Config, output: &Output) -> Result<Ex
         Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
-        Command::Keys(command) => keys(&config, &command, output).await?,
+        Command::Keys(command) => {
+            keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;
+        }
         Command::KeyHelper => return Ok(helper::serve()),
     }
     Ok(ExitCode::SUCCESS)
@@ -232,17 +234,6 @@ async fn verify(config: Config, what: String, output: &Output) -> Result<ExitCod
 fn describe(path: &Path) -> Result<(String, String), Part10Error> {
     let (sop_instance, digest) = crate::site::describe_file(path)?;
     Ok((sop_instance.to_string(), hex::encode(digest)))
-}
-
-async fn keys(config: &Config, command: &KeysCommand, output: &Output) -> Result<(), Failed> {
-    let (dir, keys) = (config.site.data_dir.clone(), config.keys.clone());
-    if matches!(command, KeysCommand::Show) && !dir.join("keystore").is_dir() {
-        return Err(Failed(format!("no keys in {}; `pacs-bridge keys new` makes them", dir.display())));
-    }
-    let keyring = tokio::task::spawn_blocking(move || Keyring::open(&dir, &keys)).await??;
-    let payload = keyring.payload_fingerprint()?;
-    output.keys(&keyring.source().address().to_string(), &hex::encode(payload));
-    Ok(())
 }
 
 /// Logs go to standard error: people and machines read standard output.

@@ -9,7 +9,7 @@ pub(crate) mod helper;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,10 +22,31 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
-use crate::ledger::owner::{NoSuchKey, OwnerSeed};
+use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
+
+/// Directory of the key files, below the data directory.
+pub(crate) const KEYSTORE: &str = "keystore";
+/// Who the source is, for ever.
+pub(crate) const SOURCE: &str = "source.json";
+/// Who signs for it, once that is not the source itself.
+pub(crate) const OPERATOR: &str = "operator.json";
+/// Who is to sign for it when the rotation in hand is done.
+pub(crate) const OPERATOR_NEXT: &str = "operator-next.json";
+/// Who signed before, until the chain no longer honours it.
+pub(crate) const OPERATOR_RETIRING: &str = "operator-retiring.json";
+/// Entropy of the owner seed's recovery words.
+pub(crate) const OWNER_WORDS: &str = "owner-words.json";
+/// The owner seed of sites that began without words.
+pub(crate) const OWNER_SEED: &str = "owner-seed.json";
+/// What session keys are wrapped to.
+pub(crate) const PAYLOAD: &str = "payload-key.pgp";
+/// The password of all, where none is configured.
+pub(crate) const PASSWORD: &str = "password";
+/// Salts and wrapped session keys, in the data directory.
+pub(crate) const DATABASE: &str = "keys.sqlite";
 
 /// Why a secret could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +66,9 @@ pub enum KeyringError {
     /// No owner key has this number.
     #[error("owner key")]
     Owner(#[from] NoSuchKey),
+    /// The owner seed's recovery words do not hold together.
+    #[error("owner seed")]
+    Words(#[from] WordsError),
     /// The password file is empty.
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
@@ -114,7 +138,10 @@ impl ForeignKeys {
 pub struct Keyring(Arc<Inner>);
 
 struct Inner {
+    dir: PathBuf,
+    password: Zeroizing<String>,
     source: PrivateKeySigner,
+    operator: Option<PrivateKeySigner>,
     owners: OwnerSeed,
     recipient: RecipientSecret,
     database: Mutex<Connection>,
@@ -126,18 +153,81 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`]; a wrong password is a [`KeyringError::Keystore`].
     pub fn open(data_dir: &Path, config: &config::Keys) -> Result<Self, KeyringError> {
-        let dir = data_dir.join("keystore");
+        let dir = data_dir.join(KEYSTORE);
         fs::create_dir_all(&dir).map_err(|e| KeyringError::File(dir.clone(), e))?;
         let password = password(&dir, config)?;
         let mut helper = Helper::new();
-        let source = open_or_make(&mut helper, &dir.join("source.json"), &password)?;
-        // The seed is 32 secret bytes like any key, so the same file format keeps it.
-        let seed = open_or_make(&mut helper, &dir.join("owner-seed.json"), &password)?;
-        let recipient = open_or_make_recipient(&mut helper, &dir.join("payload-key.pgp"), &password)?;
+        let operator = open_if_there(&mut helper, &dir.join(OPERATOR), &password)?;
+        let source = match &operator {
+            // A source that has operators exists already: a new identity would be another source.
+            Some(_) => read_key(&mut helper, &dir.join(SOURCE), &password)?,
+            None => open_or_make(&mut helper, &dir.join(SOURCE), &password)?,
+        };
+        let owners = open_or_make_owners(&mut helper, &dir, &password)?;
+        let recipient = open_or_make_recipient(&mut helper, &dir.join(PAYLOAD), &password)?;
         drop(helper);
-        let database = open_database(&data_dir.join("keys.sqlite"))?;
-        let owners = OwnerSeed::new(seed.to_bytes().to_vec());
-        Ok(Self(Arc::new(Inner { source, owners, recipient, database: Mutex::new(database) })))
+        let database = open_database(&data_dir.join(DATABASE))?;
+        let database = Mutex::new(database);
+        Ok(Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database })))
+    }
+
+    /// The account that signs transactions: the operator, or the source itself while it has none.
+    #[must_use]
+    pub fn signer(&self) -> &PrivateKeySigner {
+        self.0.operator.as_ref().unwrap_or(&self.0.source)
+    }
+
+    /// The account that signs for the source, if the source does not sign itself.
+    #[must_use]
+    pub fn operator(&self) -> Option<&PrivateKeySigner> {
+        self.0.operator.as_ref()
+    }
+
+    /// The key that is to become the operator, made and durable if there was none.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn next_operator(&self) -> Result<PrivateKeySigner, KeyringError> {
+        open_or_make(&mut Helper::new(), &self.0.dir.join(OPERATOR_NEXT), &self.0.password)
+    }
+
+    /// Makes the next operator the one that signs from the next start on. The key that signed until now is kept apart until
+    /// [`Self::forget_retiring`].
+    ///
+    /// # Errors
+    /// [`KeyringError::File`].
+    pub fn promote_operator(&self) -> Result<(), KeyringError> {
+        let dir = &self.0.dir;
+        let now = dir.join(if self.0.operator.is_some() { OPERATOR } else { SOURCE });
+        let bytes = Zeroizing::new(fs::read(&now).map_err(|e| KeyringError::File(now, e))?);
+        write_secret(&dir.join(OPERATOR_RETIRING), &bytes)?;
+        let operator = dir.join(OPERATOR);
+        fs::rename(dir.join(OPERATOR_NEXT), &operator).map_err(|e| KeyringError::File(operator, e))?;
+        sync_dir(dir)
+    }
+
+    /// The key that signed before the operator of now, while the chain may still honour it.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn retiring(&self) -> Result<Option<PrivateKeySigner>, KeyringError> {
+        open_if_there(&mut Helper::new(), &self.0.dir.join(OPERATOR_RETIRING), &self.0.password)
+    }
+
+    /// Whether a rotation was begun whose key does not sign yet.
+    #[must_use]
+    pub fn has_next_operator(&self) -> bool {
+        self.0.dir.join(OPERATOR_NEXT).exists()
+    }
+
+    /// Ends a rotation: the chain no longer honours the key that was kept apart.
+    ///
+    /// # Errors
+    /// [`KeyringError::File`].
+    pub fn forget_retiring(&self) -> Result<(), KeyringError> {
+        let path = self.0.dir.join(OPERATOR_RETIRING);
+        fs::remove_file(&path).map_err(|e| KeyringError::File(path, e))?;
+        sync_dir(&self.0.dir)
     }
 
     /// The account that defines this source and its studies.
@@ -324,6 +414,11 @@ fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringEr
 }
 
 fn open_database(path: &Path) -> Result<Connection, KeyringError> {
+    // SQLite gives its journals the permissions of the database.
+    let private = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    private
+        .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
+        .map_err(|e| KeyringError::File(path.to_owned(), e))?;
     let database = Connection::open(path)?;
     database.pragma_update(None, "secure_delete", true)?;
     // EXTRA syncs the directory after the rollback journal is removed: without that a power cut brings the journal back, and with
@@ -363,11 +458,11 @@ fn open_database(path: &Path) -> Result<Connection, KeyringError> {
 
 /// The configured password, or a random one kept in a file of its own beside the keys: that protects a copy of the key
 /// files alone, and says so.
-fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<String>, KeyringError> {
+pub(crate) fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<String>, KeyringError> {
     if let Some(password) = &config.password {
         return Ok(Zeroizing::new(password.clone()));
     }
-    let path = config.password_file.clone().unwrap_or_else(|| dir.join("password"));
+    let path = config.password_file.clone().unwrap_or_else(|| dir.join(PASSWORD));
     if config.password_file.is_none() && !path.exists() {
         let mut bytes = Zeroizing::new([0; 24]);
         rand::rngs::OsRng.fill_bytes(bytes.as_mut());
@@ -379,6 +474,30 @@ fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<String>, Keyr
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(KeyringError::EmptyPassword(path)),
     }
+}
+
+fn read_key(helper: &mut Helper, path: &Path, password: &str) -> Result<PrivateKeySigner, KeyringError> {
+    let fail = |e| KeyringError::Keystore(path.to_owned(), e);
+    let text = fs::read_to_string(path).map_err(|e| fail(e.into()))?;
+    let opened = helper.run(Task::OpenKeystore, password, text.as_bytes());
+    match opened.and_then(|bytes| PrivateKeySigner::from_slice(&bytes).ok()) {
+        Some(key) => Ok(key),
+        None => keystore::decrypt(&text, password).map_err(fail),
+    }
+}
+
+fn open_if_there(helper: &mut Helper, path: &Path, password: &str) -> Result<Option<PrivateKeySigner>, KeyringError> {
+    path.exists().then(|| read_key(helper, path, password)).transpose()
+}
+
+/// The seed is 32 secret bytes like any key, so the same file format keeps it: as the entropy of 24 recovery words, or, at
+/// sites that began without words, as the seed itself.
+fn open_or_make_owners(helper: &mut Helper, dir: &Path, password: &str) -> Result<OwnerSeed, KeyringError> {
+    if let Some(seed) = open_if_there(helper, &dir.join(OWNER_SEED), password)? {
+        return Ok(OwnerSeed::new(seed.to_bytes().to_vec()));
+    }
+    let entropy = open_or_make(helper, &dir.join(OWNER_WORDS), password)?;
+    Ok(OwnerSeed::from_words(&owner::words_of(&entropy.to_bytes().0)?)?)
 }
 
 fn open_or_make(helper: &mut Helper, path: &Path, password: &str) -> Result<PrivateKeySigner, KeyringError> {
@@ -394,12 +513,7 @@ fn open_or_make(helper: &mut Helper, path: &Path, password: &str) -> Result<Priv
         keystore::write(path, &text).map_err(fail)?;
         return Ok(key);
     }
-    let text = fs::read_to_string(path).map_err(|e| fail(e.into()))?;
-    let opened = helper.run(Task::OpenKeystore, password, text.as_bytes());
-    match opened.and_then(|bytes| PrivateKeySigner::from_slice(&bytes).ok()) {
-        Some(key) => Ok(key),
-        None => keystore::decrypt(&text, password).map_err(fail),
-    }
+    read_key(helper, path, password)
 }
 
 fn open_or_make_recipient(helper: &mut Helper, path: &Path, password: &str) -> Result<RecipientSecret, KeyringError> {
@@ -422,13 +536,17 @@ fn open_or_make_recipient(helper: &mut Helper, path: &Path, password: &str) -> R
 }
 
 /// Writes a file that only we can read, durable before it returns, and never half of it under its name.
-fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
     let fail = |e| KeyringError::File(path.to_owned(), e);
     let part = path.with_extension("part");
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(fail)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
     fs::rename(&part, path).map_err(fail)?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)
+    sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), KeyringError> {
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| KeyringError::File(dir.to_owned(), e))
 }

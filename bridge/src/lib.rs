@@ -1,8 +1,9 @@
 //! PACS Bridge: a DICOM node whose studies live on a permissioned ledger under the patient's control.
 //!
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
-//! pieces; [`keyring`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
-//! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers every door; [`dicom`] is such a door; [`app`]
+//! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
+//! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
+//! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door; [`app`]
 //! wires them together and [`cli`] is the program's face.
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod dicom;
 pub mod exchange;
 pub mod follow;
 pub mod keyring;
+pub mod keys;
 pub mod ledger;
 pub mod outbox;
 pub mod payload;

@@ -240,6 +240,8 @@ pub struct Parts {
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
     pub publishing: bool,
+    /// Account of this source.
+    pub source: String,
 }
 
 impl Site {
@@ -409,7 +411,7 @@ impl Site {
             instances: totals.instances,
             bytes: totals.bytes,
             local_bytes: totals.local_bytes,
-            source: self.0.keyring.source().address().to_string(),
+            source: self.0.source.clone(),
             ledger,
         })
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
@@ -21,10 +22,13 @@ use crate::config::Duplicates;
 const GROUP_MAX: usize = 64;
 /// Requests waiting for the writer; further ones wait in their associations.
 const QUEUE_MAX: usize = 256;
+/// Writes after which a checkpoint is due as soon as nobody waits, and after which it is made all the same.
+const CHECKPOINT_WRITES: (u32, u32) = (256, 1024);
 /// Bytes of objects filed in one transaction, above which no further one is taken in.
 const GROUP_BYTES: u64 = 8 * 1024 * 1024;
 
-type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Says whether it found the disk untrustworthy.
+type Work = Box<dyn FnOnce(&mut Connection) -> bool + Send>;
 
 enum Request {
     File(Arriving),
@@ -56,10 +60,17 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(connection: Connection, log: Log, policy: Duplicates, settle_ms: u64) -> Self {
+    /// `poisoned` is set when the disk can no longer be trusted.
+    pub(super) fn start(
+        connection: Connection,
+        log: Log,
+        policy: Duplicates,
+        settle_ms: u64,
+        poisoned: Arc<AtomicBool>,
+    ) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let settle_ms = index::as_i64(settle_ms);
-        let writer = Writer { connection, log, policy, settle_ms, durability: None, failed: false };
+        let writer = Writer { connection, log, policy, settle_ms, durability: None, writes: 0, poisoned };
         let thread = std::thread::Builder::new().name("archive-writer".into()).spawn(move || writer.work(requests));
         if let Err(error) = &thread {
             tracing::error!(%error, "cannot start the archive's writer thread");
@@ -89,8 +100,11 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue().ok_or(ArchiveError::Closed)?;
         let work: Work = Box::new(move |connection| {
+            let done = work(connection);
+            let failed = done.as_ref().is_err_and(is_disk_failure);
             // The asker may have gone; the write is done all the same.
-            let _ = reply.send(work(connection));
+            let _ = reply.send(done);
+            failed
         });
         queue.send(Request::Run(work)).await.map_err(|_| ArchiveError::Closed)?;
         answer.await.map_err(|_| ArchiveError::Closed)?
@@ -115,8 +129,10 @@ struct Writer {
     settle_ms: i64,
     /// What the connection is set to.
     durability: Option<Durability>,
+    /// Since the last checkpoint.
+    writes: u32,
     /// After a failed sync or commit nothing more is filed.
-    failed: bool,
+    poisoned: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -141,6 +157,31 @@ impl Writer {
                 }
             }
             self.file_group(group);
+            self.checkpoint(requests.is_empty());
+        }
+    }
+
+    fn checkpoint(&mut self, idle: bool) {
+        let due = if idle { CHECKPOINT_WRITES.0 } else { CHECKPOINT_WRITES.1 };
+        if self.writes < due || self.failed() {
+            return;
+        }
+        self.writes = 0;
+        if let Err(error) = index::checkpoint(&self.connection) {
+            let error = ArchiveError::from(error);
+            tracing::error!(error = %crate::chain_of(&error), "the index could not be checkpointed");
+            self.fail_on(&error);
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Refuses everything from now on if the disk can no longer be trusted.
+    fn fail_on(&self, error: &ArchiveError) {
+        if is_disk_failure(error) {
+            self.poisoned.store(true, Ordering::Release);
         }
     }
 
@@ -148,7 +189,10 @@ impl Writer {
         if let Err(error) = self.be_durable(Durability::Synced) {
             tracing::error!(%error, "the index cannot be set to sync");
         }
-        work(&mut self.connection);
+        self.writes += 1;
+        if work(&mut self.connection) {
+            self.poisoned.store(true, Ordering::Release);
+        }
     }
 
     fn be_durable(&mut self, durability: Durability) -> rusqlite::Result<()> {
@@ -163,9 +207,10 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        if self.failed {
+        if self.failed() {
             return group.into_iter().for_each(|one| drop(one.reply.send(Err(ArchiveError::Poisoned))));
         }
+        self.writes += u32::try_from(group.len()).unwrap_or(u32::MAX);
         match self.commit(&mut group) {
             Ok(filed) => {
                 for (one, filed) in group.into_iter().zip(filed) {
@@ -182,8 +227,9 @@ impl Writer {
     /// take the others with it.
     fn refuse_group(&mut self, mut group: Vec<Arriving>, error: ArchiveError) {
         tracing::error!(error = %crate::chain_of(&error), objects = group.len(), "objects could not be filed");
-        self.failed = is_disk_failure(&error);
-        if !self.failed && !matches!(error, ArchiveError::Full(_)) {
+        self.fail_on(&error);
+        let failed = is_disk_failure(&error);
+        if !failed && !matches!(error, ArchiveError::Full(_)) {
             if group.len() > 1 {
                 return group.into_iter().for_each(|one| self.file_group(vec![one]));
             }
@@ -194,7 +240,7 @@ impl Writer {
         }
         let text = error.to_string();
         for one in group {
-            let error = if self.failed {
+            let error = if failed {
                 ArchiveError::Io(text.clone(), std::io::Error::other("commit failed"))
             } else {
                 ArchiveError::Full(text.clone())

@@ -24,6 +24,7 @@ pub struct Incoming {
     body: Body,
     id: FileId,
     hash: Sha256,
+    crc: crc32fast::Hasher,
     meta_bytes: u64,
     bytes: u64,
     scanner: Scanner,
@@ -71,6 +72,7 @@ impl Incoming {
             body,
             id,
             hash: Sha256::new(),
+            crc: crc32fast::Hasher::new(),
             meta_bytes: meta.len() as u64,
             bytes: 0,
             scanner: Scanner::new(syntax, options, ELEMENT_BYTES_MAX),
@@ -95,6 +97,7 @@ impl Incoming {
         self.archive.reserve(data.len() as u64)?;
         self.bytes += data.len() as u64;
         self.hash.update(data);
+        self.crc.update(data);
         if let Body::Memory(buffer) = &mut self.body {
             if buffer.append(data) {
                 return Ok(());
@@ -170,6 +173,7 @@ impl Incoming {
             meta_bytes: self.meta_bytes,
             file_bytes: self.bytes,
             file_sha256: std::mem::take(&mut self.hash).finalize().into(),
+            file_crc32: std::mem::take(&mut self.crc).finalize(),
             received_ms: now_ms(),
             calling_ae: self.head.calling_ae.clone(),
             file: self.id.clone(),

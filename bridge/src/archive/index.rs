@@ -28,8 +28,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     set_durability(&connection, Durability::Synced)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", -16_000)?;
-    // The log is rewritten from its start after each checkpoint, so its syncs do not grow the file.
-    connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
+    // SQLite does not report what fails in a checkpoint of its own; see `checkpoint`.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
         0 => connection.execute_batch(&format!(
@@ -58,6 +58,12 @@ pub(super) fn set_durability(connection: &Connection, durability: Durability) ->
         Durability::Ordered => "NORMAL",
     };
     connection.pragma_update(None, "synchronous", synchronous)
+}
+
+/// Moves what the write-ahead log holds into the database, as far as no reader needs it there, and syncs both. The log is then
+/// rewritten from its start, so that its syncs do not grow the file.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
 /// Reading connections, handed out one per query.
@@ -276,8 +282,8 @@ fn instance_row(tx: &Transaction<'_>, series: i64, new: &NewInstance) -> Result<
     let attributes: &DataSet = &new.levels.instance;
     tx.prepare_cached(
         "INSERT INTO instance (series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
-           file_sha256, received_ms, calling_ae, shard, file)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+           file_sha256, received_ms, calling_ae, shard, file, file_crc32)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         series,
@@ -293,6 +299,7 @@ fn instance_row(tx: &Transaction<'_>, series: i64, new: &NewInstance) -> Result<
         new.calling_ae,
         new.file.shard,
         new.file.name,
+        new.file_crc32,
     ])?;
     Ok(())
 }

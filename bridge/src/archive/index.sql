@@ -51,6 +51,7 @@ CREATE TABLE instance (
   meta_bytes INTEGER NOT NULL,         -- offset of the data set in the file
   file_bytes INTEGER NOT NULL,
   file_sha256 BLOB NOT NULL,           -- of the whole Part 10 file, which depends on nothing but the object
+  file_crc32 INTEGER,                  -- of the same, to prove a local file at every reading; NULL where it was never here
   received_ms INTEGER NOT NULL,
   calling_ae TEXT NOT NULL,
   shard INTEGER,                       -- directory of the local file; NULL when it was evicted

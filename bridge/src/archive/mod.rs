@@ -172,6 +172,7 @@ struct NewInstance {
     meta_bytes: u64,
     file_bytes: u64,
     file_sha256: [u8; 32],
+    file_crc32: u32,
     received_ms: i64,
     calling_ae: String,
     file: FileId,
@@ -213,6 +214,8 @@ pub struct Stored {
     pub file_bytes: u64,
     /// SHA-256 of the whole file.
     pub file_sha256: [u8; 32],
+    /// CRC-32 of the whole file, if it was ever here.
+    pub file_crc32: Option<u32>,
     /// Where the file is or will be, unless it was evicted. [`Archive::open_file`] opens it.
     pub path: Option<PathBuf>,
 }
@@ -280,7 +283,7 @@ impl Archive {
         let write_behind =
             WriteBehind::start(log.clone(), blocks.clone(), file_systems, limits.free_bytes_min, poisoned.clone())
                 .map_err(|e| ArchiveError::io("starting the thread behind the intake log", e))?;
-        let committer = Committer::start(writer, log.clone(), limits.duplicates, settle_ms);
+        let committer = Committer::start(writer, log.clone(), limits.duplicates, settle_ms, poisoned.clone());
         Ok(Self(Arc::new(Inner {
             root: root.to_owned(),
             shards,
@@ -532,8 +535,9 @@ impl Archive {
             meta_bytes: index::as_u64(row.get(6)?),
             file_bytes: index::as_u64(row.get(7)?),
             file_sha256: row.get(8)?,
+            file_crc32: row.get(11)?,
             path: file,
-            origin: row.get(11)?,
+            origin: row.get(12)?,
         })
     }
 }
@@ -541,11 +545,11 @@ impl Archive {
 /// Objects that may be shown now, each once.
 const SELECT_SHOWN: &str =
     "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes, i.file_sha256, i.shard, i.file,
-   i.origin FROM shown_instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
+   i.file_crc32, i.origin FROM shown_instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
 /// The same, those besides which the same object was received as well.
 const SELECT_VISIBLE: &str =
     "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes, i.file_sha256, i.shard, i.file,
-   i.origin FROM instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
+   i.file_crc32, i.origin FROM instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
 
 /// Objects of study ?1 that have a file here and a sealed image on the ledger.
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0

@@ -168,6 +168,7 @@ fn new_instance(found: &Found, object: &[u8]) -> Result<NewInstance, ArchiveErro
         meta_bytes: description.meta_bytes,
         file_bytes: found.object_bytes,
         file_sha256: description.file_sha256,
+        file_crc32: crc32fast::hash(object),
         received_ms: description.received_ms,
         calling_ae: description.calling_ae,
         file: description.file,

@@ -74,12 +74,29 @@ impl Output {
         }
     }
 
-    pub(super) fn keys(&self, source: &str, payload: &str) {
+    pub(super) fn keys(&self, source: &str, operator: Option<&str>, payload: &str) {
         if self.json {
-            self.json(&serde_json::json!({ "source": source, "payload_key": payload }));
+            self.json(&serde_json::json!({ "source": source, "operator": operator, "payload_key": payload }));
         } else {
             println!("source account    {source}");
+            println!("signing account   {}", operator.unwrap_or("the source itself"));
             println!("payload key       {payload}");
+        }
+    }
+
+    /// What a command did, and the facts of it.
+    pub(super) fn done(&self, what: &str, rows: &[(&str, String)]) {
+        if self.json {
+            let mut facts: serde_json::Map<String, serde_json::Value> =
+                rows.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
+            facts.insert("done".into(), what.into());
+            self.json(&serde_json::Value::Object(facts));
+        } else if let [("secret", secret)] = rows {
+            // Alone on its line, for whoever pipes it on.
+            println!("{secret}");
+        } else {
+            println!("{what}");
+            rows.iter().for_each(|(key, value)| println!("  {key:<10}{value}"));
         }
     }
 }

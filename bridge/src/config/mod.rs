@@ -189,6 +189,21 @@ pub struct Ledger {
     pub rpc_bind: Option<SocketAddr>,
     /// Deploy the contracts where the ledger does not hold them.
     pub deploy: bool,
+    /// Who signs instead of the source key in the keystore.
+    pub remote_signer: Option<RemoteSigner>,
+}
+
+/// `ledger.remote_signer_…`: a Web3Signer that holds the source key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteSigner {
+    /// Its base URL.
+    pub url: String,
+    /// The account whose key it holds.
+    pub address: [u8; 20],
+    /// File whose first line is a bearer token, if it wants one.
+    pub token_file: Option<PathBuf>,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
 }
 
 /// Kinds of ledger.
@@ -430,6 +445,7 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
             _ => address(v).map(Some),
         }),
         deploy: s.take("deploy", true, flag),
+        remote_signer: read_remote_signer(&mut s),
     };
     match ledger.kind {
         LedgerKind::Rpc if ledger.url.is_empty() => s.mistake("url", "missing; kind = \"rpc\" needs a node's URL"),
@@ -461,11 +477,55 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
     exchange
 }
 
+fn read_remote_signer(s: &mut Section<'_>) -> Option<RemoteSigner> {
+    let url = s.take("remote_signer_url", String::new(), url_or_empty);
+    let address = s.take("remote_signer_address", None, |v| {
+        let found = text(v)?;
+        let mut bytes = [0; 20];
+        match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
+            _ if found.is_empty() => Ok(None),
+            Ok(()) => Ok(Some(bytes)),
+            Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
+        }
+    });
+    let token_file = s.take("remote_signer_token_file", None, optional_path);
+    let timeout = s.take("remote_signer_timeout_ms", Duration::from_secs(5), milliseconds);
+    if url.is_empty() {
+        if address.is_some() || token_file.is_some() {
+            s.mistake("remote_signer_url", "missing; the other remote_signer keys are of no use without it");
+        }
+        return None;
+    }
+    if !is_plain_and_near(&url) {
+        let what = "expected http:// to this machine (127.0.0.1, [::1] or localhost): this program speaks no TLS to a signer yet, \
+                    so let a proxy here do it";
+        s.mistake("remote_signer_url", what);
+    }
+    let Some(address) = address else {
+        s.mistake("remote_signer_address", "missing; it says which of the signer's keys is ours");
+        return None;
+    };
+    Some(RemoteSigner { url, address, token_file, timeout })
+}
+
+/// What a key signs and what opens a signer to us shall not cross a network in the clear.
+fn is_plain_and_near(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = if host.starts_with('[') {
+        host.split_inclusive(']').next().unwrap_or_default()
+    } else {
+        host.split(':').next().unwrap_or_default()
+    };
+    let numbers = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || numbers.is_ok_and(|ip| ip.is_loopback())
+}
+
 fn read_keys(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Keys {
     let mut s = Section::open("keys".into(), value, mistakes);
     let keys = Keys {
-        password_file: s
-            .take("password_file", None, |v| path(v).map(|p| Some(p).filter(|p| !p.as_os_str().is_empty()))),
+        password_file: s.take("password_file", None, optional_path),
         password: s.take("password", None, |v| text(v).map(|t| Some(t).filter(|t| !t.is_empty()))),
     };
     if keys.password.is_some() && keys.password_file.is_some() {
@@ -520,6 +580,10 @@ fn address(value: &ValueKind) -> Result<SocketAddr, String> {
 
 fn path(value: &ValueKind) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from)
+}
+
+fn optional_path(value: &ValueKind) -> Result<Option<PathBuf>, String> {
+    path(value).map(|path| Some(path).filter(|path| !path.as_os_str().is_empty()))
 }
 
 fn milliseconds(value: &ValueKind) -> Result<Duration, String> {
@@ -638,6 +702,23 @@ mod tests {
     fn a_peer_named_twice_and_an_open_ledger_port_are_mistakes() {
         assert!(mistakes("[[peer]]\nae_title = \"A\"\n[[peer]]\nae_title = \"A\"\n")[0].contains("twice"));
         assert!(mistakes("[ledger]\nrpc_bind = \"0.0.0.0:8545\"\n")[0].contains("loopback"));
+    }
+
+    #[test]
+    fn a_remote_signer_is_near_and_complete() {
+        assert!(
+            mistakes("[ledger]\nremote_signer_url = \"http://127.0.0.1:9000\"\n")[0].contains("which of the signer")
+        );
+        for far in
+            ["https://127.0.0.1", "http://signer.example", "http://127.0.0.1@signer.example", "http://10.0.0.1:9000"]
+        {
+            let found = mistakes(&format!("[ledger]\nremote_signer_url = \"{far}\"\n")).join(" ");
+            assert!(found.contains("no TLS"), "{far}: {found}");
+        }
+        let address = "[ledger]\nremote_signer_address = \"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266\"\n";
+        assert!(mistakes(address)[0].contains("remote_signer_url"));
+        let whole = parse(&format!("{address}remote_signer_url = \"http://[::1]:9000/\"\n")).unwrap();
+        assert_eq!(whole.ledger.remote_signer.unwrap().address[..2], [0xf3, 0x9f]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum LedgerError {
     #[error("ledger refused: {0}")]
     Refused(String),
     /// The consortium: this account may not write.
-    #[error("account {0} is not an admitted source of this consortium")]
+    #[error("account {0} is not an admitted source of this consortium and does not sign for one")]
     NotAdmitted(Address),
     /// The reader: what the ledger holds is not what was asked for.
     #[error("ledger data differs: {0}")]
@@ -45,7 +45,9 @@ impl From<SendError> for LedgerError {
     fn from(e: SendError) -> Self {
         match e {
             SendError::Refused(what) | SendError::Signing(what) => Self::Refused(what),
-            SendError::Displaced | SendError::Interrupted => Self::Unavailable(e.to_string()),
+            SendError::Displaced | SendError::Interrupted | SendError::SignerAway(_) => {
+                Self::Unavailable(e.to_string())
+            }
         }
     }
 }
@@ -182,14 +184,14 @@ pub struct ClientConfig {
 
 /// A client of one chain for one source. Clones share everything.
 pub struct Client<N, K = SystemClock> {
-    inner: Arc<Inner<N, K>>,
+    pub(super) inner: Arc<Inner<N, K>>,
 }
 
-struct Inner<N, K> {
-    node: N,
-    clock: K,
-    sender: Sender,
-    config: ClientConfig,
+pub(super) struct Inner<N, K> {
+    pub(super) node: N,
+    pub(super) clock: K,
+    pub(super) sender: Sender,
+    pub(super) config: ClientConfig,
     source: OnceLock<Address>,
 }
 
@@ -702,7 +704,7 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 
     /// The newest state that counts as final.
-    async fn deep(&self) -> Result<At, LedgerError> {
+    pub(super) async fn deep(&self) -> Result<At, LedgerError> {
         match self.inner.config.depth {
             0 | 1 => Ok(At::Latest),
             depth => Ok(At::Block(self.inner.node.head().await?.number.saturating_sub(depth - 1))),
@@ -715,12 +717,12 @@ impl<N: Node, K: Clock> Client<N, K> {
         C::abi_decode_returns(&answer).map_err(|e| LedgerError::Unavailable(format!("unreadable answer: {e}")))
     }
 
-    async fn ask_sources<C: SolCall>(&self, call: C, at: At) -> Result<C::Return, LedgerError> {
+    pub(super) async fn ask_sources<C: SolCall>(&self, call: C, at: At) -> Result<C::Return, LedgerError> {
         self.ask(self.addresses().sources, call, at).await
     }
 
     /// Makes the chain hold something. Looks, sends what is missing, and looks again until the effect is deep enough.
-    async fn ensure<T, L, F>(&self, to: Address, data: Bytes, look: L) -> Result<T, LedgerError>
+    pub(super) async fn ensure<T, L, F>(&self, to: Address, data: Bytes, look: L) -> Result<T, LedgerError>
     where
         L: Fn(At) -> F + Send + Sync,
         F: Future<Output = Result<Option<T>, LedgerError>> + Send,
@@ -756,7 +758,7 @@ impl<N: Node, K: Clock> Client<N, K> {
             Err(NodeError::Reverted { reason, data }) => return Ok(Err(explain(&reason, &data))),
             Err(other) => return Err(other.into()),
         };
-        let placed = self.inner.sender.send(Call { to, data, gas }).await?;
+        let placed = self.inner.sender.send(Call { to, data, gas, value: U256::ZERO }).await?;
         if placed.succeeded {
             return Ok(Ok(()));
         }

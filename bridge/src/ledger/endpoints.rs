@@ -248,7 +248,7 @@ impl Endpoint {
 }
 
 /// Scheme, host and port: paths and queries hold access keys as often as the part before the host does.
-fn name_of(url: &Url) -> String {
+pub(super) fn name_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     format!("{}://{host}{port}", url.scheme())

@@ -121,16 +121,26 @@ pub fn decrypt(text: &str, password: &str) -> Result<PrivateKeySigner, KeystoreE
     Ok(key)
 }
 
+/// Reads a keystore file.
+pub fn read(path: &Path, password: &str) -> Result<PrivateKeySigner, KeystoreError> {
+    decrypt(&std::fs::read_to_string(path)?, password)
+}
+
 /// Writes the text of a keystore file so that only its owner may read it, and never over an existing file: a lost key has no
 /// second copy.
 pub fn write(path: &Path, text: &str) -> Result<(), KeystoreError> {
+    let part = path.with_extension("part");
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
+    options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = options.open(&part)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    // A link, unlike a rename, does not replace what is there; and nobody finds half a key under its name.
+    let linked = std::fs::hard_link(&part, path);
+    std::fs::remove_file(&part)?;
+    linked?;
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::File::open(directory)?.sync_all()?;
     Ok(())

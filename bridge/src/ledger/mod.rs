@@ -5,6 +5,7 @@
 //!
 //! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
+//! * [`signer`]: the key itself, here or in a remote signer.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod client;
@@ -14,10 +15,12 @@ pub mod journal;
 pub mod keystore;
 pub mod node;
 mod open;
+mod operators;
 pub mod owner;
 pub mod pieces;
 pub mod rpc;
 pub mod sender;
+pub mod signer;
 pub mod slots;
 
 pub use client::{
@@ -26,6 +29,7 @@ pub use client::{
 pub use endpoints::{Endpoints, Watch};
 pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
 pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
+pub use signer::{RemoteConfig, RemoteSigner, Signer, SignerError};
 
 /// The ledger client over JSON-RPC, as the daemon uses it.
 pub type Ledger = Client<endpoints::Endpoints, node::SystemClock>;

@@ -8,12 +8,11 @@ use super::owner::OwnerSeed;
 use super::pieces::PieceMode;
 use super::rpc::RpcNode;
 use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
+use super::signer::{Signer, SignerError};
 use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
-use alloy::signers::SignerSync as _;
-use alloy::signers::local::PrivateKeySigner;
+use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
 use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
@@ -109,7 +108,7 @@ impl From<NodeError> for OpenError {
 /// notified whenever a block was made; without it the node is asked every `poll_ms`.
 pub async fn open(
     node: impl Into<RpcNode>,
-    signer: PrivateKeySigner,
+    signer: impl Into<Signer>,
     config: LedgerConfig,
     wake: Arc<Notify>,
 ) -> Result<Ledger, OpenError> {
@@ -119,10 +118,11 @@ pub async fn open(
 /// As [`open`], over endpoints that stand in for each other.
 pub async fn open_endpoints(
     node: Endpoints,
-    signer: PrivateKeySigner,
+    signer: impl Into<Signer>,
     config: LedgerConfig,
     wake: Arc<Notify>,
 ) -> Result<Ledger, OpenError> {
+    let signer = signer.into();
     node.begin(config.chain_id).await.map_err(|error| match error {
         BeginError::Unavailable(what) => OpenError::Unavailable(LedgerError::Unavailable(what)),
         BeginError::WrongChain { endpoint, found } => {
@@ -152,7 +152,7 @@ pub async fn open_endpoints(
 /// Opens the ledger inside this process. It wakes us after every block, so nothing waits for a poll.
 pub async fn open_embedded(
     embedded: &EmbeddedLedger,
-    signer: PrivateKeySigner,
+    signer: impl Into<Signer>,
     config: LedgerConfig,
 ) -> Result<Ledger, OpenError> {
     let wake = Arc::new(Notify::new());
@@ -169,7 +169,7 @@ pub async fn open_embedded(
 fn start(
     node: Endpoints,
     journal: SqliteJournal,
-    signer: PrivateKeySigner,
+    signer: Signer,
     config: &LedgerConfig,
     wake: Arc<Notify>,
 ) -> (Ledger, JoinHandle<()>) {
@@ -177,7 +177,7 @@ fn start(
         kind: config.kind,
         chain_id: config.chain_id,
         account: signer.address(),
-        public_key: public_key(&signer),
+        public_key: signer.public_key(),
         addresses: addresses(config.admin),
         mode: config.mode,
         payload_bytes_max: usize::MAX,
@@ -190,14 +190,6 @@ fn start(
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
     let driver = tokio::spawn(driver.run());
     (Client::new(node, SystemClock, sender, client), driver)
-}
-
-fn public_key(signer: &PrivateKeySigner) -> [u8; 64] {
-    let point = signer.credential().verifying_key().to_encoded_point(false);
-    let mut out = [0; 64];
-    // An uncompressed point is 0x04 ‖ x ‖ y (SEC 1, 2.3.3).
-    out.copy_from_slice(&point.as_bytes()[1..]);
-    out
 }
 
 /// Code consistency: every contract is ours, or is deployed now if that is allowed, or the ledger is refused.
@@ -245,11 +237,11 @@ async fn deploy(ledger: &Ledger, wanted: &Deployable) -> Result<(), OpenError> {
     sent.map_err(|cause| OpenError::Deploy { contract: contract.name(), cause })
 }
 
-/// Signs with a key in memory: EIP-1559 transactions with deterministic signatures (RFC 6979).
+/// Signs EIP-1559 transactions.
 #[derive(Debug)]
 pub struct KeySigner {
     /// The key.
-    pub key: PrivateKeySigner,
+    pub key: Signer,
     /// EIP-155 chain id.
     pub chain_id: u64,
 }
@@ -259,7 +251,7 @@ impl Sign for KeySigner {
         self.key.address()
     }
 
-    fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
+    async fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
         let transaction = TxEip1559 {
             chain_id: self.chain_id,
             nonce: unsigned.nonce,
@@ -267,12 +259,14 @@ impl Sign for KeySigner {
             max_fee_per_gas: unsigned.fee_max,
             max_priority_fee_per_gas: unsigned.tip,
             to: TxKind::Call(unsigned.call.to),
-            value: U256::ZERO,
+            value: unsigned.call.value,
             access_list: Default::default(),
             input: unsigned.call.data.clone(),
         };
-        let signature =
-            self.key.sign_hash_sync(&transaction.signature_hash()).map_err(|e| SendError::Signing(e.to_string()))?;
+        let signature = self.key.sign(&transaction.encoded_for_signing()).await.map_err(|error| match error {
+            SignerError::Away { .. } => SendError::SignerAway(error.to_string()),
+            other => SendError::Signing(other.to_string()),
+        })?;
         Ok(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718().into())
     }
 }

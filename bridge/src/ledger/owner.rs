@@ -15,6 +15,42 @@ use zeroize::Zeroizing;
 const HARDENED: u32 = 0x8000_0000;
 /// Purpose 44', coin 60' (Ethereum), account 7' (owner keys), external chain.
 const OWNER_PATH: [u32; 4] = [44 | HARDENED, 60 | HARDENED, 7 | HARDENED, 0];
+/// As above, account 8': accounts that receive grants.
+const GRANT_PATH: [u32; 4] = [44 | HARDENED, 60 | HARDENED, 8 | HARDENED, 0];
+/// As above, account 0': where wallets keep their accounts.
+const WALLET_PATH: [u32; 4] = [44 | HARDENED, 60 | HARDENED, HARDENED, 0];
+/// Bytes of entropy of the recovery words: 24 words, so that the entropy fills a keystore file as a key does.
+pub const ENTROPY_BYTES: usize = 32;
+
+/// Recovery words that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WordsError {
+    /// Not a BIP-39 mnemonic of the English list, or its checksum is wrong.
+    #[error("not a valid list of recovery words: a word is misspelt, missing or out of order")]
+    Invalid,
+    /// A mnemonic, but not of 24 words.
+    #[error("an owner seed has 24 recovery words, these are {0}")]
+    Count(usize),
+}
+
+/// The BIP-39 recovery words of an owner seed's entropy.
+pub fn words_of(entropy: &[u8; ENTROPY_BYTES]) -> Result<Zeroizing<String>, WordsError> {
+    let words = bip39::Mnemonic::from_entropy(entropy).map_err(|_| WordsError::Invalid)?;
+    Ok(Zeroizing::new(words.to_string()))
+}
+
+/// The entropy behind 24 recovery words.
+pub fn entropy_of(words: &str) -> Result<Zeroizing<[u8; ENTROPY_BYTES]>, WordsError> {
+    let mnemonic = parse_words(words)?;
+    let entropy = Zeroizing::new(mnemonic.to_entropy());
+    let count = mnemonic.word_count();
+    Ok(Zeroizing::new(entropy.as_slice().try_into().map_err(|_| WordsError::Count(count))?))
+}
+
+fn parse_words(words: &str) -> Result<bip39::Mnemonic, WordsError> {
+    let tidy = Zeroizing::new(words.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
+    bip39::Mnemonic::parse_in(bip39::Language::English, tidy.as_str()).map_err(|_| WordsError::Invalid)
+}
 
 /// The derivation hit one of its impossible cases (probability below 2^-127) or the index is out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -37,13 +73,33 @@ impl OwnerSeed {
         Self(Zeroizing::new(bytes))
     }
 
+    /// The seed of recovery words (BIP-39, without a passphrase).
+    pub fn from_words(words: &str) -> Result<Self, WordsError> {
+        Ok(Self::new(parse_words(words)?.to_seed_normalized("").to_vec()))
+    }
+
     /// The owner key of an index below 2^31.
     pub fn key(&self, index: u32) -> Result<PrivateKeySigner, NoSuchKey> {
+        self.derive(OWNER_PATH, index)
+    }
+
+    /// The account of an index below 2^31 under which a grant is received, for sites whose grants shall not show that they belong
+    /// together.
+    pub fn grant_key(&self, index: u32) -> Result<PrivateKeySigner, NoSuchKey> {
+        self.derive(GRANT_PATH, index)
+    }
+
+    /// The first account of a wallet with these words.
+    pub fn wallet_key(&self) -> Result<PrivateKeySigner, NoSuchKey> {
+        self.derive(WALLET_PATH, 0)
+    }
+
+    fn derive(&self, path: [u32; 4], index: u32) -> Result<PrivateKeySigner, NoSuchKey> {
         if index >= HARDENED {
             return Err(NoSuchKey);
         }
         let mut node = Extended::master(&self.0)?;
-        for step in OWNER_PATH.into_iter().chain([index]) {
+        for step in path.into_iter().chain([index]) {
             node = node.child(step)?;
         }
         let secret = B256::from_slice(&node.key.to_bytes());
@@ -124,19 +180,24 @@ mod tests {
     #[test]
     fn agrees_with_wallets() {
         let mnemonic = "test test test test test test test test test test test junk";
-        let hmac = Hmac::<Sha512>::new_from_slice(mnemonic.as_bytes()).unwrap();
-        let mut u: [u8; 64] = hmac.clone().chain_update(b"mnemonic\0\0\0\x01").finalize().into_bytes().into();
-        let mut seed = u;
-        for _ in 1..2048 {
-            u = hmac.clone().chain_update(u).finalize().into_bytes().into();
-            seed.iter_mut().zip(u).for_each(|(s, b)| *s ^= b);
-        }
-        let mut node = Extended::master(&seed).unwrap();
-        for step in [44 | HARDENED, 60 | HARDENED, HARDENED, 0, 0] {
-            node = node.child(step).unwrap();
-        }
-        let key = PrivateKeySigner::from_slice(&node.key.to_bytes()).unwrap();
+        let key = OwnerSeed::from_words(mnemonic).unwrap().wallet_key().unwrap();
         assert_eq!(key.address(), address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"));
+    }
+
+    /// BIP-39's vector of 32 bytes 7f, whose words are published with it.
+    #[test]
+    fn words_and_entropy_are_two_forms_of_one_secret() {
+        let entropy = [0x7f; 32];
+        let words = words_of(&entropy).unwrap();
+        assert!(words.starts_with("legal winner thank year wave sausage worth useful") && words.ends_with("title"));
+        assert_eq!(*entropy_of(&words.to_uppercase().replace(' ', "\n  ")).unwrap(), entropy);
+        let seed = OwnerSeed::from_words(&words).unwrap();
+        assert_ne!(seed.key(0).unwrap().address(), seed.grant_key(0).unwrap().address());
+        assert_eq!(
+            entropy_of("test test test test test test test test test test test junk"),
+            Err(WordsError::Count(12))
+        );
+        assert_eq!(entropy_of(&words.replacen("legal", "winner", 1)), Err(WordsError::Invalid));
     }
 
     #[test]

@@ -10,12 +10,16 @@ use super::follower::{Follower, Look};
 use super::journal::{Journal, JournalError};
 use super::node::{Backoff, Block, Clock, Node, NodeError, Offer};
 use super::slots::{Placed, Record, Slots};
-use alloy::primitives::{Address, B256, Bytes, keccak256};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Gas of a transfer without calldata.
+pub const TRANSFER_GAS: u64 = 21_000;
 
 /// A contract call to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +30,16 @@ pub struct Call {
     pub data: Bytes,
     /// Gas limit.
     pub gas: u64,
+    /// Wei that go with it.
+    pub value: U256,
 }
 
 impl Call {
     /// Tells calls apart; a call with the same id in flight is not sent twice.
     pub fn id(&self) -> B256 {
         // Never leaves this machine, so it may be the hash for which processors have instructions.
-        let digest = Sha256::new().chain_update(self.to).chain_update(&self.data).finalize();
+        let digest = Sha256::new().chain_update(self.to).chain_update(self.value.to_be_bytes::<32>());
+        let digest = digest.chain_update(&self.data).finalize();
         B256::from_slice(&digest)
     }
 }
@@ -54,8 +61,8 @@ pub struct Unsigned {
 pub trait Sign: Send + Sync + 'static {
     /// The account.
     fn account(&self) -> Address;
-    /// Signs; the answer is the raw transaction. Equal input gives equal bytes.
-    fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError>;
+    /// Signs; the answer is the raw transaction.
+    fn sign(&self, unsigned: &Unsigned) -> impl Future<Output = Result<Bytes, SendError>> + Send;
 }
 
 /// Why a call did not become final.
@@ -70,6 +77,9 @@ pub enum SendError {
     /// The sender started again or is gone; look at the chain and send again.
     #[error("the sender was interrupted")]
     Interrupted,
+    /// The signer does not answer; send again later.
+    #[error("{0}")]
+    SignerAway(String),
     /// Signing failed.
     #[error("signing failed: {0}")]
     Signing(String),
@@ -362,7 +372,12 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                 continue;
             }
             let nonce = self.slots.next() + records.len() as u64;
-            match self.sign(submit.call, nonce) {
+            match self.sign(submit.call, nonce).await {
+                // Others would wait in vain for the same signer; there is a chain to follow meanwhile.
+                Err(error @ SendError::SignerAway(_)) => {
+                    drop(submit.reply.send(Err(error)));
+                    break;
+                }
                 Err(error) => drop(submit.reply.send(Err(error))),
                 Ok(raw) => {
                     (count, bytes) = (count + 1, bytes + raw.len());
@@ -398,11 +413,11 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         }
     }
 
-    fn sign(&self, call: Call, nonce: u64) -> Result<Bytes, SendError> {
+    async fn sign(&self, call: Call, nonce: u64) -> Result<Bytes, SendError> {
         let base = self.tip.as_ref().and_then(|b| b.base_fee).unwrap_or_default();
         let tip = self.config.tip_wei.max(1);
         let fee_max = base.saturating_mul(2).saturating_add(self.config.fee_headroom_wei).max(base + tip);
-        self.signer.sign(&Unsigned { call, nonce, fee_max, tip })
+        self.signer.sign(&Unsigned { call, nonce, fee_max, tip }).await
     }
 
     /// Offers in nonce order and stops at the first that is not taken: later nonces would only fill the node's waiting room.
@@ -445,7 +460,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     /// tells whoever waits.
     async fn vacate(&mut self, nonce: u64, reason: String) -> Result<(), End> {
         tracing::warn!(nonce, %reason, "the node will not take this transaction; its nonce is filled with an empty transfer");
-        if let Some(filler) = self.filler(nonce) {
+        if let Some(filler) = self.filler(nonce).await {
             self.journal.append(vec![filler.clone()]).await?;
             self.slots.vacate(filler);
         }
@@ -453,11 +468,11 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         Ok(())
     }
 
-    fn filler(&self, nonce: u64) -> Option<Record> {
-        let call = Call { to: self.signer.account(), data: Bytes::new(), gas: 21_000 };
+    async fn filler(&self, nonce: u64) -> Option<Record> {
+        let call = Call { to: self.signer.account(), data: Bytes::new(), gas: TRANSFER_GAS, value: U256::ZERO };
         // The nonce is part of the id, so that two fillers are two calls.
         let id = keccak256([call.id().as_slice(), &nonce.to_be_bytes()].concat());
-        match self.sign(call, nonce) {
+        match self.sign(call, nonce).await {
             Ok(raw) => Some(Record { nonce, hash: keccak256(&raw), call: id, raw }),
             Err(error) => {
                 tracing::error!(%error, nonce, "cannot sign an empty transfer");
@@ -590,7 +605,12 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
             return Ok(());
         }
         tracing::warn!(from = gap.start, to = gap.end, "filling a gap of nonces with empty transfers");
-        let fillers: Vec<Record> = gap.take(self.config.in_flight_max).filter_map(|n| self.filler(n)).collect();
+        let mut fillers: Vec<Record> = Vec::new();
+        for nonce in gap.take(self.config.in_flight_max) {
+            // Behind one that cannot be filled the others would be no help.
+            let Some(filler) = self.filler(nonce).await else { break };
+            fillers.push(filler);
+        }
         self.journal.append(fillers.clone()).await?;
         fillers.into_iter().for_each(|f| self.slots.vacate(f));
         Ok(())

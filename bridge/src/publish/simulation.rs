@@ -890,7 +890,7 @@ impl Sign for SimSigner {
         ACCOUNT
     }
 
-    fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
+    async fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
         Ok(encode(unsigned.nonce, unsigned.call.to, &unsigned.call.data))
     }
 }
@@ -1146,6 +1146,7 @@ fn call(n: u8) -> Call {
         .abi_encode()
         .into(),
         gas: 1,
+        value: U256::ZERO,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Opens local files, and proves them before a byte is released: a disk that returns other bytes than it was given must not
 //! reach a viewer.
 //!
-//! The first reading compares with the SHA-256 recorded at intake and keeps a CRC-32; further readings compare with that,
-//! which finds a rotten sector as surely and costs a tenth. Somebody who forges files is not whom this is against: he has
+//! A reading compares with the CRC-32 recorded at intake, or, of an object that was not received here, with its SHA-256 the
+//! first time and with a CRC-32 found then from there on. A CRC-32 finds a rotten sector as surely and costs a tenth. Somebody who forges files is not whom this is against: he has
 //! the index and this process's memory as well.
 
 use std::collections::HashMap;
@@ -59,7 +59,8 @@ impl Local {
         if stored.path.is_none() {
             return Ok(Found::Gone);
         }
-        let known = self.checksums.lock().unwrap_or_else(PoisonError::into_inner).get(&stored.id).copied();
+        let learnt = || self.checksums.lock().unwrap_or_else(PoisonError::into_inner).get(&stored.id).copied();
+        let known = stored.file_crc32.or_else(learnt);
         let (archive, of, room) = (archive.clone(), stored.clone(), self.room.clone());
         let opened = tokio::task::spawn_blocking(move || open(&archive, &of, known, room)).await;
         let (found, crc32) = opened.map_err(io::Error::other)??;

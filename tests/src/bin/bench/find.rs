@@ -68,8 +68,8 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
 
 fn beside_orthanc(options: &Options, runtime: &Runtime, report: &mut Report, studies: u32) -> [Samples; 2] {
     const INSTANCES: u32 = 10;
-    let mut servers = vec![Server::ours("enabled = false", None)];
-    servers.extend(Server::orthanc(None));
+    let mut servers = vec![Server::ours("enabled = false", &[])];
+    servers.extend(Server::orthanc(&[]));
     let objects = Arc::new((0..studies).flat_map(|study| tiny(study, INSTANCES)).collect::<Vec<_>>());
     let mut loads = Vec::new();
     for server in &servers {
@@ -110,7 +110,7 @@ fn beside_orthanc(options: &Options, runtime: &Runtime, report: &mut Report, stu
 }
 
 fn at_scale(options: &Options, runtime: &Runtime, report: &mut Report, studies: u32, small: &[Samples; 2]) {
-    let mut ours = Server::ours("enabled = false", None);
+    let mut ours = Server::ours("enabled = false", &[]);
     assert!(ours.bridge().terminate().success(), "the empty site did not end in order");
     let index = ours.bridge().dir.path().join("data/archive/index.sqlite");
     eprintln!("(writing an index of {studies} studies)");

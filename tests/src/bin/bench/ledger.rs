@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
             // A word of storage costs a hundred times a word of calldata: the same bytes would take minutes.
             let objects = if mode == "storage" { &mut small } else { &mut large };
             deal(Arc::get_mut(objects).unwrap(), 1);
-            let mut ours = Server::ours(&format!("piece_mode = \"{mode}\"\nsettle_ms = 300"), None);
+            let mut ours = Server::ours(&format!("piece_mode = \"{mode}\"\nsettle_ms = 300"), &[]);
             sync();
             let stored = runtime.block_on(client::store(&ours.target, objects, 1));
             let published = stored.and_then(|_| wait_final(ours.bridge()));

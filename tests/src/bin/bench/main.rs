@@ -14,6 +14,7 @@ mod objects;
 mod report;
 mod retrieve;
 mod servers;
+mod sink;
 mod store;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

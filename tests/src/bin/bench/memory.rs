@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
     };
 
     // Publishing begins when storing is over and was measured.
-    let mut ours = Server::ours("settle_ms = 3000", None);
+    let mut ours = Server::ours("settle_ms = 3000", &[]);
     let start = line(OURS, "starting", ours.pid(), None);
     sync();
     let stored = runtime.block_on(client::store_stream(&ours.target, uids, object.bytes, &mut object.reader()));
@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
         }
     }
     drop(ours);
-    if let Some(orthanc) = Server::orthanc(None) {
+    if let Some(orthanc) = Server::orthanc(&[]) {
         line(ORTHANC, "starting", orthanc.pid(), None);
         sync();
         let stored = runtime.block_on(client::store_stream(&orthanc.target, uids, object.bytes, &mut object.reader()));

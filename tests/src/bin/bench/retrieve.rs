@@ -8,15 +8,17 @@ use tokio::runtime::Runtime;
 use crate::machine::sync;
 use crate::objects::{deal, slices, study_uid};
 use crate::report::{Report, Table, figure, median, or_dash, quotient, ratio};
-use crate::servers::{KEEPER, ORTHANC, OURS, STORESCP, Server};
+use crate::servers::{KEEPER, ORTHANC, OURS, SINK, STORESCP, Server};
+use crate::sink::Sink;
 use crate::{Options, Outcome, client, ledger};
 
 const FROM_LEDGER: &str = "PACS Bridge, from the ledger";
+const RESTARTED: &str = "PACS Bridge, after a restart";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     Get,
-    Move,
+    MoveTo(&'static str),
 }
 
 pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
@@ -26,9 +28,11 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
     let bytes: u64 = objects.iter().map(|object| object.bytes.len() as u64).sum();
     let (count, class) = (objects.len() as u64, objects[0].sop_class);
 
-    let keeper = Server::storescp();
-    let mut servers = vec![Server::ours("settle_ms = 500", keeper.as_ref())];
-    servers.extend(Server::orthanc(keeper.as_ref()));
+    let (keeper, sink) = (Server::storescp(), Sink::start(runtime));
+    let mut destinations = vec![(SINK, sink.address)];
+    destinations.extend(keeper.as_ref().map(|keeper| (KEEPER, keeper.target.address)));
+    let mut servers = vec![Server::ours("settle_ms = 500", &destinations)];
+    servers.extend(Server::orthanc(&destinations));
     for server in &servers {
         let stored = runtime.block_on(client::store(&server.target, &objects, 1));
         report.keep(&format!("{}, C-STORE", server.name), server.explain(stored));
@@ -40,25 +44,43 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
 
     let retrieve = |server: &Server, how: How| -> Option<Outcome<Duration>> {
         sync();
-        Some(server.explain(match (how, &keeper) {
-            (How::Get, _) => runtime.block_on(client::get(&server.target, &uid, class, count, bytes)),
-            (How::Move, None) => return None,
-            (How::Move, Some(keeper)) => {
+        let outcome = match how {
+            How::Get => runtime.block_on(client::get(&server.target, &uid, class, count, bytes)),
+            How::MoveTo(KEEPER) => {
+                let keeper = keeper.as_ref()?;
                 let moved = runtime.block_on(client::r#move(&server.target, &uid, KEEPER, count));
                 keeper.forget_received();
                 moved
             }
-        }))
+            How::MoveTo(destination) => {
+                sink.take_bytes();
+                let moved = runtime.block_on(client::r#move(&server.target, &uid, destination, count));
+                let came = sink.take_bytes();
+                moved.and_then(|took| match came.abs_diff(bytes) < 4096 * count {
+                    true => Ok(took),
+                    false => Err(format!("{came} bytes came where {bytes} were stored")),
+                })
+            }
+        };
+        Some(server.explain(outcome))
     };
-    for (how, operation) in [(How::Get, "C-GET"), (How::Move, "C-MOVE")] {
-        let mut rates = [(OURS, Vec::new()), (ORTHANC, Vec::new()), (FROM_LEDGER, Vec::new())];
+    for (how, operation) in
+        [(How::Get, "C-GET"), (How::MoveTo(SINK), "C-MOVE to a sink"), (How::MoveTo(KEEPER), "C-MOVE to storescp")]
+    {
+        let mut rates = vec![(OURS, Vec::new()), (ORTHANC, Vec::new()), (FROM_LEDGER, Vec::new())];
+        if how == How::Get {
+            rates.push((RESTARTED, Vec::new()));
+        }
+        let systems = rates.len();
         for round in 0..options.rounds as usize {
-            for turn in 0..rates.len() {
-                let (name, rates) = &mut rates[(turn + round) % 3];
-                let of = if *name == FROM_LEDGER { OURS } else { *name };
+            for turn in 0..systems {
+                let (name, rates) = &mut rates[(turn + round) % systems];
+                let of = if *name == ORTHANC { ORTHANC } else { OURS };
                 let Some(server) = servers.iter_mut().find(|server| server.name == of) else { continue };
-                if *name == FROM_LEDGER {
-                    server.bridge().json(&["evict", &uid]);
+                match *name {
+                    FROM_LEDGER => drop(server.bridge().json(&["evict", &uid])),
+                    RESTARTED => server.restart(),
+                    _ => {}
                 }
                 let Some(outcome) = retrieve(server, how) else { continue };
                 if let Some(took) = report.keep(&format!("{name}, {operation}"), outcome) {
@@ -68,20 +90,28 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
         }
         let title = format!("{operation}: a study of {count} CT slices, {} MB", figure(bytes as f64 / 1e6));
         let mut table = Table::new(title, &["system", "objects/s", "MB/s", "to Orthanc"]);
-        let medians = rates.map(|(name, rates)| (name, median(&rates)));
-        for (name, rate) in medians {
+        let medians: Vec<_> = rates.into_iter().map(|(name, rates)| (name, median(&rates))).collect();
+        for (name, rate) in &medians {
             let megabytes = rate.map(|rate| rate * bytes as f64 / 1e6 / count as f64);
-            table.row(vec![name.into(), or_dash(rate), or_dash(megabytes), ratio(rate, medians[1].1)]);
+            table.row(vec![(*name).into(), or_dash(*rate), or_dash(megabytes), ratio(*rate, medians[1].1)]);
         }
         table.note(match how {
-            How::Get => {
-                "To our SCU, which counts the bytes and throws them away. Local files come from the page cache.".into()
+            How::Get => format!(
+                "To our SCU, which counts the bytes and throws them away. Local files come from the page cache. {OURS} \
+                 compares every object before it sends it: with its SHA-256 once after a start, with a CRC-32 afterwards."
+            ),
+            How::MoveTo(KEEPER) => {
+                format!("To DCMTK's {STORESCP}, which writes files and syncs nothing; it bounds all of them.")
             }
-            How::Move => format!("To DCMTK's {STORESCP}, which writes files and syncs nothing; it bounds all of them."),
+            How::MoveTo(_) => "To a receiver inside the bench process, which counts the bytes and throws them away.".into(),
         });
         report.table(&table);
-        if how == How::Get {
-            report.aim("C-GET to Orthanc", 2.0, quotient(medians[0].1, medians[1].1), false);
+        match how {
+            How::Get => report.aim("C-GET to Orthanc", 2.0, quotient(medians[0].1, medians[1].1), false),
+            How::MoveTo(SINK) => {
+                report.aim("C-MOVE to Orthanc, to a sink", 2.0, quotient(medians[0].1, medians[1].1), false);
+            }
+            How::MoveTo(_) => {}
         }
     }
 }

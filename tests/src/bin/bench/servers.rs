@@ -14,6 +14,11 @@ use crate::Outcome;
 
 /// AE title of the storescp that C-MOVE sends to.
 pub(crate) const KEEPER: &str = "KEEPER";
+/// AE title of the other destination of C-MOVE, which counts and keeps nothing.
+pub(crate) const SINK: &str = "SINK";
+
+/// AE titles and addresses that a server may send to.
+pub(crate) type Destinations<'a> = &'a [(&'static str, SocketAddr)];
 
 pub(crate) const OURS: &str = "PACS Bridge";
 pub(crate) const ORTHANC: &str = "Orthanc";
@@ -40,14 +45,14 @@ enum Process {
 
 impl Server {
     /// Our release binary. `publish` is the configuration's section of that name, without its head.
-    pub(crate) fn ours(publish: &str, keeper: Option<&Server>) -> Self {
+    pub(crate) fn ours(publish: &str, destinations: Destinations<'_>) -> Self {
         let mut toml = format!(
             "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n[publish]\n{publish}\n\
              [archive]\nintake_log_bytes = 536870912\n"
         );
-        if let Some(keeper) = keeper {
-            let port = keeper.target.address.port();
-            toml += &format!("[[peer]]\nae_title = \"{KEEPER}\"\nhost = \"127.0.0.1\"\nport = {port}\n");
+        for (ae_title, address) in destinations {
+            let (host, port) = (address.ip(), address.port());
+            toml += &format!("[[peer]]\nae_title = \"{ae_title}\"\nhost = \"{host}\"\nport = {port}\n");
         }
         let bridge = Bridge::start(&toml);
         let target = Target { address: bridge.dicom, called: "PACSBRIDGE" };
@@ -55,16 +60,16 @@ impl Server {
     }
 
     /// Orthanc with its own store and index, or nothing when it is not installed.
-    pub(crate) fn orthanc(keeper: Option<&Server>) -> Option<Self> {
+    pub(crate) fn orthanc(destinations: Destinations<'_>) -> Option<Self> {
         if !have("Orthanc") {
             return None;
         }
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-        let modalities = keeper.map_or_else(
-            || serde_json::json!({}),
-            |keeper| serde_json::json!({ "keeper": [KEEPER, "127.0.0.1", keeper.target.address.port()] }),
-        );
-        let mut command = orthanc(dir.path(), port, &modalities);
+        let modality = |(ae_title, address): &(&str, SocketAddr)| {
+            ((*ae_title).to_owned(), serde_json::json!([ae_title, address.ip().to_string(), address.port()]))
+        };
+        let modalities: serde_json::Map<_, _> = destinations.iter().map(modality).collect();
+        let mut command = orthanc(dir.path(), port, &modalities.into());
         let child = Self::spawn(&mut command, dir.path());
         Some(Self::listening(ORTHANC, "ORTHANC", port, child, dir))
     }
@@ -127,6 +132,14 @@ impl Server {
             Process::Ours(bridge) => bridge,
             Process::Other { .. } => unreachable!("only asked of our own server"),
         }
+    }
+
+    /// Ends our own server and starts it again on what it has.
+    pub(crate) fn restart(&mut self) {
+        let bridge = self.bridge();
+        bridge.terminate();
+        bridge.run();
+        self.target.address = self.bridge().dicom;
     }
 
     /// Throws away what storescp received, which it never reads again.

@@ -30,8 +30,8 @@ type All = BTreeMap<(&'static str, usize), Figures>;
 pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
     let mut objects = Arc::new(slices(options.scaled(500, 32), 512));
     let bytes = total(&objects);
-    let mut servers = vec![Server::ours("enabled = false", None)];
-    servers.extend(Server::orthanc(None));
+    let mut servers = vec![Server::ours("enabled = false", &[])];
+    servers.extend(Server::orthanc(&[]));
     servers.extend(Server::storescp());
     // Starting has a peak of its own, which must not hide what storing takes.
     let starts: Vec<u64> = servers.iter().map(|server| peak_bytes(server.pid())).collect();
@@ -133,7 +133,7 @@ fn write_and_sync(objects: &[Object], writers: usize) -> Duration {
 /// Once: what comes in while what came before is on its way to the ledger.
 fn while_publishing(runtime: &Runtime, report: &mut Report, objects: &mut Arc<Vec<Object>>, all: &mut All) {
     let bytes = total(objects);
-    let mut server = Server::ours("settle_ms = 200", None);
+    let mut server = Server::ours("settle_ms = 200", &[]);
     let mut store = |associations: usize| -> Outcome<Duration> {
         deal(Arc::get_mut(objects).unwrap(), associations);
         runtime.block_on(client::store(&server.target, objects, associations))
@@ -165,7 +165,7 @@ fn sustained(options: &Options, runtime: &Runtime, report: &mut Report) {
     deal(Arc::get_mut(&mut objects).unwrap(), WRITERS);
     let (count, bytes) = (objects.len(), total(&objects));
     let mut rates = Vec::new();
-    for server in [Some(Server::ours("enabled = false", None)), Server::orthanc(None)].into_iter().flatten() {
+    for server in [Some(Server::ours("enabled = false", &[])), Server::orthanc(&[])].into_iter().flatten() {
         sync();
         let stored = runtime.block_on(client::store(&server.target, &objects, WRITERS));
         let took = report.keep(&format!("{}, sustained C-STORE", server.name), server.explain(stored));
