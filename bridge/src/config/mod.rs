@@ -189,6 +189,8 @@ pub struct Ledger {
     pub rpc_bind: Option<SocketAddr>,
     /// Deploy the contracts where the ledger does not hold them.
     pub deploy: bool,
+    /// Account that administers the consortium, by which its contracts are found; this site's own when none is named.
+    pub admin: Option<[u8; 20]>,
     /// Who signs instead of the source key in the keystore.
     pub remote_signer: Option<RemoteSigner>,
 }
@@ -445,6 +447,7 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
             _ => address(v).map(Some),
         }),
         deploy: s.take("deploy", true, flag),
+        admin: s.take("admin", None, optional_account),
         remote_signer: read_remote_signer(&mut s),
     };
     match ledger.kind {
@@ -477,17 +480,19 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
     exchange
 }
 
+fn optional_account(v: &ValueKind) -> Result<Option<[u8; 20]>, String> {
+    let found = text(v)?;
+    let mut bytes = [0; 20];
+    match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
+        _ if found.is_empty() => Ok(None),
+        Ok(()) => Ok(Some(bytes)),
+        Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
+    }
+}
+
 fn read_remote_signer(s: &mut Section<'_>) -> Option<RemoteSigner> {
     let url = s.take("remote_signer_url", String::new(), url_or_empty);
-    let address = s.take("remote_signer_address", None, |v| {
-        let found = text(v)?;
-        let mut bytes = [0; 20];
-        match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
-            _ if found.is_empty() => Ok(None),
-            Ok(()) => Ok(Some(bytes)),
-            Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
-        }
-    });
+    let address = s.take("remote_signer_address", None, optional_account);
     let token_file = s.take("remote_signer_token_file", None, optional_path);
     let timeout = s.take("remote_signer_timeout_ms", Duration::from_secs(5), milliseconds);
     if url.is_empty() {

@@ -5,8 +5,6 @@
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes};
-use alloy::signers::SignerSync as _;
-use alloy::signers::local::PrivateKeySigner;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
@@ -16,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::server::now_s;
 use super::{ANSWER_BYTES_MAX, ExchangeError, KeyDelivery, KeyRequest, Place, STUDY_KEY_PATH, tls};
+use crate::ledger::Signer;
 
 /// Another bridge, as the ledger describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub struct Asker {
     /// The account that the owner let in.
     pub grantee: Address,
     /// An account that acts for it.
-    pub signer: PrivateKeySigner,
+    pub signer: Signer,
     /// The certificate that keys are to be wrapped to.
     pub encryption_key: Bytes,
     /// The ledger on which both are.
@@ -44,7 +43,7 @@ impl Asker {
     ///
     /// # Errors
     /// [`ExchangeError::Key`].
-    pub fn request(&self, study_id: B256, tls_key: [u8; 32]) -> Result<KeyRequest, ExchangeError> {
+    pub async fn request(&self, study_id: B256, tls_key: [u8; 32]) -> Result<KeyRequest, ExchangeError> {
         let mut request = KeyRequest {
             study_id,
             grantee: self.grantee,
@@ -53,8 +52,9 @@ impl Asker {
             nonce: B256::random(),
             signature: Bytes::new(),
         };
-        let signed = self.signer.sign_hash_sync(&request.digest(self.place, tls_key));
-        request.signature = signed.map_err(|e| ExchangeError::Key(e.to_string()))?.as_bytes().to_vec().into();
+        let (domain, message) = request.typed_data(self.place, tls_key);
+        let signed = self.signer.sign_typed_data(domain, message).await;
+        request.signature = signed.map_err(|e| ExchangeError::Key(crate::chain_of(&e)))?.as_bytes().to_vec().into();
         Ok(request)
     }
 }
@@ -73,7 +73,7 @@ pub async fn ask(
     study_id: B256,
     timeout: Duration,
 ) -> Result<KeyDelivery, ExchangeError> {
-    let request = asker.request(study_id, endpoint.tls_key)?;
+    let request = asker.request(study_id, endpoint.tls_key).await?;
     let (status, body) = tokio::time::timeout(timeout, post(endpoint, &request)).await.map_err(away)??;
     match status {
         StatusCode::OK => serde_json::from_slice(&body).map_err(|_| ExchangeError::Disagrees("not the agreed form")),

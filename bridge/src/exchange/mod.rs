@@ -81,6 +81,13 @@ impl KeyRequest {
     /// it elsewhere.
     #[must_use]
     pub fn digest(&self, place: Place, tls_key: [u8; 32]) -> B256 {
+        let (domain, message) = self.typed_data(place, tls_key);
+        keccak256([&[0x19, 0x01], domain.as_slice(), message.as_slice()].concat())
+    }
+
+    /// The two hashes that [`KeyRequest::digest`] is made of: the domain's and the message's.
+    #[must_use]
+    pub fn typed_data(&self, place: Place, tls_key: [u8; 32]) -> (B256, B256) {
         let domain = Eip712Domain::new(
             Some("PACS Bridge Exchange".into()),
             Some("1".into()),
@@ -96,7 +103,7 @@ impl KeyRequest {
             time: self.time,
             nonce: self.nonce,
         };
-        message.eip712_signing_hash(&domain)
+        (domain.separator(), message.eip712_hash_struct())
     }
 }
 

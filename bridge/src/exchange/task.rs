@@ -20,7 +20,7 @@ use super::{ExchangeError, KeyDelivery, Place};
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
 use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
-use crate::ledger::LedgerSlot;
+use crate::ledger::{LedgerSlot, Signer};
 use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::retrieve::{Retrieve, RetrieveError, Sealed};
 use crate::study::{ImageKind, Salt, study_id, study_id_plain};
@@ -80,6 +80,8 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// The ledger, once it is connected.
     pub ledger: LedgerSlot,
+    /// Signs for this site.
+    pub signer: Signer,
     /// How.
     pub settings: Settings,
 }
@@ -164,7 +166,7 @@ impl Keeper {
         let grantee = ledger.source().await.ok()?;
         let asker = Asker {
             grantee,
-            signer: parts.keyring.source().clone(),
+            signer: parts.signer.clone(),
             encryption_key: parts.keyring.payload_certificate().ok()?.into(),
             place: Place { chain_id: ledger.chain_id(), registry: ledger.addresses().studies },
         };
@@ -430,7 +432,7 @@ pub async fn announce(ledger: LedgerSlot, keyring: Keyring, tls_key: [u8; 32], s
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(10)),
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
         }
     }
 }

@@ -140,11 +140,11 @@ impl World {
 
     fn asker(&self) -> Asker {
         let encryption_key = self.certificate().into();
-        Asker { grantee: self.other.address(), signer: self.other.clone(), encryption_key, place: self.place }
+        Asker { grantee: self.other.address(), signer: self.other.clone().into(), encryption_key, place: self.place }
     }
 
-    fn request(&self) -> KeyRequest {
-        self.asker().request(self.study, self.identity.spki_sha256()).unwrap()
+    async fn request(&self) -> KeyRequest {
+        self.asker().request(self.study, self.identity.spki_sha256()).await.unwrap()
     }
 
     fn decide(&self, request: &KeyRequest) -> Result<KeyDelivery, String> {
@@ -206,8 +206,8 @@ async fn only_the_grantee_of_a_grant_that_holds_gets_the_keys_and_nobody_learns_
     let endpoint = world.serve(&tasks, &stop).await;
     let mut refusals = Vec::new();
     // Nothing granted; then a study that nobody knows.
-    refusals.push(world.request());
-    refusals.push(world.asker().request(B256::repeat_byte(0x55), world.identity.spki_sha256()).unwrap());
+    refusals.push(world.request().await);
+    refusals.push(world.asker().request(B256::repeat_byte(0x55), world.identity.spki_sha256()).await.unwrap());
     for request in &refusals {
         let (status, body) = post(&endpoint, request).await.unwrap();
         assert_eq!((status, body.as_slice()), (StatusCode::FORBIDDEN, b"{\"refused\":true}".as_slice()));
@@ -218,7 +218,7 @@ async fn only_the_grantee_of_a_grant_that_holds_gets_the_keys_and_nobody_learns_
     let key = world.other_payload.unwrap_session_key(&delivered.keys[0].wrapped).unwrap();
     assert_eq!((key, delivered.keys[0].preview_only), (world.session_key.clone(), false));
 
-    let good = world.request();
+    let good = world.request().await;
     post(&endpoint, &good).await.unwrap();
     let thief = PrivateKeySigner::random();
     let signed = |mut request: KeyRequest, by: &PrivateKeySigner, tls_key: [u8; 32]| {
@@ -227,7 +227,11 @@ async fn only_the_grantee_of_a_grant_that_holds_gets_the_keys_and_nobody_learns_
         request
     };
     let tls_key = world.identity.spki_sha256();
-    let fresh = || world.request();
+    let mut fresh = Vec::new();
+    for _ in 0..7 {
+        fresh.push(world.request().await);
+    }
+    let mut fresh = || fresh.pop().unwrap();
     let bad = [
         good,
         signed(KeyRequest { time: now_s() - CLOCK_SKEW_S_MAX - 5, ..fresh() }, &world.other, tls_key),
@@ -267,25 +271,25 @@ fn certificate_of_a_thief() -> Bytes {
 async fn a_grant_is_served_as_far_as_it_goes_and_as_long_as_it_lasts() {
     let mut world = World::new().await;
     world.let_in(1, 1);
-    let delivered = world.decide(&world.request()).unwrap();
+    let delivered = world.decide(&world.request().await).unwrap();
     let key = world.other_payload.unwrap_session_key(&delivered.keys[0].wrapped).unwrap();
     assert_eq!((key, delivered.keys[0].preview_only), (world.session_key.preview_key(), true));
 
     let (other, hash) = (world.other.address(), keccak256(world.certificate()));
     world.chain.allow(world.study, other, 2, 2, hash, (0, now_s() - 10));
-    assert!(world.decide(&world.request()).is_err(), "it is over");
+    assert!(world.decide(&world.request().await).is_err(), "it is over");
     world.chain.allow(world.study, other, 3, 2, hash, (now_s() + 3600, u64::MAX));
-    assert!(world.decide(&world.request()).is_err(), "it has not begun");
+    assert!(world.decide(&world.request().await).is_err(), "it has not begun");
     world.chain.allow(world.study, other, 4, 2, B256::repeat_byte(8), (0, u64::MAX));
-    assert!(world.decide(&world.request()).is_err(), "the owner signed for another key");
+    assert!(world.decide(&world.request().await).is_err(), "the owner signed for another key");
     world.chain.allow(world.study, other, 5, 2, hash, (0, u64::MAX));
-    assert!(world.decide(&world.request()).is_ok());
+    assert!(world.decide(&world.request().await).is_ok());
     world.chain.say(REGISTRY, &Sources::SourceSuspended { source: other });
-    assert!(world.decide(&world.request()).is_err(), "the consortium suspended it");
+    assert!(world.decide(&world.request().await).is_err(), "the consortium suspended it");
     world.chain.say(REGISTRY, &Sources::SourceReinstated { source: other });
     let owner = Address::repeat_byte(1);
     world.chain.say(REGISTRY, &Studies::StudyTombstoned { studyId: world.study, owner, seq: 1 });
-    assert!(world.decide(&world.request()).is_err(), "the owner wants it served no more");
+    assert!(world.decide(&world.request().await).is_err(), "the owner wants it served no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +304,7 @@ async fn a_peer_with_another_key_a_long_request_and_a_slow_client_get_nothing() 
     let none = Endpoint { tls_key: [0; 32], ..endpoint.clone() };
     assert!(matches!(ask(&none, &world.asker(), world.study, TIMEOUT).await, Err(ExchangeError::Unreachable(_))));
 
-    let long = KeyRequest { signature: vec![0; REQUEST_BYTES_MAX].into(), ..world.request() };
+    let long = KeyRequest { signature: vec![0; REQUEST_BYTES_MAX].into(), ..world.request().await };
     match post(&endpoint, &long).await {
         Ok((status, _)) => assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE),
         Err(error) => assert!(matches!(error, ExchangeError::Away(_)), "{error}"),
