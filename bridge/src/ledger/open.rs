@@ -11,7 +11,7 @@ use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
 use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
@@ -267,7 +267,7 @@ impl Sign for KeySigner {
             max_fee_per_gas: unsigned.fee_max,
             max_priority_fee_per_gas: unsigned.tip,
             to: TxKind::Call(unsigned.call.to),
-            value: U256::ZERO,
+            value: unsigned.call.value,
             access_list: Default::default(),
             input: unsigned.call.data.clone(),
         };

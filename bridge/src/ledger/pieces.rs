@@ -3,7 +3,7 @@
 use super::client::LedgerError;
 use super::node::Transaction;
 use super::sender::Call;
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall as _;
 pub use contracts::PieceMode;
 use contracts::{PieceInput, Pieces, SealInput};
@@ -82,7 +82,7 @@ pub fn store_call(mode: PieceMode, contract: Address, pieces: &[Piece]) -> Call 
             Pieces::storePiecesCall { batch: many.iter().map(input).collect() }.abi_encode()
         }
     };
-    Call { to: contract, data: data.into(), gas: store_gas(mode, pieces) }
+    Call { to: contract, data: data.into(), gas: store_gas(mode, pieces), value: U256::ZERO }
 }
 
 /// The call that ends images.

@@ -10,7 +10,7 @@ use super::follower::{Follower, Look};
 use super::journal::{Journal, JournalError};
 use super::node::{Backoff, Block, Clock, Node, NodeError, Offer};
 use super::slots::{Placed, Record, Slots};
-use alloy::primitives::{Address, B256, Bytes, keccak256};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,13 +26,17 @@ pub struct Call {
     pub data: Bytes,
     /// Gas limit.
     pub gas: u64,
+    /// Wei that go along.
+    pub value: U256,
 }
 
 impl Call {
     /// Tells calls apart; a call with the same id in flight is not sent twice.
     pub fn id(&self) -> B256 {
         // Never leaves this machine, so it may be the hash for which processors have instructions.
-        let digest = Sha256::new().chain_update(self.to).chain_update(&self.data).finalize();
+        let digest = Sha256::new().chain_update(self.to).chain_update(&self.data);
+        let digest = if self.value.is_zero() { digest } else { digest.chain_update(self.value.to_be_bytes::<32>()) };
+        let digest = digest.finalize();
         B256::from_slice(&digest)
     }
 }
@@ -454,7 +458,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     }
 
     fn filler(&self, nonce: u64) -> Option<Record> {
-        let call = Call { to: self.signer.account(), data: Bytes::new(), gas: 21_000 };
+        let call = Call { to: self.signer.account(), data: Bytes::new(), gas: 21_000, value: U256::ZERO };
         // The nonce is part of the id, so that two fillers are two calls.
         let id = keccak256([call.id().as_slice(), &nonce.to_be_bytes()].concat());
         match self.sign(call, nonce) {
