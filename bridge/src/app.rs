@@ -26,13 +26,15 @@ use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::dicom::{self, Door};
-use crate::keyring::{Keyring, KeyringError};
+use crate::exchange::{self, ExchangeError, Place};
+use crate::follow::{self, Consents, FollowConfig, FollowError};
+use crate::keyring::{KEYSTORE, Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
 use crate::ledger::{
-    self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer, SignerError,
-    Watch,
+    self, Endpoints, Ledger, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer,
+    SignerError, Watch,
 };
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
@@ -69,6 +71,12 @@ pub enum StartError {
     /// The assembler has no spool.
     #[error("assembler")]
     Assemble(#[from] AssembleError),
+    /// The database of consents cannot be opened.
+    #[error("consents")]
+    Follow(#[from] FollowError),
+    /// This site cannot hand out study keys.
+    #[error("exchange with other sites")]
+    Exchange(#[from] ExchangeError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -103,6 +111,9 @@ pub struct Core {
     outbox: SiteOutbox,
     keyring: Keyring,
     slot: LedgerSlot,
+    consents: Consents,
+    /// Notified when the embedded ledger has made a block.
+    follow_wake: Arc<Notify>,
     publisher: PublisherSlot,
     embedded: Option<EmbeddedLedger>,
     tasks: TaskTracker,
@@ -135,12 +146,15 @@ impl Core {
         let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone())?;
         let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler);
         let slot = LedgerSlot::default();
+        let path = data_dir.join("consent.sqlite");
+        let consents = blocking(move || Consents::open(&path)).await??;
         let publisher = PublisherSlot::default();
         let site = Site::new(Parts {
             retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
+            consents: consents.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
             source: source_account(&config.ledger, &keyring).to_string(),
@@ -154,6 +168,8 @@ impl Core {
             outbox,
             keyring,
             slot,
+            consents,
+            follow_wake: Arc::default(),
             publisher,
             embedded: None,
             tasks,
@@ -204,12 +220,16 @@ impl Core {
 
     fn wake_on_blocks(&self, embedded: &EmbeddedLedger, wake: Arc<Notify>) {
         let (mut head, stop) = (embedded.watch_head(), self.background.clone());
+        let follow = self.follow_wake.clone();
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     changed = head.changed() => match changed {
-                        Ok(()) => wake.notify_one(),
+                        Ok(()) => {
+                            wake.notify_one();
+                            follow.notify_one();
+                        }
                         Err(_) => return,
                     }
                 }
@@ -228,9 +248,10 @@ impl Core {
     }
 
     fn endpoint(&self) -> String {
-        Some(self.config.site.public_url.clone())
-            .filter(|url| !url.is_empty())
-            .unwrap_or_else(|| NO_ENDPOINT.to_owned())
+        let stated = Some(self.config.site.public_url.clone()).filter(|url| !url.is_empty());
+        // A port that is chosen at the start is stated once it is known.
+        let bound = self.config.exchange.bind.filter(|bind| bind.port() != 0 && !bind.ip().is_unspecified());
+        stated.or_else(|| bound.map(|bind| format!("https://{bind}"))).unwrap_or_else(|| NO_ENDPOINT.to_owned())
     }
 
     fn ledger_config(&self, signer: Address) -> Result<LedgerConfig, StartError> {
@@ -284,6 +305,7 @@ pub struct App {
     core: Core,
     dicom: SocketAddr,
     rpc: Option<SocketAddr>,
+    exchange: Option<SocketAddr>,
     served: tokio::task::JoinHandle<dicom_scp::scp::Drained>,
     doors: CancellationToken,
 }
@@ -305,7 +327,8 @@ impl App {
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
             .await
             .map_err(StartError::Control)?;
-        core.start_publishing();
+        core.start_ledger_work();
+        let exchange = core.start_exchange(&doors).await?;
         let door = Door::new(
             core.site.clone(),
             Access::new(&core.config),
@@ -314,7 +337,7 @@ impl App {
         );
         let options = dicom::options(&core.config.dicom);
         let served = tokio::spawn(dicom_scp::scp::serve(listener, options, Arc::new(door), doors.clone()));
-        Ok(Self { core, dicom, rpc, served, doors })
+        Ok(Self { core, dicom, rpc, exchange, served, doors })
     }
 
     /// The site, for whoever runs in the same process.
@@ -340,7 +363,8 @@ impl App {
         };
         let rpc = self.rpc.map_or_else(String::new, |rpc| format!(" rpc={rpc}"));
         let (aet, chain) = (&config.dicom.ae_title, config.ledger.chain_id);
-        format!("pacs-bridge ready dicom={} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}", self.dicom)
+        let exchange = self.exchange.map_or_else(String::new, |exchange| format!(" exchange={exchange}"));
+        format!("pacs-bridge ready dicom={} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}", self.dicom)
     }
 
     /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
@@ -367,12 +391,63 @@ impl Core {
         Ok(Some(address))
     }
 
-    fn start_publishing(&self) {
-        if !self.config.publish.enabled {
-            return;
+    /// Studies of other sites come here, and the keys of ours go to those whom their owners let in. Returns where the keys are handed
+    /// out.
+    async fn start_exchange(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+        let settings = self.config.exchange;
+        let mut announcement = exchange::task::Announcement::default();
+        let mut bound = None;
+        if let Some(bind) = settings.bind {
+            let keystore = self.config.site.data_dir.join(KEYSTORE);
+            let identity = blocking(move || exchange::tls::Identity::open(&keystore)).await??;
+            let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
+            let address = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
+            announcement.tls_key = identity.spki_sha256();
+            let unstated = self.endpoint() == NO_ENDPOINT && !address.ip().is_unspecified();
+            announcement.endpoint = unstated.then(|| format!("https://{address}"));
+            let slot = self.slot.clone();
+            let place = Arc::new(move || slot.get().map(Place::of));
+            let (archive, keyring) = (self.site.archive().clone(), self.keyring.clone());
+            let desk =
+                exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, announcement.tls_key);
+            let tls = identity.server_config()?;
+            self.tasks.spawn(exchange::server::serve(listener, tls, desk, self.tasks.clone(), doors.clone()));
+            bound = Some(address);
         }
         let stop = self.background.clone();
-        let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
+        self.tasks.spawn(exchange::task::announce(self.slot.clone(), self.keyring.clone(), announcement, stop.clone()));
+        let parts = exchange::task::Parts {
+            consents: self.consents.clone(),
+            archive: self.site.archive().clone(),
+            keyring: self.keyring.clone(),
+            retrieve: self.site.retrieve().clone(),
+            ledger: self.slot.clone(),
+            settings: exchange::task::Settings {
+                request_timeout: settings.request_timeout,
+                fetch_ahead: settings.fetch_ahead,
+            },
+        };
+        let (ledger, keyring) = (self.config.ledger.clone(), self.keyring.clone());
+        self.tasks.spawn(async move {
+            let signer = loop {
+                match signer(&ledger, &keyring).await {
+                    Ok(signer) => break signer,
+                    Err(error) => tracing::debug!(error = %crate::chain_of(&error), "the signer is away"),
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(NODE_RETRY) => {}
+                }
+            };
+            exchange::task::run(parts, signer, stop).await;
+        });
+        Ok(bound)
+    }
+
+    /// Following and, where it is enabled, publishing: as soon as the ledger answers.
+    fn start_ledger_work(&self) {
+        let stop = self.background.clone();
+        let slot = self.slot.clone();
         let mut again = None;
         if slot.get().is_none() {
             again = Some((
@@ -381,8 +456,9 @@ impl Core {
                 self.ledger_config(signing_account(&self.config.ledger, &self.keyring)),
             ));
         }
-        let endpoint = self.endpoint();
-        let tasks = self.tasks.clone();
+        let (endpoint, tasks, behind) = (self.endpoint(), self.tasks.clone(), self.behind.handle());
+        let follow = Following { consents: self.consents.clone(), wake: self.follow_wake.clone() };
+        let publish = self.config.publish.enabled.then(|| (self.outbox.clone(), self.publisher.clone()));
         let work = async move {
             if let Some((settings, keyring, config)) = again
                 && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
@@ -390,6 +466,8 @@ impl Core {
                 return;
             }
             let Some(ledger) = slot.get() else { return };
+            tasks.spawn_on(follow.run(ledger.clone(), stop.clone()), &behind);
+            let Some((outbox, status)) = publish else { return };
             let source = Arc::new(outbox.clone());
             let publisher =
                 Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
@@ -425,6 +503,27 @@ async fn signer(settings: &config::Ledger, keyring: &Keyring) -> Result<Signer, 
     let url = remote.url.parse().map_err(|_| StartError::SignerUrl)?;
     let config = RemoteConfig { url, address: remote.address.into(), token, timeout: remote.timeout };
     Ok(RemoteSigner::connect(config).await?.into())
+}
+
+/// What the follower of consents needs from here.
+struct Following {
+    consents: Consents,
+    wake: Arc<Notify>,
+}
+
+impl Following {
+    async fn run(self, ledger: Ledger, stop: CancellationToken) {
+        let embedded = ledger.kind() == ledger::LedgerKind::Embedded;
+        let config = FollowConfig {
+            registry: ledger.addresses().studies,
+            consent: ledger.addresses().consent,
+            depth: ledger.depth(),
+            // The embedded ledger wakes us.
+            poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },
+        };
+        let node = ledger.node().clone();
+        follow::follow(self.consents, node, SystemClock, config, self.wake, stop).await;
+    }
 }
 
 /// The configured endpoints, the preferred one first.

@@ -14,6 +14,7 @@ pub mod background;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod decide;
 pub mod demo;
 pub mod dicom;
 pub mod exchange;

@@ -23,6 +23,7 @@ use alloy::sol_types::{Eip712Domain, SolStruct as _};
 use contracts::PieceMode;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::Ledger;
 use crate::payload::pieces::PieceMap;
 
 /// Where study keys are asked for.
@@ -56,6 +57,14 @@ pub struct Place {
     pub chain_id: u64,
     /// The contract of sources and studies.
     pub registry: Address,
+}
+
+impl Place {
+    /// Where a client of the ledger is.
+    #[must_use]
+    pub fn of(ledger: &Ledger) -> Self {
+        Self { chain_id: ledger.chain_id(), registry: ledger.addresses().studies }
+    }
 }
 
 /// Asks for the keys of a study.

@@ -80,21 +80,19 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// The ledger, once it is connected.
     pub ledger: LedgerSlot,
-    /// Signs for this site.
-    pub signer: Signer,
     /// How.
     pub settings: Settings,
 }
 
 /// Keeps what is here as the grants say until `stop`.
-pub async fn run(parts: Parts, stop: CancellationToken) {
+pub async fn run(parts: Parts, signer: Signer, stop: CancellationToken) {
     let mut changed = parts.consents.changed();
     let mut keeper = None;
     loop {
         changed.borrow_and_update();
         let keeper = match &mut keeper {
             Some(keeper) => keeper,
-            none => match Keeper::begin(&parts).await {
+            none => match Keeper::begin(&parts, &signer).await {
                 Some(begun) => none.insert(begun),
                 None => {
                     tokio::select! {
@@ -161,14 +159,14 @@ struct Keeper {
 
 impl Keeper {
     /// Begins once the ledger says who this site is.
-    async fn begin(parts: &Parts) -> Option<Self> {
+    async fn begin(parts: &Parts, signer: &Signer) -> Option<Self> {
         let ledger = parts.ledger.get()?;
         let grantee = ledger.source().await.ok()?;
         let asker = Asker {
             grantee,
-            signer: parts.signer.clone(),
+            signer: signer.clone(),
             encryption_key: parts.keyring.payload_certificate().ok()?.into(),
-            place: Place { chain_id: ledger.chain_id(), registry: ledger.addresses().studies },
+            place: Place::of(ledger),
         };
         let bring = Bring { parts: parts.clone(), asker, room: Arc::new(Semaphore::new(JOBS_MAX)) };
         Some(Self { bring, jobs: HashMap::new(), ended: Arc::default() })
@@ -412,12 +410,25 @@ fn suffice(keys: &ForeignKeys, mode: ForeignMode) -> bool {
         }
 }
 
+/// How this site is known to others, besides its OpenPGP key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// SHA-256 of the key that it answers TLS with; zeros when it does not answer.
+    pub tls_key: [u8; 32],
+    /// Where it answers, when that is not in the configuration.
+    pub endpoint: Option<String>,
+}
+
 /// States on the ledger how this site is known to others, and tries until that is so.
-pub async fn announce(ledger: LedgerSlot, keyring: Keyring, tls_key: [u8; 32], stop: CancellationToken) {
+pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announcement, stop: CancellationToken) {
+    let tls_key = announcement.tls_key;
     let mut wait = RETRY_MIN;
     loop {
         let stated = async {
             let ledger = ledger.get().ok_or_else(|| "the ledger is not connected".to_owned())?;
+            if let Some(endpoint) = &announcement.endpoint {
+                ledger.move_endpoint(endpoint).await.map_err(|e| crate::chain_of(&e))?;
+            }
             let certificate = keyring.payload_certificate().map_err(|e| crate::chain_of(&e))?;
             ledger.change_keys(B256::from(tls_key), certificate.into()).await.map_err(|e| crate::chain_of(&e))
         };

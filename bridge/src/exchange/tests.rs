@@ -228,7 +228,7 @@ async fn only_the_grantee_of_a_grant_that_holds_gets_the_keys_and_nobody_learns_
     };
     let tls_key = world.identity.spki_sha256();
     let mut fresh = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..9 {
         fresh.push(world.request().await);
     }
     let mut fresh = || fresh.pop().unwrap();

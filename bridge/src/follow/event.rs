@@ -4,25 +4,6 @@ use alloy::primitives::{Address, B256, Bytes};
 use alloy::sol_types::SolEventInterface as _;
 use contracts::{Consent, Sources, Studies};
 
-/// An event of one of the followed contracts, as the node gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Logged {
-    /// Height of its block.
-    pub block: u64,
-    /// Hash of its block.
-    pub block_hash: B256,
-    /// Hash of its transaction.
-    pub transaction: B256,
-    /// Position among all events of the block.
-    pub log_index: u64,
-    /// The contract that said it.
-    pub contract: Address,
-    /// Topics; the first names the event.
-    pub topics: Vec<B256>,
-    /// The unindexed part.
-    pub data: Bytes,
-}
-
 /// What a grantee may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {

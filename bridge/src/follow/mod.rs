@@ -5,14 +5,17 @@
 //! derived from them is derived again; so the state is that of one branch at any time, whatever was followed before. Every
 //! change is one transaction with the cursor, so it can be stopped anywhere and takes the same block twice without harm.
 //!
-//! Must not know DICOM, keys or the archive; a study is 32 bytes here.
+//! [`follow`] moves along the chain. Must not know DICOM, keys or the archive; a study is 32 bytes here.
 
 mod event;
 mod fold;
 mod store;
+mod task;
 
-pub use event::{Event, Logged, Mode, What};
+pub use crate::ledger::node::Logged;
+pub use event::{Event, Mode, What};
 pub use store::Consents;
+pub use task::{FollowConfig, follow};
 
 use alloy::primitives::{Address, B256, Bytes};
 

@@ -8,8 +8,8 @@ use alloy::primitives::{Address, B256, Bytes};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use tokio::sync::watch;
 
-use super::event::{Event, Logged, Mode, What};
-use super::{AccessRequest, Asked, Decision, FollowError, Grant, Head, SourceInfo, StudyInfo, fold};
+use super::event::{Event, Mode, What};
+use super::{AccessRequest, Asked, Decision, FollowError, Grant, Head, Logged, SourceInfo, StudyInfo, fold};
 
 /// Headers kept for finding the place where two branches part. A longer reorganisation is followed from the beginning.
 const HEADERS_KEPT: u64 = 1024;
