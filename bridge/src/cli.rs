@@ -3,6 +3,7 @@
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
 mod clients;
+mod consent;
 mod output;
 
 use std::collections::HashMap;
@@ -83,6 +84,8 @@ enum Command {
         /// Matching keys, KEYWORD=VALUE, and return keys, KEYWORD; tags such as 00100020 are keywords too.
         keys: Vec<String>,
     },
+    #[command(flatten)]
+    Consent(consent::Command),
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -132,6 +135,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
         return helper::serve();
     }
     helper::offer();
+    let key_password = environment.get(consent::KEY_PASSWORD).cloned().map(zeroize::Zeroizing::new);
     let config = match load(arguments.config.as_deref(), environment) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
@@ -141,7 +145,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
         Err(error) => return complain(&format!("cannot start: {error}"), 1),
     };
     let output = Output::new(arguments.json);
-    match runtime.block_on(command(arguments.command, config, &output)) {
+    match runtime.block_on(command(arguments.command, config, &output, key_password)) {
         Ok(code) => code,
         Err(Failed(words)) => complain(&words, 1),
     }
@@ -159,7 +163,12 @@ fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Con
     Config::load(file, environment)
 }
 
-async fn command(command: Command, config: Config, output: &Output) -> Result<ExitCode, Failed> {
+async fn command(
+    command: Command,
+    config: Config,
+    output: &Output,
+    key_password: Option<zeroize::Zeroizing<String>>,
+) -> Result<ExitCode, Failed> {
     match command {
         Command::Serve => return serve(config).await,
         Command::Demo(options) => return Ok(crate::demo::run(options).await?),
@@ -172,6 +181,7 @@ async fn command(command: Command, config: Config, output: &Output) -> Result<Ex
         Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
+        Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
         Command::Keys(command) => keys(&config, &command, output).await?,
         Command::KeyHelper => return Ok(helper::serve()),
     }
