@@ -3,6 +3,7 @@
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
 mod clients;
+mod consent;
 mod keys;
 mod output;
 
@@ -85,6 +86,8 @@ enum Command {
         /// Matching keys, KEYWORD=VALUE, and return keys, KEYWORD; tags such as 00100020 are keywords too.
         keys: Vec<String>,
     },
+    #[command(flatten)]
+    Consent(consent::Command),
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -127,6 +130,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
     }
     helper::offer();
     let file_password = environment.get(FILE_PASSWORD).cloned().map(zeroize::Zeroizing::new);
+    let key_password = environment.get(consent::KEY_PASSWORD).cloned().map(zeroize::Zeroizing::new);
     let config = match load(arguments.config.as_deref(), environment) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
@@ -136,7 +140,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
         Err(error) => return complain(&format!("cannot start: {error}"), 1),
     };
     let output = Output::new(arguments.json);
-    match runtime.block_on(command(arguments.command, config, file_password, &output)) {
+    match runtime.block_on(command(arguments.command, config, file_password, &output, key_password)) {
         Ok(code) => code,
         Err(Failed(words)) => complain(&words, 1),
     }
@@ -159,6 +163,7 @@ async fn command(
     config: Config,
     file_password: Option<zeroize::Zeroizing<String>>,
     output: &Output,
+    key_password: Option<zeroize::Zeroizing<String>>,
 ) -> Result<ExitCode, Failed> {
     match command {
         Command::Serve => return serve(config).await,
@@ -172,6 +177,7 @@ async fn command(
         Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
+        Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;
         }

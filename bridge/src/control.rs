@@ -11,6 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::decide;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// Longest request or reply line, in bytes.
@@ -46,6 +47,8 @@ pub enum Request {
     },
     /// Totals and the state of the ledger.
     Status,
+    /// Something about consent.
+    Consent(decide::Ask),
 }
 
 /// What comes back.
@@ -67,6 +70,8 @@ pub enum Reply {
     Verdicts(Vec<Verdict>),
     /// To [`Request::Status`].
     Status(Box<SiteStatus>),
+    /// To [`Request::Consent`].
+    Consent(decide::Told),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -87,6 +92,10 @@ fn short_path(data_dir: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
 /// Answers one request.
 pub async fn answer(site: &Site, request: Request) -> Reply {
     let result = match request {
+        Request::Consent(ask) => {
+            let told = decide::answer(site, ask).await.map(Reply::Consent);
+            return told.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
         Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),

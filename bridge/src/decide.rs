@@ -8,7 +8,9 @@ mod pending;
 mod shown;
 
 pub use pending::{Action, Pending, PendingError};
-pub use shown::{Done, HandOver, RequestRow, SourceRow, TraceReport, TraceRow};
+pub use shown::{
+    Done, HandOver, RequestRow, SourceRow, TraceReport, TraceRow, TraceState, moment, parse_moment, parse_span,
+};
 
 use std::time::Duration;
 

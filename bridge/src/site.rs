@@ -294,7 +294,10 @@ impl Site {
         let study_uid = parse(uid)?;
         let row = self.row(&study_uid)?;
         let publication = self.0.archive.publication(&study_uid)?;
+        let study_id = publication.as_ref().map(|p| p.study_id);
+        let claimed = study_id.and_then(|id| self.0.consents.study(id).ok().flatten()).map(|s| s.owner.to_string());
         let owner = match self.0.keyring.study(&study_uid)? {
+            _ if claimed.is_some() => claimed,
             Some(keys) => Some(self.0.keyring.owner(keys.owner_index)?.address().to_string()),
             None => None,
         };

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Failed;
 use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
+use crate::decide::{self, Done, RequestRow, SourceRow, Told, TraceReport};
 use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// How results are printed.
@@ -42,10 +43,27 @@ impl Output {
             Reply::Evicted { files, bytes } => println!("removed {files} files, {}", size(bytes)),
             Reply::Verdicts(verdicts) if self.json => self.json(&verdicts),
             Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
+            Reply::Consent(told) => self.told(&told),
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }
         Ok(())
+    }
+
+    fn told(&self, told: &Told) {
+        match told {
+            Told::Requests(rows) if self.json => self.json(rows),
+            Told::Requests(rows) => requests(rows),
+            Told::Done(done) if self.json => self.json(done),
+            Told::Done(done) => self::done(done),
+            Told::Unsigned(pending) if self.json => self.json(pending),
+            Told::Unsigned(pending) => println!("{}", pending.action.in_words()),
+            Told::Trace(report) if self.json => self.json(report),
+            Told::Trace(report) => trace(report),
+            Told::Sources(rows) if self.json => self.json(rows),
+            Told::Sources(rows) => sources(rows),
+            Told::HandOver(paper) => self.json(paper),
+        }
     }
 
     pub(super) fn config(&self, config: &Config) {
@@ -177,6 +195,76 @@ fn status_lines(status: &SiteStatus) {
             }
         }
     }
+}
+
+fn dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn done(done: &Done) {
+    let heads = ["WHAT", "STUDY", "ACCOUNT", "STATE NOW", "TRANSACTION", "BLOCK", "GAS"];
+    let cells = vec![
+        done.action.clone(),
+        dash(done.study_id.as_deref()),
+        dash(done.account.as_deref()),
+        dash(done.state.as_deref()),
+        done.transaction.clone(),
+        done.block.to_string(),
+        done.gas.to_string(),
+    ];
+    print!("{}", table(&heads, vec![cells]));
+}
+
+fn requests(rows: &[RequestRow]) {
+    // Anybody may ask; who is no source of the consortium comes last.
+    let (known, strangers): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.known);
+    let cells = known.into_iter().chain(strangers).map(|row| {
+        vec![
+            row.state.clone(),
+            row.grantee.clone(),
+            if row.known { "source" } else { "stranger" }.to_owned(),
+            row.mode.clone(),
+            row.purpose.clone(),
+            row.number.to_string(),
+            row.block.to_string(),
+            row.study_uid.clone().unwrap_or_else(|| row.study_id.clone()),
+        ]
+    });
+    let heads = ["STATE", "WHO ASKS", "IS A", "FOR", "PURPOSE", "TIMES", "BLOCK", "STUDY"];
+    print!("{}", table(&heads, cells.collect()));
+}
+
+fn sources(rows: &[SourceRow]) {
+    let cells = rows.iter().map(|row| {
+        let key = if row.tls_key.is_some() && row.encryption_key.is_some() { "stated" } else { "-" };
+        vec![row.source.clone(), row.state.clone(), key.to_owned(), row.endpoint.clone()]
+    });
+    print!("{}", table(&["SOURCE", "STATE", "KEYS", "ENDPOINT"], cells.collect()));
+}
+
+fn trace(report: &TraceReport) {
+    println!("study    {}", report.study_id);
+    if let Some(uid) = &report.study_uid {
+        println!("         {uid}");
+    }
+    println!("owner    {}{}", report.owner, if report.custodial { " (key in custody)" } else { "" });
+    println!("source   {}", report.source);
+    println!();
+    let cells = report.history.iter().map(|row| {
+        vec![
+            row.time_s.map_or_else(|| "-".to_owned(), decide::moment),
+            row.event.clone(),
+            dash(row.account.as_deref()),
+            row.detail.clone(),
+            row.block.to_string(),
+            row.gas.map_or_else(|| "-".to_owned(), |gas| gas.to_string()),
+            row.transaction.clone(),
+        ]
+    });
+    print!("{}", table(&["TIME", "WHAT", "WHO", "DETAIL", "BLOCK", "GAS", "TRANSACTION"], cells.collect()));
+    println!();
+    let cells = report.states.iter().map(|row| vec![row.grantee.clone(), row.state.clone(), dash(row.sees.as_deref())]);
+    print!("{}", table(&["GRANTEE", "STATE NOW", "SEES"], cells.collect()));
 }
 
 /// Bytes in words.
