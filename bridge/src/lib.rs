@@ -12,6 +12,7 @@ pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod deidentify;
 pub mod demo;
 pub mod dicom;
 pub mod keyring;
