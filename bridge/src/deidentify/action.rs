@@ -59,11 +59,11 @@ pub(super) fn base_action(tag: Tag) -> Action {
 fn resolved(base: Option<Base>) -> Action {
     match base {
         Some(Base::X) => Action::Remove,
-        Some(Base::Z | Base::XZ) => Action::Empty,
-        Some(Base::D | Base::XD | Base::XZD | Base::ZD) => Action::Dummy,
+        Some(Base::Z | Base::Xz) => Action::Empty,
+        Some(Base::D | Base::Xd | Base::Xzd | Base::Zd) => Action::Dummy,
         Some(Base::U) => Action::ReplaceUid,
         // U* is about the UIDs inside, which have rows of their own.
-        Some(Base::XZU) | None => Action::Keep,
+        Some(Base::Xzu) | None => Action::Keep,
     }
 }
 

@@ -41,6 +41,7 @@ use walk::Walk;
 
 const SPECIFIC_CHARACTER_SET: Tag = Tag(0x0008, 0x0005);
 const SOP_INSTANCE_UID: Tag = Tag(0x0008, 0x0018);
+const PATIENT_ID: Tag = Tag(0x0010, 0x0020);
 const STUDY_INSTANCE_UID: Tag = Tag(0x0020, 0x000D);
 const PATIENT_IDENTITY_REMOVED: Tag = Tag(0x0012, 0x0062);
 const DEIDENTIFICATION_METHOD: Tag = Tag(0x0012, 0x0063);
@@ -138,9 +139,8 @@ impl Deidentifier {
     pub fn data_set(&self, data_set: &DataSet) -> Result<(DataSet, Report), Refusal> {
         let (mut out, pixels, report) = self.header(data_set)?;
         let blanking = if let Pixels::Blanked(blanking) = &pixels { Some(blanking) } else { None };
-        for (tag, element) in native_pixels(data_set)? {
-            let bytes = pixels::cleaned(data_set, tag, element.1, blanking)?;
-            out.put(tag, Element::bytes(element.0, bytes));
+        for (tag, vr, bytes) in native_pixels(data_set)? {
+            out.put(tag, Element::bytes(vr, pixels::cleaned(data_set, tag, bytes, blanking)?));
         }
         Ok((out, report))
     }
@@ -162,7 +162,7 @@ fn header(
     source.transcode_to_utf8();
     let mut walk = Walk::new(&source, names, options);
     let mut out = walk.object(&source);
-    let lineage = lineage(&source, names);
+    let lineage = lineage(&source, names, options);
     state(&mut out, options, &pixels, &lineage);
     if out.needs_character_set() {
         out.put(SPECIFIC_CHARACTER_SET, Element::bytes(VR::CS, *b"ISO_IR 192"));
@@ -176,12 +176,12 @@ fn header(
 }
 
 /// The lineage of a result of ours stays; anything else gets one.
-fn lineage(source: &DataSet, names: Names<'_>) -> String {
+fn lineage(source: &DataSet, names: Names<'_>, options: &Options) -> String {
     let uid = source.text(SOP_INSTANCE_UID).unwrap_or_default();
     let former = source.texts(DEIDENTIFICATION_METHOD).into_iter().nth(3);
     let is_digest = |text: &String| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let is_own =
-        names.is_own_uid(&uid) && names.is_own_pseudonym(&source.text(Tag(0x0010, 0x0020)).unwrap_or_default());
+    let is_own_uid = names.is_own_uid(&uid) || options.has(ProfileOption::RetainUids);
+    let is_own = is_own_uid && names.is_own_pseudonym(&source.text(PATIENT_ID).unwrap_or_default());
     former.filter(|text| is_digest(text) && is_own).or_else(|| names.lineage(&uid)).unwrap_or_default()
 }
 
@@ -210,12 +210,15 @@ fn code((value, meaning): (&str, &str)) -> DataSet {
     item
 }
 
+/// A pixel element that is a plain value.
+type NativePixels<'a> = (Tag, VR, &'a [u8]);
+
 /// The pixel elements that are plain values. The offset tables of encapsulated pixels have no place beside them.
-fn native_pixels(data_set: &DataSet) -> Result<Vec<(Tag, (VR, &[u8]))>, Refusal> {
+fn native_pixels(data_set: &DataSet) -> Result<Vec<NativePixels<'_>>, Refusal> {
     let elements = data_set.iter().filter(|(tag, _)| matches!(tag, Tag(PIXEL_GROUP, 0x0008..=0x0010)));
     elements
         .map(|(tag, element)| match &element.value {
-            Value::Bytes(bytes) => Ok((*tag, (element.vr, bytes.as_slice()))),
+            Value::Bytes(bytes) => Ok((*tag, element.vr, bytes.as_slice())),
             _ => Err(Refusal::PixelData("not loaded, or encapsulated")),
         })
         .collect()
@@ -280,5 +283,5 @@ fn native_pixels_differ(data_set: &DataSet) -> bool {
     let Ok(elements) = native_pixels(data_set) else { return false };
     elements
         .into_iter()
-        .any(|(tag, (_, bytes))| pixels::cleaned(data_set, tag, bytes, None).is_ok_and(|cleaned| cleaned != bytes))
+        .any(|(tag, _, bytes)| pixels::cleaned(data_set, tag, bytes, None).is_ok_and(|cleaned| cleaned != bytes))
 }

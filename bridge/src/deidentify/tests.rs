@@ -13,7 +13,6 @@ use super::*;
 
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 const US: &str = "1.2.840.10008.5.1.4.1.1.6.1";
-const PATIENT_ID: Tag = Tag(0x0010, 0x0020);
 const STUDY_DATE: Tag = Tag(0x0008, 0x0020);
 const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
 
@@ -55,7 +54,7 @@ fn known_tags() -> &'static [Tag] {
 /// Data sets in which every value is a secret of its own, and where each secret was put.
 struct Planter {
     rng: ChaCha8Rng,
-    planted: Vec<(Vec<u8>, Vec<Tag>)>,
+    planted: Vec<Secret>,
     reports: bool,
 }
 
@@ -69,7 +68,7 @@ impl Planter {
         };
         self.planted.push((sought.into_bytes(), path.to_vec()));
         let mut bytes = text.into_bytes();
-        if bytes.len() % 2 == 1 {
+        if !bytes.len().is_multiple_of(2) {
             bytes.push(0);
         }
         Element::bytes(vr, bytes)
@@ -84,7 +83,7 @@ impl Planter {
                 continue;
             }
             path.push(tag);
-            let vr = if tag.0 % 2 == 1 { self.private_vr(tag) } else { dictionary_vr(tag).unwrap_or(VR::UN) };
+            let vr = if !tag.0.is_multiple_of(2) { self.private_vr(tag) } else { dictionary_vr(tag).unwrap_or(VR::UN) };
             let element = match vr {
                 VR::SQ if path.len() < 4 => {
                     let mut item = DataSet::new();
@@ -119,7 +118,10 @@ impl Planter {
     }
 }
 
-fn planted(seed: u64, options: &Options) -> (DataSet, Vec<(Vec<u8>, Vec<Tag>)>) {
+/// A secret's bytes and where it is: the tags from the top down.
+type Secret = (Vec<u8>, Vec<Tag>);
+
+fn planted(seed: u64, options: &Options) -> (DataSet, Vec<Secret>) {
     let reports = options.has(ProfileOption::CleanStructuredContent);
     let mut planter = Planter { rng: ChaCha8Rng::seed_from_u64(seed), planted: Vec::new(), reports };
     let mut set = DataSet::new();
@@ -142,7 +144,7 @@ fn may_survive(path: &[Tag], options: &Options) -> bool {
     let is_free = |vr| matches!(vr, VR::LO | VR::SH | VR::UC);
     let mut in_cleaned = false;
     let level = |tag: &Tag, is_leaf: bool, in_cleaned: &mut bool| {
-        let Some(vr) = dictionary_vr(*tag).filter(|_| tag.0 % 2 == 0 && tag.0 >= 8) else { return false };
+        let Some(vr) = dictionary_vr(*tag).filter(|_| tag.0.is_multiple_of(2) && tag.0 >= 8) else { return false };
         match table::row(u32::from(tag.0) << 16 | u32::from(tag.1)) {
             Some((_, exceptions)) if exceptions & options.exceptions() & keeping != 0 => true,
             Some((_, exceptions)) if exceptions & options.exceptions() & cleaning != 0 && !is_leaf => {
@@ -154,7 +156,7 @@ fn may_survive(path: &[Tag], options: &Options) -> bool {
                 !is_leaf
                     || (options.has(ProfileOption::RetainFullDates) && (!is_text(vr) || matches!(vr, VR::DS | VR::IS)))
             }
-            Some((Base::XZU, _)) => !is_leaf,
+            Some((Base::Xzu, _)) => !is_leaf,
             Some(_) => false,
             None => match vr {
                 VR::UI => options.has(ProfileOption::RetainUids),
@@ -337,7 +339,7 @@ fn descriptions_keep_known_words_and_patients_their_characteristics() {
     assert_eq!(out.text(Tag(0x0019, 0x0010)).unwrap(), "SIEMENS MR HEADER");
     assert!(!out.contains(Tag(0x0019, 0x100D)));
     let (out, _) = deidentifier(&[]).data_set(&set).unwrap();
-    assert!(out.iter().all(|(tag, _)| tag.0 % 2 == 0), "no private attribute without the option");
+    assert!(out.iter().all(|(tag, _)| tag.0.is_multiple_of(2)), "no private attribute without the option");
     assert!(out.text(Tag(0x0010, 0x1010)).is_none() && out.text(Tag(0x0010, 0x0040)).is_none());
 }
 
