@@ -3,6 +3,7 @@
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
 mod clients;
+mod deidentify;
 mod keys;
 mod output;
 
@@ -85,6 +86,8 @@ enum Command {
         /// Matching keys, KEYWORD=VALUE, and return keys, KEYWORD; tags such as 00100020 are keywords too.
         keys: Vec<String>,
     },
+    /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
+    Deidentify(deidentify::Deidentify),
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -172,6 +175,7 @@ async fn command(
         Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
+        Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;
         }

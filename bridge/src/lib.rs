@@ -13,6 +13,7 @@ pub mod background;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod deidentify;
 pub mod demo;
 pub mod dicom;
 pub mod keyring;
