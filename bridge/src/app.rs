@@ -26,13 +26,14 @@ use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::dicom::{self, Door};
+use crate::follow::{self, Consents, FollowConfig, FollowError};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
 use crate::ledger::sender::SenderConfig;
 use crate::ledger::{
-    self, Endpoints, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer, SignerError,
-    Watch,
+    self, Endpoints, Ledger, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer,
+    SignerError, Watch,
 };
 use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The assembler has no spool.
     #[error("assembler")]
     Assemble(#[from] AssembleError),
+    /// The database of consents cannot be opened.
+    #[error("consents")]
+    Follow(#[from] FollowError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -103,6 +107,9 @@ pub struct Core {
     outbox: SiteOutbox,
     keyring: Keyring,
     slot: LedgerSlot,
+    consents: Consents,
+    /// Notified when the embedded ledger has made a block.
+    follow_wake: Arc<Notify>,
     publisher: PublisherSlot,
     embedded: Option<EmbeddedLedger>,
     tasks: TaskTracker,
@@ -135,12 +142,15 @@ impl Core {
         let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone())?;
         let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler);
         let slot = LedgerSlot::default();
+        let path = data_dir.join("consent.sqlite");
+        let consents = blocking(move || Consents::open(&path)).await??;
         let publisher = PublisherSlot::default();
         let site = Site::new(Parts {
             retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
+            consents: consents.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
             source: source_account(&config.ledger, &keyring).to_string(),
@@ -154,6 +164,8 @@ impl Core {
             outbox,
             keyring,
             slot,
+            consents,
+            follow_wake: Arc::default(),
             publisher,
             embedded: None,
             tasks,
@@ -204,12 +216,16 @@ impl Core {
 
     fn wake_on_blocks(&self, embedded: &EmbeddedLedger, wake: Arc<Notify>) {
         let (mut head, stop) = (embedded.watch_head(), self.background.clone());
+        let follow = self.follow_wake.clone();
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     changed = head.changed() => match changed {
-                        Ok(()) => wake.notify_one(),
+                        Ok(()) => {
+                            wake.notify_one();
+                            follow.notify_one();
+                        }
                         Err(_) => return,
                     }
                 }
@@ -305,7 +321,7 @@ impl App {
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
             .await
             .map_err(StartError::Control)?;
-        core.start_publishing();
+        core.start_ledger_work();
         let door = Door::new(
             core.site.clone(),
             Access::new(&core.config),
@@ -367,12 +383,10 @@ impl Core {
         Ok(Some(address))
     }
 
-    fn start_publishing(&self) {
-        if !self.config.publish.enabled {
-            return;
-        }
+    /// Following and, where it is enabled, publishing: as soon as the ledger answers.
+    fn start_ledger_work(&self) {
         let stop = self.background.clone();
-        let (outbox, slot, status) = (self.outbox.clone(), self.slot.clone(), self.publisher.clone());
+        let slot = self.slot.clone();
         let mut again = None;
         if slot.get().is_none() {
             again = Some((
@@ -381,8 +395,9 @@ impl Core {
                 self.ledger_config(signing_account(&self.config.ledger, &self.keyring)),
             ));
         }
-        let endpoint = self.endpoint();
-        let tasks = self.tasks.clone();
+        let (endpoint, tasks, behind) = (self.endpoint(), self.tasks.clone(), self.behind.handle());
+        let follow = Following { consents: self.consents.clone(), wake: self.follow_wake.clone() };
+        let publish = self.config.publish.enabled.then(|| (self.outbox.clone(), self.publisher.clone()));
         let work = async move {
             if let Some((settings, keyring, config)) = again
                 && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
@@ -390,6 +405,8 @@ impl Core {
                 return;
             }
             let Some(ledger) = slot.get() else { return };
+            tasks.spawn_on(follow.run(ledger.clone(), stop.clone()), &behind);
+            let Some((outbox, status)) = publish else { return };
             let source = Arc::new(outbox.clone());
             let publisher =
                 Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
@@ -425,6 +442,27 @@ async fn signer(settings: &config::Ledger, keyring: &Keyring) -> Result<Signer, 
     let url = remote.url.parse().map_err(|_| StartError::SignerUrl)?;
     let config = RemoteConfig { url, address: remote.address.into(), token, timeout: remote.timeout };
     Ok(RemoteSigner::connect(config).await?.into())
+}
+
+/// What the follower of consents needs from here.
+struct Following {
+    consents: Consents,
+    wake: Arc<Notify>,
+}
+
+impl Following {
+    async fn run(self, ledger: Ledger, stop: CancellationToken) {
+        let embedded = ledger.kind() == ledger::LedgerKind::Embedded;
+        let config = FollowConfig {
+            registry: ledger.addresses().studies,
+            consent: ledger.addresses().consent,
+            depth: ledger.depth(),
+            // The embedded ledger wakes us.
+            poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },
+        };
+        let node = ledger.node().clone();
+        follow::follow(self.consents, node, SystemClock, config, self.wake, stop).await;
+    }
 }
 
 /// The configured endpoints, the preferred one first.

@@ -2,7 +2,8 @@
 //!
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
-//! chain; [`access`] decides who may see what and [`retrieve`] answers every door; [`dicom`] is such a door; [`app`]
+//! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
+//! every door; [`dicom`] is such a door; [`app`]
 //! wires them together and [`cli`] is the program's face.
 
 pub mod access;
@@ -13,9 +14,11 @@ pub mod background;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod decide;
 pub mod deidentify;
 pub mod demo;
 pub mod dicom;
+pub mod follow;
 pub mod keyring;
 pub mod keys;
 pub mod ledger;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::follow::Consents;
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
 use crate::publish::PublishStatus;
@@ -234,6 +235,8 @@ pub struct Parts {
     pub keyring: Keyring,
     /// The ledger, once it is connected.
     pub ledger: LedgerSlot,
+    /// What the ledger says about consent.
+    pub consents: Consents,
     /// Finds and opens objects.
     pub retrieve: Retrieve,
     /// What the publisher says, once it runs.
@@ -255,6 +258,17 @@ impl Site {
     #[must_use]
     pub fn archive(&self) -> &Archive {
         &self.0.archive
+    }
+
+    /// What the site is made of.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0
+    }
+
+    /// What the ledger says about consent.
+    #[must_use]
+    pub fn consents(&self) -> &Consents {
+        &self.0.consents
     }
 
     /// Finds and opens objects.

@@ -5,6 +5,7 @@ use super::node::{Ask, At, Backoff, Clock, Event, EventFilter, Node, NodeError, 
 use super::owner::OwnerSeed;
 use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
+use super::slots::Placed;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::sol_types::{SolCall, SolEvent as _, SolStruct as _};
 use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
@@ -52,9 +53,12 @@ impl From<SendError> for LedgerError {
     }
 }
 
-/// Names the custom error in return data.
-fn explain(reason: &str, data: &Bytes) -> String {
+/// Says what a contract's refusal means, or at least names it.
+pub(super) fn explain(reason: &str, data: &Bytes) -> String {
     let Some(selector) = data.first_chunk::<4>().copied() else { return reason.to_owned() };
+    if let Some(words) = super::refusal::words(data) {
+        return words;
+    }
     let name = Pieces::PiecesErrors::name_by_selector(selector)
         .or_else(|| Studies::StudiesErrors::name_by_selector(selector))
         .or_else(|| Sources::SourcesErrors::name_by_selector(selector));
@@ -711,7 +715,23 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
     }
 
-    async fn ask<C: SolCall>(&self, to: Address, call: C, at: At) -> Result<C::Return, LedgerError> {
+    /// Sends wei and waits until that is final.
+    pub(super) async fn send_wei(&self, to: Address, value: U256) -> Result<Placed, LedgerError> {
+        let call = Call { to, data: Bytes::new(), gas: 21_000, value };
+        Ok(self.inner.sender.send(call).await?)
+    }
+
+    /// Fixed facts.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.inner.config
+    }
+
+    /// Seconds since 1970.
+    pub(super) fn unix_s(&self) -> u64 {
+        self.inner.clock.unix_s()
+    }
+
+    pub(super) async fn ask<C: SolCall>(&self, to: Address, call: C, at: At) -> Result<C::Return, LedgerError> {
         let ask = Ask { from: self.account(), to, data: call.abi_encode().into() };
         let answer = self.inner.node.call(ask, at).await?;
         C::abi_decode_returns(&answer).map_err(|e| LedgerError::Unavailable(format!("unreadable answer: {e}")))
@@ -751,7 +771,7 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 
     /// Sends a call once and waits until it is final. The inner error is a revert with its reason.
-    async fn send_once(&self, to: Address, data: Bytes) -> Result<Result<(), String>, LedgerError> {
+    pub(super) async fn send_once(&self, to: Address, data: Bytes) -> Result<Result<Placed, String>, LedgerError> {
         let ask = Ask { from: self.account(), to, data: data.clone() };
         let gas = match self.inner.node.estimate(ask.clone()).await {
             Ok(gas) => gas.saturating_add(gas / 4),
@@ -760,7 +780,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         };
         let placed = self.inner.sender.send(Call { to, data, gas, value: U256::ZERO }).await?;
         if placed.succeeded {
-            return Ok(Ok(()));
+            return Ok(Ok(placed));
         }
         match self.inner.node.call(ask, At::Latest).await {
             Err(NodeError::Reverted { reason, data }) => Ok(Err(explain(&reason, &data))),
@@ -771,7 +791,7 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     /// Sends a call whose effect the caller checks itself, and waits until it is final.
     pub(super) async fn send_plain(&self, to: Address, data: Bytes) -> Result<(), LedgerError> {
-        self.send_once(to, data).await?.map_err(LedgerError::Refused)
+        self.send_once(to, data).await?.map(drop).map_err(LedgerError::Refused)
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! It must not know transactions, keys or contracts' meaning: only the addresses and code hashes that it was told to expect.
 
-use super::node::{Ask, At, Block, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
+use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
 use super::rpc::RpcNode;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::rpc::client::RpcClient;
@@ -518,6 +518,14 @@ impl Node for Endpoints {
         self.ask(|node| {
             let filter = filter.clone();
             async move { node.events(filter).await }
+        })
+        .await
+    }
+
+    async fn said(&self, contracts: Vec<Address>, span: Span) -> Result<Vec<Logged>, NodeError> {
+        self.ask(|node| {
+            let contracts = contracts.clone();
+            async move { node.said(contracts, span).await }
         })
         .await
     }

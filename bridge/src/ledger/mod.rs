@@ -6,9 +6,11 @@
 //! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
 //! * [`signer`]: the key itself, here or in a remote signer.
+//! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod client;
+pub mod consent;
 pub mod endpoints;
 pub mod follower;
 pub mod journal;
@@ -18,6 +20,7 @@ mod open;
 mod operators;
 pub mod owner;
 pub mod pieces;
+mod refusal;
 pub mod rpc;
 pub mod sender;
 pub mod signer;
@@ -26,6 +29,7 @@ pub mod slots;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
 };
+pub use consent::{Sent, Word};
 pub use endpoints::{Endpoints, Watch};
 pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
 pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};

@@ -122,6 +122,34 @@ pub struct Ask {
     pub data: Bytes,
 }
 
+/// An event with everything that says where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Height of its block.
+    pub block: u64,
+    /// Hash of its block.
+    pub block_hash: B256,
+    /// Hash of its transaction.
+    pub transaction: B256,
+    /// Position among all events of the block.
+    pub log_index: u64,
+    /// The contract that said it.
+    pub contract: Address,
+    /// Topics; the first names the event.
+    pub topics: Vec<B256>,
+    /// The unindexed part.
+    pub data: Bytes,
+}
+
+/// Blocks whose events are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// This block, whether canonical or not; a node that does not have it fails.
+    Block(B256),
+    /// Heights of the chain that the node holds for canonical, both included.
+    Heights(u64, u64),
+}
+
 /// Which events to look for.
 #[derive(Debug, Clone)]
 pub struct EventFilter {
@@ -167,6 +195,8 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn offer(&self, raw: Bytes) -> impl Future<Output = Result<Offer, NodeError>> + Send;
     /// Events in a range of blocks, in order.
     fn events(&self, filter: EventFilter) -> impl Future<Output = Result<Vec<Event>, NodeError>> + Send;
+    /// Everything that some contracts said in some blocks, in order.
+    fn said(&self, contracts: Vec<Address>, span: Span) -> impl Future<Output = Result<Vec<Logged>, NodeError>> + Send;
     /// A transaction by height and position.
     fn transaction_at(
         &self,

@@ -1,7 +1,7 @@
 //! A [`Node`] over any alloy JSON-RPC client: in process, HTTP, or whatever transport the caller brings. It only translates. The
 //! answers are read leniently, because geth, Besu, anvil and the embedded ledger each leave something out.
 
-use super::node::{Ask, At, Block, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
+use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
 use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
@@ -192,6 +192,32 @@ struct WireLog {
     data: Bytes,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WirePlacedLog {
+    block_number: U64,
+    block_hash: B256,
+    transaction_hash: B256,
+    log_index: U64,
+    address: Address,
+    topics: Vec<B256>,
+    data: Bytes,
+}
+
+impl From<WirePlacedLog> for Logged {
+    fn from(l: WirePlacedLog) -> Self {
+        Self {
+            block: l.block_number.to(),
+            block_hash: l.block_hash,
+            transaction: l.transaction_hash,
+            log_index: l.log_index.to(),
+            contract: l.address,
+            topics: l.topics,
+            data: l.data,
+        }
+    }
+}
+
 fn hex_number(number: u64) -> String {
     format!("{number:#x}")
 }
@@ -281,6 +307,17 @@ impl Node for RpcNode {
             data: l.data,
         };
         Ok(logs.into_iter().map(event).collect())
+    }
+
+    async fn said(&self, contracts: Vec<Address>, span: Span) -> Result<Vec<Logged>, NodeError> {
+        let wire = match span {
+            Span::Block(hash) => json!({ "address": contracts, "blockHash": hash }),
+            Span::Heights(from, to) => {
+                json!({ "address": contracts, "fromBlock": hex_number(from), "toBlock": hex_number(to) })
+            }
+        };
+        let logs: Vec<WirePlacedLog> = self.ask("eth_getLogs", (wire,)).await?;
+        Ok(logs.into_iter().map(Logged::from).collect())
     }
 
     async fn transaction_at(&self, block: u64, index: u64) -> Result<Option<Transaction>, NodeError> {

@@ -16,7 +16,9 @@
 use super::work::{ImageKind, Plan, PlannedImage, Progress, Seen};
 use super::{Outbox, OutboxError, PublishConfig, Publisher, SealedPieces, Source, SourceError, Stage, StudyJob};
 use crate::ledger::journal::{Journal, JournalError, Loaded};
-use crate::ledger::node::{Ask, At, Block, Clock, Event, EventFilter, Node, NodeError, Offer, Receipt, Transaction};
+use crate::ledger::node::{
+    Ask, At, Block, Clock, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction,
+};
 use crate::ledger::pieces::{self, PIECE_OVERHEAD_BYTES};
 use crate::ledger::sender::{Call, SendError, Sender, SenderConfig, Sign, Unsigned, sender};
 use crate::ledger::slots::Record;
@@ -602,6 +604,11 @@ impl Node for SimNode {
             Ok(blocks.filter(|e| e.topics.starts_with(&filter.topics)).cloned().collect())
         };
         self.ask(find, false).await
+    }
+
+    async fn said(&self, _: Vec<Address>, _: Span) -> Result<Vec<Logged>, NodeError> {
+        // Nobody follows consents here.
+        Ok(Vec::new())
     }
 
     async fn transaction_at(&self, block: u64, index: u64) -> Result<Option<Transaction>, NodeError> {

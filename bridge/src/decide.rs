@@ -1,0 +1,518 @@
+//! What patients, grantees and the consortium do about consent, as the commands do it: decisions made, signed here with a key in
+//! custody or elsewhere with the patient's own, sent, and shown.
+//!
+//! An owner's decision leaves this machine as a [`Pending`] action: a small file that says everything that is signed and nothing
+//! that identifies a patient. Must not know the command line or the control socket.
+
+mod pending;
+mod shown;
+
+pub use pending::{Action, Pending, PendingError};
+pub use shown::{Done, HandOver, RequestRow, SourceRow, TraceReport, TraceRow};
+
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::signers::SignerSync as _;
+use contracts::messages::{self, EmergencyReason, Purpose};
+use contracts::{Emergency, Grant};
+use dicom_scp::Uid;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::ArchiveError;
+use crate::follow::{Asked, FollowError, Mode, StudyInfo};
+use crate::keyring::KeyringError;
+use crate::ledger::consent::{Sent, Wish};
+use crate::ledger::node::Node as _;
+use crate::ledger::{Ledger, LedgerError, LedgerKind};
+use crate::site::Site;
+
+/// How long a signature of a key in custody is good.
+const CUSTODY_S: u64 = 3600;
+/// How long a signature made elsewhere is good, unless stated.
+const PENDING_S: u64 = 7 * 24 * 3600;
+/// What a new source gets on an embedded ledger, where wei have no price.
+const EMBEDDED_GIFT_WEI: u128 = 1_000_000_000_000_000_000_000_000_000_000;
+/// How long a command waits until what it sent shows in the followed state.
+const SEEN_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why something was not done, sorted by who has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// The asker: this is no study.
+    #[error("\"{0}\" is neither a study known here nor a study id on the ledger (0x and 64 hexadecimal digits)")]
+    Study(String),
+    /// The asker: this is no account.
+    #[error("\"{0}\" is not an account (0x and 40 hexadecimal digits)")]
+    Account(String),
+    /// The asker: the word is not in the table.
+    #[error("\"{given}\" is not one of {known}")]
+    Word {
+        /// What was given.
+        given: String,
+        /// What may be given.
+        known: String,
+    },
+    /// The asker: something is missing or impossible.
+    #[error("{0}")]
+    Asker(String),
+    /// The study's owner: only that key can say it.
+    #[error(
+        "study {study} belongs to {owner}, whose key is not here: make a file with --unsigned, sign it with that key, and submit it"
+    )]
+    OwnersKey {
+        /// The study.
+        study: B256,
+        /// Its owner.
+        owner: Address,
+    },
+    /// The pending action is not fit to be sent.
+    #[error("the action")]
+    Pending(#[from] PendingError),
+    /// The operator: no ledger is connected.
+    #[error("the ledger is away")]
+    Away,
+    /// The ledger did not do it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The database of consents failed.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The archive failed.
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    /// The keyring failed.
+    #[error("the keyring")]
+    Keyring(#[from] KeyringError),
+    /// Signing failed.
+    #[error("signing")]
+    Signing(#[from] alloy::signers::Error),
+}
+
+/// What an owner decides, before numbers and keys are filled in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Let a grantee see the study.
+    Allow {
+        /// Who.
+        grantee: String,
+        /// Previews only.
+        preview_only: bool,
+        /// SeriesInstanceUID, or the salted hash of one; none for the whole study.
+        series: Option<String>,
+        /// First second, since 1970.
+        from_s: Option<u64>,
+        /// Last second, since 1970.
+        until_s: Option<u64>,
+        /// A word of [`Purpose`].
+        purpose: Option<String>,
+        /// keccak-256 of the grantee's OpenPGP key, if it is not to be taken from its request or its announcement.
+        encryption_key: Option<String>,
+    },
+    /// Refuse what a grantee asked for.
+    Deny {
+        /// Who.
+        grantee: String,
+        /// A word of [`messages::DenyReason`].
+        reason: Option<String>,
+    },
+    /// Take access away.
+    Revoke {
+        /// Who.
+        grantee: String,
+    },
+    /// Hand the study to another key.
+    Transfer {
+        /// The new owner.
+        owner: String,
+    },
+}
+
+/// What can be asked about consent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// Requests that wait, or all.
+    Requests {
+        /// Answered ones too.
+        all: bool,
+    },
+    /// Ask for access for this source.
+    Request {
+        /// The study's id on the ledger.
+        study: String,
+        /// Previews only.
+        preview_only: bool,
+        /// A word of [`Purpose`].
+        purpose: Option<String>,
+    },
+    /// Decide as the owner with the key in custody.
+    Decide {
+        /// The study.
+        study: String,
+        /// What.
+        decision: Decision,
+    },
+    /// Make a pending action for the owner's own key.
+    Unsigned {
+        /// The study.
+        study: String,
+        /// What.
+        decision: Decision,
+    },
+    /// Send a signed action.
+    Submit {
+        /// The action.
+        action: Box<Pending>,
+    },
+    /// What was said about a study.
+    Trace {
+        /// The study.
+        study: String,
+        /// To or about this grantee alone.
+        grantee: Option<String>,
+    },
+    /// Let this source in for an emergency.
+    BreakGlass {
+        /// The study's id on the ledger.
+        study: String,
+        /// A word of [`EmergencyReason`].
+        reason: String,
+        /// Seconds until it ends.
+        seconds: u64,
+    },
+    /// The sources of the consortium.
+    Sources,
+    /// Admit a source.
+    Admit {
+        /// Its identity.
+        source: String,
+    },
+    /// Suspend a source.
+    Suspend {
+        /// Its identity.
+        source: String,
+    },
+    /// Lift a suspension.
+    Reinstate {
+        /// Its identity.
+        source: String,
+    },
+    /// What the new owner of a study needs to know.
+    HandOver {
+        /// The study.
+        study: String,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// To [`Ask::Requests`].
+    Requests(Vec<RequestRow>),
+    /// To everything that sent something.
+    Done(Done),
+    /// To [`Ask::Unsigned`].
+    Unsigned(Box<Pending>),
+    /// To [`Ask::Trace`].
+    Trace(Box<TraceReport>),
+    /// To [`Ask::Sources`].
+    Sources(Vec<SourceRow>),
+    /// To [`Ask::HandOver`].
+    HandOver(HandOver),
+}
+
+/// Answers.
+///
+/// # Errors
+/// [`DecideError`], whose text is for the asker.
+pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
+    let desk = Desk { site };
+    match ask {
+        Ask::Requests { all } => desk.requests(all).map(Told::Requests),
+        Ask::Sources => desk.sources().map(Told::Sources),
+        Ask::Trace { study, grantee } => desk.trace(&study, grantee.as_deref()).await.map(|t| Told::Trace(Box::new(t))),
+        Ask::HandOver { study } => desk.hand_over(&study).map(Told::HandOver),
+        Ask::Request { study, preview_only, purpose } => {
+            desk.request(&study, preview_only, purpose).await.map(Told::Done)
+        }
+        Ask::Decide { study, decision } => desk.decide(&study, decision).await.map(Told::Done),
+        Ask::Unsigned { study, decision } => {
+            desk.pending(&study, decision, PENDING_S).await.map(|pending| Told::Unsigned(Box::new(pending)))
+        }
+        Ask::Submit { action } => desk.submit(*action).await.map(Told::Done),
+        Ask::BreakGlass { study, reason, seconds } => desk.break_glass(&study, &reason, seconds).await.map(Told::Done),
+        Ask::Admit { source } => desk.admit(&source).await.map(Told::Done),
+        Ask::Suspend { source } => desk.suspend(&source, true).await.map(Told::Done),
+        Ask::Reinstate { source } => desk.suspend(&source, false).await.map(Told::Done),
+    }
+}
+
+/// The site, for one command.
+struct Desk<'a> {
+    site: &'a Site,
+}
+
+impl Desk<'_> {
+    fn ledger(&self) -> Result<&Ledger, DecideError> {
+        self.site.parts().ledger.get().ok_or(DecideError::Away)
+    }
+
+    /// A study's id on the ledger, from that or from a StudyInstanceUID known here.
+    fn study_id(&self, given: &str) -> Result<B256, DecideError> {
+        if let Ok(id) = given.parse::<B256>() {
+            return Ok(id);
+        }
+        let unknown = || DecideError::Study(given.to_owned());
+        let uid = Uid::new(given).map_err(|_| unknown())?;
+        let publication = self.site.archive().publication(&uid)?;
+        Ok(publication.ok_or_else(unknown)?.study_id)
+    }
+
+    /// The StudyInstanceUID of a study that this site has.
+    fn uid_of(&self, study: B256) -> Result<Option<String>, DecideError> {
+        let all = self.site.archive().summaries()?;
+        Ok(all.into_iter().find(|known| known.study_id == Some(study)).map(|known| known.uid))
+    }
+
+    fn study(&self, given: &str) -> Result<StudyInfo, DecideError> {
+        let id = self.study_id(given)?;
+        self.site.consents().study(id)?.ok_or_else(|| DecideError::Study(given.to_owned()))
+    }
+
+    /// Fills in numbers, keys and deadline.
+    async fn pending(&self, given: &str, decision: Decision, good_s: u64) -> Result<Pending, DecideError> {
+        let ledger = self.ledger()?;
+        let known = self.study(given)?;
+        let (study, deadline) = (known.study_id, ledger.now_s().saturating_add(good_s));
+        let next = |said: &Grant| said.seq.saturating_add(1);
+        let action = match decision {
+            Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key } => {
+                let grantee = account(&grantee)?;
+                let said = ledger.consent_of(study, grantee).await?;
+                Action::Allow {
+                    study,
+                    grantee,
+                    series: self.series(study, series)?,
+                    mode: if preview_only { Mode::Preview } else { Mode::Full }.number(),
+                    not_before: from_s.unwrap_or(0),
+                    not_after: until_s.unwrap_or(u64::MAX),
+                    purpose: purpose_number(purpose)?,
+                    encryption_key: self.encryption_key(grantee, &said, encryption_key)?,
+                    seq: next(&said),
+                    deadline,
+                }
+            }
+            Decision::Deny { grantee, reason } => {
+                let grantee = account(&grantee)?;
+                let seq = next(&ledger.consent_of(study, grantee).await?);
+                Action::Deny { study, grantee, reason: deny_number(reason)?, seq, deadline }
+            }
+            Decision::Revoke { grantee } => {
+                let grantee = account(&grantee)?;
+                Action::Revoke { study, grantee, seq: next(&ledger.consent_of(study, grantee).await?), deadline }
+            }
+            Decision::Transfer { owner } => {
+                let seq = ledger.next_study_seq(study).await?;
+                Action::Transfer { study, new_owner: account(&owner)?, seq, deadline }
+            }
+        };
+        let contract = action.word().contract(ledger.addresses());
+        Ok(Pending::new(ledger.chain_id(), contract, known.owner, action))
+    }
+
+    fn series(&self, study: B256, given: Option<String>) -> Result<B256, DecideError> {
+        let Some(given) = given else { return Ok(B256::ZERO) };
+        if let Ok(hash) = given.parse::<B256>() {
+            return Ok(hash);
+        }
+        let no_salt = || DecideError::Asker("a series can be named by its UID only for studies of this site".into());
+        let uid = Uid::new(&self.uid_of(study)?.ok_or_else(no_salt)?).map_err(|_| no_salt())?;
+        let keys = self.site.parts().keyring.study(&uid)?.ok_or_else(no_salt)?;
+        let series = Uid::new(&given).map_err(|_| DecideError::Asker(format!("\"{given}\" is not a UID")))?;
+        Ok(messages::salted(B256::from(*keys.salt.as_bytes()), series.as_str().as_bytes()))
+    }
+
+    /// The key that a grant is for: as asked for, else as announced by the source.
+    fn encryption_key(&self, grantee: Address, said: &Grant, given: Option<String>) -> Result<B256, DecideError> {
+        if let Some(given) = given {
+            let bad = || DecideError::Asker(format!("\"{given}\" is not a keccak-256 (0x and 64 hexadecimal digits)"));
+            return given.parse().map_err(|_| bad());
+        }
+        if !said.requestedKey.is_zero() {
+            return Ok(said.requestedKey);
+        }
+        let announced = self.site.consents().source(grantee)?.map(|source| source.encryption_key);
+        announced.filter(|key| !key.is_zero()).ok_or_else(|| {
+            DecideError::Asker(format!(
+                "{grantee} has neither asked nor announced an OpenPGP key: let it ask first, or name the key with --encryption-key"
+            ))
+        })
+    }
+
+    async fn decide(&self, given: &str, decision: Decision) -> Result<Done, DecideError> {
+        let mut pending = self.pending(given, decision, CUSTODY_S).await?;
+        let elsewhere = DecideError::OwnersKey { study: pending.study(), owner: pending.signer };
+        let Some(uid) = self.uid_of(pending.study())? else { return Err(elsewhere) };
+        let uid = Uid::new(&uid).map_err(|_| DecideError::Study(uid.clone()))?;
+        let Some(keys) = self.site.parts().keyring.study(&uid)? else { return Err(elsewhere) };
+        let key = self.site.parts().keyring.owner(keys.owner_index)?;
+        if key.address() != pending.signer {
+            return Err(elsewhere);
+        }
+        pending.signature = Some(Bytes::copy_from_slice(&key.sign_hash_sync(&pending.digest())?.as_bytes()));
+        self.submit(pending).await
+    }
+
+    async fn submit(&self, pending: Pending) -> Result<Done, DecideError> {
+        let ledger = self.ledger()?;
+        let word = pending.action.word();
+        let signature = pending.checked_signature(ledger.chain_id(), word.contract(ledger.addresses()))?;
+        let sent = ledger.say(&word, signature).await?;
+        let grantee = pending.action.grantee();
+        self.done(pending.action.verb(), Some(word.study()), grantee, sent).await
+    }
+
+    async fn request(&self, given: &str, preview_only: bool, purpose: Option<String>) -> Result<Done, DecideError> {
+        let (ledger, study) = (self.ledger()?, self.study_id(given)?);
+        let wish = Wish {
+            study,
+            mode: if preview_only { Mode::Preview } else { Mode::Full }.number(),
+            purpose: purpose_number(purpose)?,
+            notes: B256::ZERO,
+            encryption_key: self.site.parts().keyring.payload_certificate()?.into(),
+        };
+        let sent = ledger.request_access(wish).await?;
+        self.done("requested", Some(study), Some(ledger.source().await?), sent).await
+    }
+
+    async fn break_glass(&self, given: &str, reason: &str, seconds: u64) -> Result<Done, DecideError> {
+        let (ledger, study) = (self.ledger()?, self.study_id(given)?);
+        let known = || EmergencyReason::ALL.iter().map(|reason| reason.code()).collect::<Vec<_>>().join(", ");
+        let unknown = || DecideError::Word { given: reason.to_owned(), known: known() };
+        let reason = EmergencyReason::from_code(reason).ok_or_else(unknown)?;
+        let now = ledger.now_s();
+        let emergency = Emergency {
+            studyId: study,
+            reason: reason.into(),
+            notes: B256::ZERO,
+            until: now.saturating_add(seconds.min(messages::EMERGENCY_S_MAX)),
+            approver: Address::ZERO,
+            deadline: now.saturating_add(CUSTODY_S),
+        };
+        let sent = ledger.break_glass(emergency, Bytes::new()).await?;
+        tracing::warn!("this source broke the glass; the study's owner sees it on the ledger");
+        self.done("glass broken", Some(study), Some(ledger.source().await?), sent).await
+    }
+
+    async fn admit(&self, given: &str) -> Result<Done, DecideError> {
+        let (ledger, source) = (self.ledger()?, account(given)?);
+        let sent = ledger.admit(source).await?;
+        if ledger.kind() == LedgerKind::Embedded {
+            ledger.fund(source, U256::from(EMBEDDED_GIFT_WEI)).await?;
+        }
+        self.done("admitted", None, Some(source), sent).await
+    }
+
+    async fn suspend(&self, given: &str, suspend: bool) -> Result<Done, DecideError> {
+        let (ledger, source) = (self.ledger()?, account(given)?);
+        let (verb, sent) = if suspend {
+            ("suspended", ledger.suspend(source).await?)
+        } else {
+            ("reinstated", ledger.reinstate(source).await?)
+        };
+        self.done(verb, None, Some(source), sent).await
+    }
+
+    /// Waits until what was sent shows in the followed state, and says what it has come to.
+    async fn done(
+        &self,
+        verb: &str,
+        study: Option<B256>,
+        grantee: Option<Address>,
+        sent: Sent,
+    ) -> Result<Done, DecideError> {
+        let mut followed = self.site.consents().followed();
+        let seen = followed.wait_for(|at| at.is_some_and(|at| at >= sent.block));
+        // Where no follower runs, as in a command without a daemon, the transaction is final all the same.
+        let _ = tokio::time::timeout(SEEN_WITHIN, seen).await;
+        let now = self.ledger()?.now_s();
+        let grant = match (study, grantee) {
+            (Some(study), Some(grantee)) => self.site.consents().grant(study, grantee)?,
+            _ => None,
+        };
+        Ok(Done {
+            action: verb.to_owned(),
+            study_id: study.map(|id| id.to_string()),
+            account: grantee.map(|account| account.to_string()),
+            state: grant.map(|grant| shown::state(&grant, now).to_owned()),
+            transaction: sent.transaction.to_string(),
+            block: sent.block,
+            gas: sent.gas,
+        })
+    }
+
+    fn requests(&self, all: bool) -> Result<Vec<RequestRow>, DecideError> {
+        let requests = self.site.consents().requests(None)?;
+        let wanted = requests.into_iter().filter(|request| all || request.asked == Asked::Open);
+        wanted.map(|request| Ok(RequestRow::of(&request, self.uid_of(request.study_id)?))).collect()
+    }
+
+    fn sources(&self) -> Result<Vec<SourceRow>, DecideError> {
+        Ok(self.site.consents().sources()?.iter().map(SourceRow::of).collect())
+    }
+
+    fn hand_over(&self, given: &str) -> Result<HandOver, DecideError> {
+        let (ledger, known) = (self.ledger()?, self.study(given)?);
+        Ok(HandOver {
+            format: shown::HAND_OVER.to_owned(),
+            study_id: known.study_id.to_string(),
+            study_uid: self.uid_of(known.study_id)?,
+            chain_id: ledger.chain_id(),
+            registry: ledger.addresses().studies.to_string(),
+            consent: ledger.addresses().consent.to_string(),
+            owner: known.owner.to_string(),
+            custodial: known.custodial,
+        })
+    }
+
+    async fn trace(&self, given: &str, grantee: Option<&str>) -> Result<TraceReport, DecideError> {
+        let ledger = self.ledger()?;
+        let study = self.study(given)?;
+        let grantee = grantee.map(account).transpose()?;
+        let mut report = TraceReport::of(&study, self.uid_of(study.study_id)?);
+        let about = |about: Option<Address>| grantee.is_none() || about.is_none() || about == grantee;
+        for event in self.site.consents().history(study.study_id)?.iter().filter(|e| about(e.what.grantee())) {
+            let Some(mut row) = TraceRow::of(event) else { continue };
+            let receipt = ledger.node().receipt(event.transaction).await.map_err(LedgerError::from)?;
+            row.gas = receipt.map(|receipt| receipt.gas_used);
+            let block = ledger.node().block(event.block_hash).await.map_err(LedgerError::from)?;
+            row.time_s = block.map(|block| block.timestamp);
+            report.history.push(row);
+        }
+        let now = ledger.now_s();
+        let grants = self.site.consents().grants_of(study.study_id)?;
+        report.add_states(grants.iter().filter(|grant| about(Some(grant.grantee))), grantee, now);
+        Ok(report)
+    }
+}
+
+fn account(given: &str) -> Result<Address, DecideError> {
+    given.parse().map_err(|_| DecideError::Account(given.to_owned()))
+}
+
+fn purpose_number(given: Option<String>) -> Result<u16, DecideError> {
+    let Some(given) = given else { return Ok(0) };
+    let known = || Purpose::ALL.iter().map(|purpose| purpose.code()).collect::<Vec<_>>().join(", ");
+    let found = Purpose::from_code(&given.to_uppercase());
+    found.map(u16::from).ok_or_else(|| DecideError::Word { given, known: known() })
+}
+
+fn deny_number(given: Option<String>) -> Result<u16, DecideError> {
+    let Some(given) = given else { return Ok(0) };
+    let known = || messages::DenyReason::ALL.iter().map(|reason| reason.code()).collect::<Vec<_>>().join(", ");
+    let found = messages::DenyReason::from_code(&given);
+    found.map(u16::from).ok_or_else(|| DecideError::Word { given, known: known() })
+}

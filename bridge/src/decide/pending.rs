@@ -1,0 +1,280 @@
+//! An owner's decision as a file: written here, signed where the key is, sent from anywhere.
+//!
+//! What is signed is derived from the fields alone, so whoever signs can read what it says, and a file that was changed on its way
+//! has no good signature. Pure; must not know files or the ledger.
+
+use alloy::primitives::{Address, B256, Bytes};
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use contracts::Allowance;
+use contracts::messages::{self, Purpose};
+use serde::{Deserialize, Serialize};
+
+use crate::follow::Mode;
+use crate::ledger::consent::{Word, signer_of};
+
+/// What the file says it is.
+const FORMAT: &str = "pacs-bridge/action/1";
+
+/// Why an action is not fit to be signed or sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PendingError {
+    /// Another format.
+    #[error("is of format \"{0}\"; this program knows {FORMAT}")]
+    Format(String),
+    /// Nobody signed it.
+    #[error("is not signed yet: `pacs-bridge sign FILE --key KEYFILE` does that, with the key of {0}")]
+    Unsigned(Address),
+    /// It was signed by somebody else, or changed afterwards.
+    #[error("must be signed by {needed}, the study's owner; this signature is of {}, or the file was changed after it was signed",
+        .found.map_or_else(|| "nobody".to_owned(), |found| found.to_string()))]
+    Signature {
+        /// The owner.
+        needed: Address,
+        /// Whose key fits the signature and the file as it is.
+        found: Option<Address>,
+    },
+    /// The key at hand is not the owner's.
+    #[error("must be signed by {needed}, the study's owner; this key is that of {given}")]
+    WrongKey {
+        /// The owner.
+        needed: Address,
+        /// The key given.
+        given: Address,
+    },
+    /// It is for another ledger.
+    #[error("is for contract {given} on chain {given_chain}, not for {expected} on chain {expected_chain}")]
+    Elsewhere {
+        /// Contract in the file.
+        given: Address,
+        /// Chain in the file.
+        given_chain: u64,
+        /// Contract here.
+        expected: Address,
+        /// Chain here.
+        expected_chain: u64,
+    },
+    /// The key cannot sign.
+    #[error("cannot be signed: {0}")]
+    Signing(String),
+}
+
+/// What an owner decides, with everything that is signed. `seq` and `deadline` are as in the contracts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // The fields are those of the messages, documented in IConsent and IStudies.
+pub enum Action {
+    /// Let a grantee see the study or a series of it.
+    Allow {
+        study: B256,
+        grantee: Address,
+        series: B256,
+        mode: u8,
+        not_before: u64,
+        not_after: u64,
+        purpose: u16,
+        encryption_key: B256,
+        seq: u32,
+        deadline: u64,
+    },
+    /// Refuse what a grantee asked for.
+    Deny { study: B256, grantee: Address, reason: u16, seq: u32, deadline: u64 },
+    /// Take access away.
+    Revoke { study: B256, grantee: Address, seq: u32, deadline: u64 },
+    /// Hand the study to the owner's own key.
+    Transfer { study: B256, new_owner: Address, seq: u32, deadline: u64 },
+}
+
+impl Action {
+    /// As the ledger takes it.
+    #[must_use]
+    pub fn word(&self) -> Word {
+        let notes = B256::ZERO;
+        match *self {
+            Self::Allow {
+                study,
+                grantee,
+                series,
+                mode,
+                not_before,
+                not_after,
+                purpose,
+                encryption_key,
+                seq,
+                deadline,
+            } => Word::Allow(Allowance {
+                studyId: study,
+                grantee,
+                series,
+                mode,
+                notBefore: not_before,
+                notAfter: not_after,
+                purpose,
+                notes,
+                encryptionKey: encryption_key,
+                seq,
+                deadline,
+            }),
+            Self::Deny { study, grantee, reason, seq, deadline } => {
+                Word::Deny(messages::Deny { studyId: study, grantee, reason, notes, seq, deadline })
+            }
+            Self::Revoke { study, grantee, seq, deadline } => {
+                Word::Revoke(messages::Revoke { studyId: study, grantee, seq, deadline })
+            }
+            Self::Transfer { study, new_owner, seq, deadline } => Word::Transfer(messages::TransferStudy {
+                studyId: study,
+                newOwner: new_owner,
+                custodial: false,
+                seq,
+                deadline,
+            }),
+        }
+    }
+
+    /// Whom it is about.
+    #[must_use]
+    pub fn grantee(&self) -> Option<Address> {
+        match self {
+            Self::Allow { grantee, .. } | Self::Deny { grantee, .. } | Self::Revoke { grantee, .. } => Some(*grantee),
+            Self::Transfer { .. } => None,
+        }
+    }
+
+    /// What has happened when it was sent.
+    pub(super) fn verb(&self) -> &'static str {
+        match self {
+            Self::Allow { .. } => "allowed",
+            Self::Deny { .. } => "denied",
+            Self::Revoke { .. } => "revoked",
+            Self::Transfer { .. } => "transferred",
+        }
+    }
+
+    /// What it says, for the person who signs.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Allow { study, grantee, series, mode, not_before, not_after, purpose, .. } => {
+                let what = Mode::from_number(*mode).map_or("nothing", Mode::code);
+                let part = if series.is_zero() { String::new() } else { format!(", series {series} only") };
+                let from = if *not_before == 0 { "now".to_owned() } else { crate::decide::shown::moment(*not_before) };
+                let until = crate::decide::shown::moment(*not_after);
+                let purpose = Purpose::from(*purpose).code();
+                format!(
+                    "allow {grantee} to see study {study}{part}: {what}, from {from} until {until}, purpose {purpose}"
+                )
+            }
+            Self::Deny { study, grantee, .. } => format!("deny {grantee} what it asked for of study {study}"),
+            Self::Revoke { study, grantee, .. } => format!("take from {grantee} the access to study {study}"),
+            Self::Transfer { study, new_owner, .. } => format!("hand study {study} to the owner key {new_owner}"),
+        }
+    }
+}
+
+/// An action with where it is for, who must sign it, and the signature once there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    format: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The contract that it is said to.
+    pub contract: Address,
+    /// The account that must sign.
+    pub signer: Address,
+    /// What is signed.
+    pub action: Action,
+    /// The EIP-712 signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Bytes>,
+}
+
+impl Pending {
+    pub(super) fn new(chain_id: u64, contract: Address, signer: Address, action: Action) -> Self {
+        Self { format: FORMAT.to_owned(), chain_id, contract, signer, action, signature: None }
+    }
+
+    /// The study that it is about.
+    #[must_use]
+    pub fn study(&self) -> B256 {
+        self.action.word().study()
+    }
+
+    /// What is signed (EIP-712).
+    #[must_use]
+    pub fn digest(&self) -> B256 {
+        self.action.word().digest(self.chain_id, self.contract)
+    }
+
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`PendingError::WrongKey`] when the key is not the owner's.
+    pub fn sign(&mut self, key: &PrivateKeySigner) -> Result<(), PendingError> {
+        self.check_format()?;
+        if key.address() != self.signer {
+            return Err(PendingError::WrongKey { needed: self.signer, given: key.address() });
+        }
+        let signed = key.sign_hash_sync(&self.digest()).map_err(|e| PendingError::Signing(e.to_string()))?;
+        self.signature = Some(Bytes::copy_from_slice(&signed.as_bytes()));
+        Ok(())
+    }
+
+    /// The signature, when it can be good for this contract. A longer one than an account makes is left to the owner's contract.
+    ///
+    /// # Errors
+    /// [`PendingError`].
+    pub(super) fn checked_signature(&self, chain_id: u64, contract: Address) -> Result<Bytes, PendingError> {
+        self.check_format()?;
+        if (self.chain_id, self.contract) != (chain_id, contract) {
+            return Err(PendingError::Elsewhere {
+                given: self.contract,
+                given_chain: self.chain_id,
+                expected: contract,
+                expected_chain: chain_id,
+            });
+        }
+        let signature = self.signature.clone().ok_or(PendingError::Unsigned(self.signer))?;
+        let found = signer_of(self.digest(), &signature);
+        if signature.len() == 65 && found != Some(self.signer) {
+            return Err(PendingError::Signature { needed: self.signer, found });
+        }
+        Ok(signature)
+    }
+
+    fn check_format(&self) -> Result<(), PendingError> {
+        if self.format == FORMAT { Ok(()) } else { Err(PendingError::Format(self.format.clone())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn action() -> Action {
+        Action::Revoke { study: B256::repeat_byte(1), grantee: Address::repeat_byte(2), seq: 3, deadline: 4 }
+    }
+
+    #[test]
+    fn only_the_owners_signature_over_these_very_fields_is_good() {
+        let (owner, other) = (PrivateKeySigner::random(), PrivateKeySigner::random());
+        let addresses = contracts::addresses(Address::repeat_byte(9));
+        let contract = action().word().contract(&addresses);
+        let mut pending = Pending::new(7, contract, owner.address(), action());
+        assert_eq!(pending.checked_signature(7, contract), Err(PendingError::Unsigned(owner.address())));
+        assert!(matches!(pending.sign(&other), Err(PendingError::WrongKey { .. })));
+        pending.sign(&owner).unwrap();
+        let text = serde_json::to_string(&pending).unwrap();
+        let read: Pending = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, pending);
+        assert!(read.checked_signature(7, contract).is_ok());
+        assert!(matches!(read.checked_signature(8, contract), Err(PendingError::Elsewhere { .. })));
+        let mut changed = read.clone();
+        changed.action =
+            Action::Revoke { study: B256::repeat_byte(1), grantee: Address::repeat_byte(2), seq: 4, deadline: 4 };
+        assert!(matches!(changed.checked_signature(7, contract), Err(PendingError::Signature { .. })));
+        let mut claimed = read;
+        claimed.signer = other.address();
+        assert!(matches!(claimed.checked_signature(7, contract), Err(PendingError::Signature { .. })));
+    }
+}

@@ -1,0 +1,211 @@
+//! What the events of a study, or of all sources, amount to. Pure: a fold in chain order, with the contracts' own rules.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256, Bytes, keccak256};
+
+use super::event::{Event, Mode, What};
+use super::{Asked, Decision, SourceInfo, StudyInfo};
+
+/// What was said about one study and one grantee.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) mode: Mode,
+    pub(super) series: B256,
+    pub(super) not_before: u64,
+    pub(super) not_after: u64,
+    pub(super) purpose: u16,
+    pub(super) encryption_key: B256,
+    pub(super) seq: u32,
+    pub(super) decision: Decision,
+    pub(super) asked: Asked,
+    pub(super) deny_reason: u16,
+    pub(super) emergency_until: u64,
+    pub(super) request: Option<Request>,
+}
+
+/// The newest request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) number: u32,
+    pub(super) mode: Mode,
+    pub(super) purpose: u16,
+    pub(super) notes: B256,
+    pub(super) encryption_key: Bytes,
+    pub(super) block: u64,
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Preview,
+            series: B256::ZERO,
+            not_before: 0,
+            not_after: 0,
+            purpose: 0,
+            encryption_key: B256::ZERO,
+            seq: 0,
+            decision: Decision::Unsaid,
+            asked: Asked::Nothing,
+            deny_reason: 0,
+            emergency_until: 0,
+            request: None,
+        }
+    }
+}
+
+/// A study and everybody who has to do with it.
+#[derive(Debug, Default)]
+pub(super) struct Study {
+    pub(super) info: Option<StudyInfo>,
+    pub(super) pairs: BTreeMap<Address, Pair>,
+}
+
+/// Folds the events of one study, in chain order.
+pub(super) fn study(events: &[Event]) -> Study {
+    let mut study = Study::default();
+    for event in events {
+        study.take(event);
+    }
+    study
+}
+
+impl Study {
+    fn take(&mut self, event: &Event) {
+        if let Some(grantee) = event.what.grantee() {
+            self.pairs.entry(grantee).or_default().take(event);
+            return;
+        }
+        if let What::Defined { study, source, owner, custodial } = event.what {
+            let blank = StudyInfo {
+                study_id: study,
+                owner,
+                source,
+                custodial,
+                seq: 0,
+                version: 0,
+                manifest_image: B256::ZERO,
+                manifest_root: B256::ZERO,
+                tombstoned: false,
+            };
+            self.info = Some(blank);
+        }
+        let Some(info) = &mut self.info else { return };
+        match event.what {
+            What::Amended { version, image, root, .. } => {
+                (info.version, info.manifest_image, info.manifest_root) = (version, image, root);
+            }
+            What::Transferred { owner, custodial, seq, .. } => {
+                (info.owner, info.custodial, info.seq) = (owner, custodial, seq);
+            }
+            What::Tombstoned { seq, .. } => (info.tombstoned, info.seq) = (true, seq),
+            What::GuardiansNamed { seq, .. } | What::RecoveryProposed { seq, .. } => info.seq = seq,
+            _ => {}
+        }
+    }
+}
+
+impl Pair {
+    fn take(&mut self, event: &Event) {
+        match &event.what {
+            What::Requested { number, mode, purpose, notes, encryption_key, .. } => {
+                self.asked = Asked::Open;
+                self.request = Some(Request {
+                    number: *number,
+                    mode: mode.unwrap_or(Mode::Preview),
+                    purpose: *purpose,
+                    notes: *notes,
+                    encryption_key: encryption_key.clone(),
+                    block: event.block,
+                });
+            }
+            What::Allowed { seq, series, mode, not_before, not_after, purpose, encryption_key, .. } => {
+                self.asked = if self.asked == Asked::Open { Asked::Accepted } else { Asked::Nothing };
+                self.seq = *seq;
+                // A mode of a later version grants nothing here.
+                self.decision = mode.map_or(Decision::Revoked, |_| Decision::Allowed);
+                self.mode = mode.unwrap_or(Mode::Preview);
+                (self.series, self.purpose, self.encryption_key) = (*series, *purpose, *encryption_key);
+                (self.not_before, self.not_after) = (*not_before, *not_after);
+            }
+            What::Denied { seq, reason, .. } => {
+                (self.asked, self.seq, self.deny_reason) = (Asked::Denied, *seq, *reason);
+            }
+            What::Revoked { seq, .. } => {
+                (self.decision, self.seq) = (Decision::Revoked, *seq);
+                if self.asked != Asked::Open {
+                    self.asked = Asked::Nothing;
+                }
+            }
+            What::GlassBroken { until, .. } => self.emergency_until = *until,
+            _ => {}
+        }
+    }
+}
+
+/// All sources, and who acts for whom.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) sources: BTreeMap<Address, SourceInfo>,
+    pub(super) operators: BTreeMap<Address, Address>,
+}
+
+/// Folds the events of all sources, in chain order.
+pub(super) fn sources(events: &[Event]) -> Sources {
+    let mut all = Sources::default();
+    for event in events {
+        all.take(&event.what);
+    }
+    for source in all.sources.values_mut() {
+        source.active = source.defined && !source.suspended;
+    }
+    all
+}
+
+impl Sources {
+    fn source(&mut self, identity: Address) -> &mut SourceInfo {
+        self.sources.entry(identity).or_insert_with(|| SourceInfo {
+            identity,
+            endpoint: String::new(),
+            tls_key: [0; 32],
+            encryption_key: B256::ZERO,
+            openpgp_key: Bytes::new(),
+            defined: false,
+            suspended: false,
+            active: false,
+        })
+    }
+
+    fn take(&mut self, what: &What) {
+        match what {
+            What::SourceAdmitted { source } => {
+                self.source(*source);
+            }
+            What::SourceSuspended { source } => self.source(*source).suspended = true,
+            What::SourceReinstated { source } => self.source(*source).suspended = false,
+            What::SourceDefined { source, endpoint } => {
+                let known = self.source(*source);
+                known.defined = true;
+                known.endpoint.clone_from(endpoint);
+                // It becomes its own first operator.
+                self.operators.insert(*source, *source);
+            }
+            What::EndpointChanged { source, endpoint } => self.source(*source).endpoint.clone_from(endpoint),
+            What::KeysChanged { source, tls_key, encryption_key } => {
+                let known = self.source(*source);
+                known.tls_key = tls_key.0;
+                known.encryption_key = if encryption_key.is_empty() { B256::ZERO } else { keccak256(encryption_key) };
+                known.openpgp_key = encryption_key.clone();
+            }
+            What::OperatorAccepted { source, operator } => {
+                self.operators.insert(*operator, *source);
+            }
+            What::OperatorRevoked { source, operator } => {
+                if self.operators.get(operator) == Some(source) {
+                    self.operators.remove(operator);
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! The database: canonical events, the newest headers, and what was derived from them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy::primitives::{Address, B256, Bytes};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use tokio::sync::watch;
+
+use super::event::{Event, Mode, What};
+use super::{AccessRequest, Asked, Decision, FollowError, Grant, Head, Logged, SourceInfo, StudyInfo, fold};
+
+/// Headers kept for finding the place where two branches part. A longer reorganisation is followed from the beginning.
+const HEADERS_KEPT: u64 = 1024;
+
+const SCHEMA: &str = "
+BEGIN;
+CREATE TABLE chain (one INTEGER PRIMARY KEY CHECK (one = 1), genesis BLOB NOT NULL, registry BLOB NOT NULL) STRICT;
+CREATE TABLE header (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, parent BLOB NOT NULL) STRICT;
+-- As the node gave it: what is derived can be derived again, by this version or a later one.
+CREATE TABLE event (
+  block INTEGER NOT NULL,
+  log_index INTEGER NOT NULL,
+  block_hash BLOB NOT NULL,
+  tx BLOB NOT NULL,
+  contract BLOB NOT NULL,
+  study BLOB,                  -- null: about sources
+  topics BLOB NOT NULL,
+  data BLOB NOT NULL,
+  PRIMARY KEY (block, log_index)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX event_study ON event (study, block, log_index);
+CREATE TABLE study (
+  id BLOB PRIMARY KEY,
+  owner BLOB NOT NULL,
+  source BLOB NOT NULL,
+  custodial INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  image BLOB NOT NULL,
+  root BLOB NOT NULL,
+  tombstoned INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pair (
+  grantee BLOB NOT NULL,
+  study BLOB NOT NULL,
+  mode INTEGER NOT NULL,
+  series BLOB NOT NULL,
+  not_before INTEGER NOT NULL, -- times are the bits of a u64
+  not_after INTEGER NOT NULL,
+  purpose INTEGER NOT NULL,
+  encryption_key BLOB NOT NULL,
+  seq INTEGER NOT NULL,
+  decision INTEGER NOT NULL,
+  asked INTEGER NOT NULL,
+  deny_reason INTEGER NOT NULL,
+  emergency_until INTEGER NOT NULL,
+  request_number INTEGER NOT NULL,
+  request_mode INTEGER NOT NULL,
+  request_purpose INTEGER NOT NULL,
+  request_notes BLOB NOT NULL,
+  request_key BLOB NOT NULL,
+  request_block INTEGER NOT NULL,
+  PRIMARY KEY (grantee, study)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pair_study ON pair (study);
+CREATE INDEX pair_asked ON pair (asked, study);
+CREATE TABLE source (
+  identity BLOB PRIMARY KEY,
+  endpoint TEXT NOT NULL,
+  tls_key BLOB NOT NULL,
+  encryption_key BLOB NOT NULL,
+  openpgp_key BLOB NOT NULL,
+  defined INTEGER NOT NULL,
+  suspended INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE operator (account BLOB PRIMARY KEY, source BLOB NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;";
+
+/// What the chain says about consent. Cheap to clone.
+#[derive(Clone)]
+pub struct Consents(Arc<Inner>);
+
+struct Inner {
+    database: Mutex<Connection>,
+    changed: watch::Sender<u64>,
+    followed: watch::Sender<Option<u64>>,
+}
+
+impl std::fmt::Debug for Consents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consents").field("followed", &*self.0.followed.borrow()).finish_non_exhaustive()
+    }
+}
+
+// ---- following ---------------------------------------------------------------------------------------------------------------
+
+impl Consents {
+    /// Opens the database, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`FollowError::Version`] when a later version wrote it.
+    pub fn open(path: &Path) -> Result<Self, FollowError> {
+        let database = Connection::open(path)?;
+        database.pragma_update(None, "journal_mode", "WAL")?;
+        // A power cut may take the newest blocks along, never half of one; they are followed again.
+        database.pragma_update(None, "synchronous", "NORMAL")?;
+        match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
+            0 => database.execute_batch(SCHEMA)?,
+            1 => {}
+            other => return Err(FollowError::Version(other)),
+        }
+        let cursor = cursor(&database)?;
+        Ok(Self(Arc::new(Inner {
+            database: Mutex::new(database),
+            changed: watch::Sender::new(0),
+            followed: watch::Sender::new(cursor.map(|head| head.number)),
+        })))
+    }
+
+    /// Says which chain and which Registry is followed. Another one than before, and everything begins anew.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn begin(&self, genesis: B256, registry: Address) -> Result<(), FollowError> {
+        let mut database = self.database();
+        let kept = database.query_row("SELECT genesis, registry FROM chain", [], |row| {
+            Ok((B256::from(row.get::<_, [u8; 32]>(0)?), Address::from(row.get::<_, [u8; 20]>(1)?)))
+        });
+        if kept.optional()? == Some((genesis, registry)) {
+            return Ok(());
+        }
+        let work = database.transaction()?;
+        work.execute_batch(
+            "DELETE FROM header; DELETE FROM event; DELETE FROM study; DELETE FROM pair; DELETE FROM source;
+             DELETE FROM operator; DELETE FROM chain;",
+        )?;
+        work.execute(
+            "INSERT INTO chain (one, genesis, registry) VALUES (1, ?1, ?2)",
+            params![genesis.as_slice(), registry.as_slice()],
+        )?;
+        work.commit()?;
+        drop(database);
+        self.told(None, true);
+        Ok(())
+    }
+
+    /// The newest block applied.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn cursor(&self) -> Result<Option<Head>, FollowError> {
+        Ok(cursor(&self.database())?)
+    }
+
+    /// The newest block applied at or below a height whose header is still kept.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn header_below(&self, number: u64) -> Result<Option<Head>, FollowError> {
+        let sql = "SELECT number, hash, parent FROM header WHERE number <= ?1 ORDER BY number DESC LIMIT 1";
+        Ok(self.database().query_row(sql, [bits(number)], head).optional()?)
+    }
+
+    /// Applies consecutive blocks, oldest first, with all their events of the followed contracts. The first must follow the cursor,
+    /// or have the cursor's height and hash or lie below it, which counts as applied. Blocks without events may be left out before
+    /// a block when the caller knows that they are on its branch. Returns whether anything was said.
+    ///
+    /// # Errors
+    /// [`FollowError::Gap`] when a block is not a child of the one before.
+    pub fn apply(&self, blocks: &[Head], events: &[Logged]) -> Result<bool, FollowError> {
+        let mut database = self.database();
+        let at = cursor(&database)?;
+        let new: Vec<&Head> = blocks.iter().filter(|b| at.is_none_or(|at| b.number > at.number)).collect();
+        let Some(newest) = new.last().map(|head| **head) else { return Ok(false) };
+        check_branch(at, &new)?;
+        let work = database.transaction()?;
+        for block in new.iter().rev().take(usize::try_from(HEADERS_KEPT).unwrap_or(usize::MAX)) {
+            put_header(&work, block)?;
+        }
+        work.execute("DELETE FROM header WHERE number <= ?1", [bits(newest.number.saturating_sub(HEADERS_KEPT))])?;
+        let mut touched = Touched::default();
+        for event in events.iter().filter(|e| at.is_none_or(|at| e.block > at.number)) {
+            touched.add(&work, event)?;
+        }
+        let said = touched.any();
+        touched.derive(&work)?;
+        work.commit()?;
+        drop(database);
+        self.told(Some(newest.number), said);
+        Ok(said)
+    }
+
+    /// Takes back every block above a height.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn rewind(&self, to: u64) -> Result<(), FollowError> {
+        let mut database = self.database();
+        let work = database.transaction()?;
+        let touched = Touched::above(&work, to)?;
+        work.execute("DELETE FROM event WHERE block > ?1", [bits(to)])?;
+        work.execute("DELETE FROM header WHERE number > ?1", [bits(to)])?;
+        let said = touched.any();
+        touched.derive(&work)?;
+        let at = cursor(&work)?;
+        work.commit()?;
+        drop(database);
+        self.told(at.map(|head| head.number), said);
+        Ok(())
+    }
+
+    /// Takes back everything.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn forget(&self) -> Result<(), FollowError> {
+        self.database().execute_batch(
+            "BEGIN; DELETE FROM header; DELETE FROM event; DELETE FROM study; DELETE FROM pair; DELETE FROM source;
+             DELETE FROM operator; COMMIT;",
+        )?;
+        self.told(None, true);
+        Ok(())
+    }
+
+    fn told(&self, followed: Option<u64>, said: bool) {
+        self.0.followed.send_replace(followed);
+        if said {
+            self.0.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn database(&self) -> MutexGuard<'_, Connection> {
+        self.0.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rises whenever something was said or taken back.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Height of the newest block applied.
+    #[must_use]
+    pub fn followed(&self) -> watch::Receiver<Option<u64>> {
+        self.0.followed.subscribe()
+    }
+}
+
+/// The blocks must be one branch. Only gaps are checked where the caller left blocks out.
+fn check_branch(at: Option<Head>, new: &[&Head]) -> Result<(), FollowError> {
+    let mut before = at;
+    for block in new {
+        if let Some(last) = before
+            && (block.number <= last.number || (block.number == last.number + 1 && block.parent != last.hash))
+        {
+            return Err(FollowError::Gap { cursor: last.number, given: block.number });
+        }
+        before = Some(**block);
+    }
+    Ok(())
+}
+
+/// Studies (and whether sources) whose events have changed.
+#[derive(Default)]
+struct Touched {
+    studies: BTreeSet<B256>,
+    sources: bool,
+}
+
+impl Touched {
+    fn any(&self) -> bool {
+        self.sources || !self.studies.is_empty()
+    }
+
+    fn note(&mut self, study: Option<B256>) {
+        match study {
+            Some(study) => drop(self.studies.insert(study)),
+            None => self.sources = true,
+        }
+    }
+
+    fn add(&mut self, work: &Transaction<'_>, event: &Logged) -> rusqlite::Result<()> {
+        let Some(what) = What::decode(&event.topics, &event.data) else { return Ok(()) };
+        let topics: Vec<u8> = event.topics.iter().flat_map(|topic| topic.0).collect();
+        let study = what.study();
+        let mut put = work.prepare_cached(
+            "INSERT OR REPLACE INTO event (block, log_index, block_hash, tx, contract, study, topics, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
+        put.execute(params![
+            bits(event.block),
+            bits(event.log_index),
+            event.block_hash.as_slice(),
+            event.transaction.as_slice(),
+            event.contract.as_slice(),
+            study.as_ref().map(B256::as_slice),
+            topics,
+            event.data.as_ref(),
+        ])?;
+        self.note(study);
+        Ok(())
+    }
+
+    fn above(work: &Transaction<'_>, height: u64) -> rusqlite::Result<Self> {
+        let mut touched = Self::default();
+        let mut query = work.prepare("SELECT DISTINCT study FROM event WHERE block > ?1")?;
+        for study in query.query_map([bits(height)], |row| row.get::<_, Option<[u8; 32]>>(0))? {
+            touched.note(study?.map(B256::from));
+        }
+        Ok(touched)
+    }
+
+    fn derive(self, work: &Transaction<'_>) -> rusqlite::Result<()> {
+        if self.sources {
+            put_sources(work, &fold::sources(&events_of(work, None)?))?;
+        }
+        for study in self.studies {
+            put_study(work, study, &fold::study(&events_of(work, Some(study))?))?;
+        }
+        Ok(())
+    }
+}
+
+fn put_header(work: &Transaction<'_>, block: &Head) -> rusqlite::Result<()> {
+    let mut put = work.prepare_cached("INSERT OR REPLACE INTO header (number, hash, parent) VALUES (?1, ?2, ?3)")?;
+    put.execute(params![bits(block.number), block.hash.as_slice(), block.parent.as_slice()])?;
+    Ok(())
+}
+
+fn put_study(work: &Transaction<'_>, id: B256, known: &fold::Study) -> rusqlite::Result<()> {
+    work.prepare_cached("DELETE FROM pair WHERE study = ?1")?.execute([id.as_slice()])?;
+    work.prepare_cached("DELETE FROM study WHERE id = ?1")?.execute([id.as_slice()])?;
+    let Some(info) = &known.info else { return Ok(()) };
+    let mut put = work.prepare_cached(
+        "INSERT INTO study (id, owner, source, custodial, seq, version, image, root, tombstoned)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    put.execute(params![
+        id.as_slice(),
+        info.owner.as_slice(),
+        info.source.as_slice(),
+        info.custodial,
+        info.seq,
+        info.version,
+        info.manifest_image.as_slice(),
+        info.manifest_root.as_slice(),
+        info.tombstoned,
+    ])?;
+    let mut put = work.prepare_cached(
+        "INSERT INTO pair (grantee, study, mode, series, not_before, not_after, purpose, encryption_key, seq, decision, asked,
+           deny_reason, emergency_until, request_number, request_mode, request_purpose, request_notes, request_key, request_block)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+    )?;
+    for (grantee, pair) in &known.pairs {
+        let request = pair.request.as_ref();
+        put.execute(params![
+            grantee.as_slice(),
+            id.as_slice(),
+            pair.mode.number(),
+            pair.series.as_slice(),
+            bits(pair.not_before),
+            bits(pair.not_after),
+            pair.purpose,
+            pair.encryption_key.as_slice(),
+            pair.seq,
+            decision_number(pair.decision),
+            asked_number(pair.asked),
+            pair.deny_reason,
+            bits(pair.emergency_until),
+            request.map_or(0, |r| r.number),
+            request.map_or(0, |r| r.mode.number()),
+            request.map_or(0, |r| r.purpose),
+            request.map_or(B256::ZERO, |r| r.notes).as_slice(),
+            request.map_or(&[][..], |r| r.encryption_key.as_ref()),
+            bits(request.map_or(0, |r| r.block)),
+        ])?;
+    }
+    Ok(())
+}
+
+fn put_sources(work: &Transaction<'_>, known: &fold::Sources) -> rusqlite::Result<()> {
+    work.execute_batch("DELETE FROM source; DELETE FROM operator;")?;
+    let mut put = work.prepare_cached(
+        "INSERT INTO source (identity, endpoint, tls_key, encryption_key, openpgp_key, defined, suspended)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for source in known.sources.values() {
+        put.execute(params![
+            source.identity.as_slice(),
+            source.endpoint,
+            source.tls_key,
+            source.encryption_key.as_slice(),
+            source.openpgp_key.as_ref(),
+            source.defined,
+            source.suspended,
+        ])?;
+    }
+    let mut put = work.prepare_cached("INSERT INTO operator (account, source) VALUES (?1, ?2)")?;
+    for (account, source) in &known.operators {
+        put.execute(params![account.as_slice(), source.as_slice()])?;
+    }
+    Ok(())
+}
+
+// ---- asking ------------------------------------------------------------------------------------------------------------------
+
+const GRANT: &str =
+    "SELECT p.grantee, p.study, p.mode, p.series, p.not_before, p.not_after, p.purpose, p.encryption_key, p.seq,
+    p.decision, p.asked, p.deny_reason, p.emergency_until, s.owner, s.source, s.version, s.image, s.root, s.tombstoned,
+    coalesce((SELECT suspended FROM source WHERE identity = p.grantee), 0)
+  FROM pair p JOIN study s ON s.id = p.study";
+
+impl Consents {
+    /// What was said about a grantee, one grant per study, whether it holds or not.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn granted_to(&self, grantee: Address) -> Result<Vec<Grant>, FollowError> {
+        self.grants(&format!("{GRANT} WHERE p.grantee = ?1 ORDER BY p.study"), grantee.as_slice())
+    }
+
+    /// What was said about a study, one grant per grantee, whether it holds or not.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn grants_of(&self, study_id: B256) -> Result<Vec<Grant>, FollowError> {
+        self.grants(&format!("{GRANT} WHERE p.study = ?1 ORDER BY p.grantee"), study_id.as_slice())
+    }
+
+    fn grants(&self, sql: &str, key: &[u8]) -> Result<Vec<Grant>, FollowError> {
+        let database = self.database();
+        let mut query = database.prepare_cached(sql)?;
+        let rows = query.query_map([key], grant)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What was said about a study and a grantee.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn grant(&self, study_id: B256, grantee: Address) -> Result<Option<Grant>, FollowError> {
+        let database = self.database();
+        let mut query = database.prepare_cached(&format!("{GRANT} WHERE p.study = ?1 AND p.grantee = ?2"))?;
+        Ok(query.query_row([study_id.as_slice(), grantee.as_slice()], grant).optional()?)
+    }
+
+    /// A study.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn study(&self, study_id: B256) -> Result<Option<StudyInfo>, FollowError> {
+        let sql = "SELECT id, owner, source, custodial, seq, version, image, root, tombstoned FROM study WHERE id = ?1";
+        let row = self.database().query_row(sql, [study_id.as_slice()], |row| {
+            Ok(StudyInfo {
+                study_id: word(row, 0)?,
+                owner: account(row, 1)?,
+                source: account(row, 2)?,
+                custodial: row.get(3)?,
+                seq: row.get(4)?,
+                version: row.get(5)?,
+                manifest_image: word(row, 6)?,
+                manifest_root: word(row, 7)?,
+                tombstoned: row.get(8)?,
+            })
+        });
+        Ok(row.optional()?)
+    }
+
+    /// A source by its identity.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn source(&self, identity: Address) -> Result<Option<SourceInfo>, FollowError> {
+        let sql = format!("{SOURCE} WHERE identity = ?1");
+        Ok(self.database().query_row(&sql, [identity.as_slice()], source).optional()?)
+    }
+
+    /// Every source that was ever admitted.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn sources(&self) -> Result<Vec<SourceInfo>, FollowError> {
+        let database = self.database();
+        let mut query = database.prepare_cached(&format!("{SOURCE} ORDER BY identity"))?;
+        Ok(query.query_map([], source)?.collect::<Result<_, _>>()?)
+    }
+
+    /// The active source for which an account acts, as `Sources.sourceOf`.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn source_of(&self, operator: Address) -> Result<Option<Address>, FollowError> {
+        let sql = "SELECT o.source FROM operator o JOIN source s ON s.identity = o.source
+          WHERE o.account = ?1 AND s.defined AND NOT s.suspended";
+        Ok(self.database().query_row(sql, [operator.as_slice()], |row| account(row, 0)).optional()?)
+    }
+
+    /// The newest request of every grantee, of one study or of all, that waits for an owner or was answered by one.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn requests(&self, study_id: Option<B256>) -> Result<Vec<AccessRequest>, FollowError> {
+        let sql = "SELECT p.study, p.grantee, p.request_number, p.request_mode, p.request_purpose, p.request_notes,
+            p.request_key, p.asked, p.request_block,
+            EXISTS (SELECT 1 FROM source s WHERE s.identity = p.grantee AND s.defined AND NOT s.suspended)
+          FROM pair p WHERE p.asked > 0 AND (?1 IS NULL OR p.study = ?1) ORDER BY p.request_block, p.study, p.grantee";
+        let database = self.database();
+        let mut query = database.prepare_cached(sql)?;
+        let rows = query.query_map([study_id.as_ref().map(B256::as_slice)], |row| {
+            Ok(AccessRequest {
+                study_id: word(row, 0)?,
+                grantee: account(row, 1)?,
+                number: row.get(2)?,
+                mode: mode(row.get(3)?),
+                purpose: row.get(4)?,
+                notes: word(row, 5)?,
+                encryption_key: Bytes::from(row.get::<_, Vec<u8>>(6)?),
+                asked: asked(row.get(7)?),
+                block: time(row, 8)?,
+                known: row.get(9)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Everything that was said about a study, in chain order.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn history(&self, study_id: B256) -> Result<Vec<Event>, FollowError> {
+        Ok(events_of(&self.database(), Some(study_id))?)
+    }
+}
+
+const SOURCE: &str = "SELECT identity, endpoint, tls_key, encryption_key, openpgp_key, defined, suspended FROM source";
+
+fn source(row: &Row<'_>) -> rusqlite::Result<SourceInfo> {
+    let (defined, suspended) = (row.get(5)?, row.get(6)?);
+    Ok(SourceInfo {
+        identity: account(row, 0)?,
+        endpoint: row.get(1)?,
+        tls_key: row.get(2)?,
+        encryption_key: word(row, 3)?,
+        openpgp_key: Bytes::from(row.get::<_, Vec<u8>>(4)?),
+        defined,
+        suspended,
+        active: defined && !suspended,
+    })
+}
+
+fn grant(row: &Row<'_>) -> rusqlite::Result<Grant> {
+    Ok(Grant {
+        grantee: account(row, 0)?,
+        study_id: word(row, 1)?,
+        mode: mode(row.get(2)?),
+        series: word(row, 3)?,
+        not_before: time(row, 4)?,
+        not_after: time(row, 5)?,
+        purpose: row.get(6)?,
+        encryption_key: word(row, 7)?,
+        seq: row.get(8)?,
+        decision: match row.get::<_, i64>(9)? {
+            1 => Decision::Allowed,
+            2 => Decision::Revoked,
+            _ => Decision::Unsaid,
+        },
+        asked: asked(row.get(10)?),
+        deny_reason: row.get(11)?,
+        emergency_until: time(row, 12)?,
+        owner: account(row, 13)?,
+        source: account(row, 14)?,
+        version: row.get(15)?,
+        manifest_image: word(row, 16)?,
+        manifest_root: word(row, 17)?,
+        tombstoned: row.get(18)?,
+        suspended: row.get(19)?,
+    })
+}
+
+fn events_of(database: &Connection, study: Option<B256>) -> rusqlite::Result<Vec<Event>> {
+    let sql =
+        "SELECT block, log_index, block_hash, tx, topics, data FROM event WHERE study IS ?1 ORDER BY block, log_index";
+    let mut query = database.prepare_cached(sql)?;
+    let rows = query.query_map([study.as_ref().map(B256::as_slice)], |row| {
+        let topics: Vec<u8> = row.get(4)?;
+        let topics: Vec<B256> = topics.chunks_exact(32).map(B256::from_slice).collect();
+        let data: Vec<u8> = row.get(5)?;
+        let Some(what) = What::decode(&topics, &data) else { return Ok(None) };
+        let (block, log_index) = (time(row, 0)?, time(row, 1)?);
+        Ok(Some(Event { block, log_index, block_hash: word(row, 2)?, transaction: word(row, 3)?, what }))
+    })?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+fn cursor(database: &Connection) -> rusqlite::Result<Option<Head>> {
+    let sql = "SELECT number, hash, parent FROM header ORDER BY number DESC LIMIT 1";
+    database.query_row(sql, [], head).optional()
+}
+
+fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
+    Ok(Head { number: time(row, 0)?, hash: word(row, 1)?, parent: word(row, 2)? })
+}
+
+/// SQLite keeps signed numbers: the bits of the number given. Heights stay in order, being far below 2^63.
+fn bits(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    Ok(row.get::<_, i64>(column)?.cast_unsigned())
+}
+
+fn word(row: &Row<'_>, column: usize) -> rusqlite::Result<B256> {
+    Ok(B256::from(row.get::<_, [u8; 32]>(column)?))
+}
+
+fn account(row: &Row<'_>, column: usize) -> rusqlite::Result<Address> {
+    Ok(Address::from(row.get::<_, [u8; 20]>(column)?))
+}
+
+fn mode(number: u8) -> Mode {
+    Mode::from_number(number).unwrap_or(Mode::Preview)
+}
+
+fn decision_number(decision: Decision) -> i64 {
+    match decision {
+        Decision::Unsaid => 0,
+        Decision::Allowed => 1,
+        Decision::Revoked => 2,
+    }
+}
+
+fn asked_number(asked: Asked) -> i64 {
+    match asked {
+        Asked::Nothing => 0,
+        Asked::Open => 1,
+        Asked::Accepted => 2,
+        Asked::Denied => 3,
+    }
+}
+
+fn asked(number: i64) -> Asked {
+    match number {
+        1 => Asked::Open,
+        2 => Asked::Accepted,
+        3 => Asked::Denied,
+        _ => Asked::Nothing,
+    }
+}

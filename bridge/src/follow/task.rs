@@ -1,0 +1,214 @@
+//! Moving along the chain: from the stored cursor to the newest block that counts, and back when blocks left.
+//!
+//! Near the tip every block is read by its hash, with a parent check, and its events by the same hash: a node that lags, or another
+//! one that answers in between, can give nothing or an error but never the events of another branch. Far below the tip heights
+//! are read in strides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Consents, FollowError, Head};
+use crate::ledger::node::{Backoff, Block, Clock, Node, NodeError, Span};
+
+/// So many blocks below the tip and more, heights stand for blocks.
+const NEAR_BLOCKS: u64 = 128;
+/// Blocks in one stride far from the tip; Besu answers for 5,000 at most.
+const STRIDE_BLOCKS: u64 = 5_000;
+/// Blocks that come faster than this are taken together.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait between tries when the node is away.
+const RETRY_MS_MAX: u64 = 10_000;
+
+/// What is followed and how.
+#[derive(Debug, Clone, Copy)]
+pub struct FollowConfig {
+    /// The contract of sources and studies.
+    pub registry: Address,
+    /// The contract of consents.
+    pub consent: Address,
+    /// A block counts when it has this many blocks from the tip, itself included.
+    pub depth: u64,
+    /// How often the node is asked for a new head without being woken.
+    pub poll_ms: u64,
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the ledger")]
+    Node(#[from] NodeError),
+    #[error("the consents")]
+    Kept(#[from] FollowError),
+}
+
+fn not_now(why: &str) -> Trouble {
+    Trouble::Node(NodeError::Unavailable(why.to_owned()))
+}
+
+/// Follows the chain until told to stop. `wake` may be notified whenever a block was made.
+pub async fn follow<N: Node, K: Clock>(
+    consents: Consents,
+    node: N,
+    clock: K,
+    config: FollowConfig,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let walk = Walk { consents, node, config };
+    let mut backoff = Backoff::new(config.poll_ms.max(1), RETRY_MS_MAX);
+    let mut begun = false;
+    loop {
+        let wait_ms = match walk.round(&mut begun).await {
+            Ok(true) => 0,
+            Ok(false) => {
+                backoff.reset();
+                config.poll_ms
+            }
+            Err(trouble) => {
+                tracing::debug!(error = %crate::chain_of(&trouble), "cannot follow the consents now");
+                backoff.next_ms(&clock)
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = pause(&clock, wait_ms, &wake) => {}
+        }
+    }
+}
+
+async fn pause(clock: &impl Clock, wait_ms: u64, wake: &Notify) {
+    if wait_ms == 0 {
+        return tokio::task::yield_now().await;
+    }
+    tokio::select! {
+        () = wake.notified() => tokio::time::sleep(PAUSE).await,
+        () = clock.sleep_ms(wait_ms) => {}
+    }
+}
+
+struct Walk<N> {
+    consents: Consents,
+    node: N,
+    config: FollowConfig,
+}
+
+impl<N: Node> Walk<N> {
+    /// One round; true when there is more to do at once.
+    async fn round(&self, begun: &mut bool) -> Result<bool, Trouble> {
+        if !*begun {
+            let genesis = self.node.block_at(0).await?.ok_or_else(|| not_now("the chain has no block 0"))?;
+            self.consents.begin(genesis.hash, self.config.registry)?;
+            *begun = true;
+        }
+        let tip = self.node.head().await?.number;
+        let Some(target) = tip.checked_sub(self.config.depth.max(1) - 1) else { return Ok(false) };
+        let at = match self.settle(target).await? {
+            Settled::Behind => return Ok(false),
+            Settled::At(at) => at,
+        };
+        let from = at.map_or(0, |at| at.number + 1);
+        if target < from {
+            return Ok(false);
+        }
+        if target - from >= NEAR_BLOCKS {
+            self.stride(from, (from + STRIDE_BLOCKS - 1).min(target - NEAR_BLOCKS)).await?;
+            return Ok(true);
+        }
+        self.steps(at, target).await?;
+        Ok(false)
+    }
+
+    /// Makes the cursor canonical again, taking back what left the chain.
+    async fn settle(&self, target: u64) -> Result<Settled, Trouble> {
+        let Some(cursor) = self.consents.cursor()? else { return Ok(Settled::At(None)) };
+        let mut limit = cursor.number.min(target);
+        loop {
+            let Some(kept) = self.consents.header_below(limit)? else {
+                if target < cursor.number {
+                    // A node far behind, or one that holds another chain: the start of the bridge tells them apart.
+                    return Ok(Settled::Behind);
+                }
+                tracing::warn!(
+                    "the chain has changed further back than headers are kept; following it from the beginning"
+                );
+                self.consents.forget()?;
+                return Ok(Settled::At(None));
+            };
+            let found = self.node.block_at(kept.number).await?.ok_or_else(|| not_now("a block is not there"))?;
+            if found.hash != kept.hash {
+                let Some(lower) = kept.number.checked_sub(1) else {
+                    self.consents.forget()?;
+                    return Ok(Settled::At(None));
+                };
+                limit = lower;
+                continue;
+            }
+            if kept.number == cursor.number {
+                return Ok(Settled::At(Some(kept)));
+            }
+            if limit == target && target < cursor.number {
+                // The same branch, not as far.
+                return Ok(Settled::Behind);
+            }
+            tracing::info!(from = cursor.number, to = kept.number, "blocks left the chain");
+            self.consents.rewind(kept.number)?;
+            return Ok(Settled::At(Some(kept)));
+        }
+    }
+
+    /// Many blocks that nothing will replace any more.
+    async fn stride(&self, from: u64, to: u64) -> Result<(), Trouble> {
+        let last = self.node.block_at(to).await?.ok_or_else(|| not_now("a block is not there"))?;
+        let said = self.node.said(self.contracts(), Span::Heights(from, to)).await?;
+        let still = self.node.block_at(to).await?;
+        if still.is_none_or(|block| block.hash != last.hash) {
+            return Err(not_now("the chain changed while it was read"));
+        }
+        self.consents.apply(&[head(&last)], &said)?;
+        Ok(())
+    }
+
+    /// The blocks from the cursor to the target, by hash.
+    async fn steps(&self, at: Option<Head>, target: u64) -> Result<(), Trouble> {
+        let from = at.map_or(0, |at| at.number + 1);
+        let newest = self.node.block_at(target).await?.ok_or_else(|| not_now("a block is not there"))?;
+        let mut branch: Vec<Block> = vec![newest];
+        while let Some(oldest) = branch.last().filter(|block| block.number > from) {
+            let parent =
+                self.node.block(oldest.parent).await?.ok_or_else(|| not_now("a block's parent is not there"))?;
+            branch.push(parent);
+        }
+        let joins = branch.last().zip(at).is_none_or(|(oldest, at)| oldest.parent == at.hash);
+        if !joins {
+            return Err(not_now("the chain changed while it was read"));
+        }
+        branch.reverse();
+        let mut said = Vec::new();
+        for block in branch.iter().filter(|block| !block.transactions.is_empty()) {
+            said.extend(self.node.said(self.contracts(), Span::Block(block.hash)).await?);
+        }
+        let heads: Vec<Head> = branch.iter().map(head).collect();
+        self.consents.apply(&heads, &said)?;
+        Ok(())
+    }
+
+    fn contracts(&self) -> Vec<Address> {
+        vec![self.config.registry, self.config.consent]
+    }
+}
+
+enum Settled {
+    /// The cursor is canonical; none before the first block.
+    At(Option<Head>),
+    /// The node is not as far as we are.
+    Behind,
+}
+
+fn head(block: &Block) -> Head {
+    Head { number: block.number, hash: block.hash, parent: block.parent }
+}
