@@ -257,7 +257,7 @@ impl Core {
         Ok(LedgerConfig {
             kind: if embedded { ledger::LedgerKind::Embedded } else { ledger::LedgerKind::Network },
             chain_id: settings.chain_id,
-            admin: source_account(&self.config.ledger, &self.keyring),
+            admin: settings.admin.map_or_else(|| source_account(settings, &self.keyring), Address::from),
             deploy: settings.deploy,
             mode: self.config.publish.piece_mode,
             journal: dir.join(self.journal_name(signer)),

@@ -22,6 +22,7 @@ use crate::config;
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
 use crate::payload::container::{SealError, SealOptions, plain_bytes_fitting, seal};
 use crate::payload::describe::describe;
+use crate::payload::keys::SessionKey;
 use crate::payload::manifest::{
     HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
 };
@@ -121,7 +122,7 @@ impl Assembler {
             None => None,
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let instances = inner.archive.instances_of(study_uid)?;
+        let instances = inner.archive.received_instances_of(study_uid)?;
         let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
         let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
         let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
@@ -183,7 +184,7 @@ impl Assembler {
             }
         };
         let id = image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch);
-        let (map, plain_sha256) = self.seal_to_spool(keys, &id, &mut file)?;
+        let (map, plain_sha256) = self.seal_to_spool(&keys.sealing(ImageKind::Object), &id, &mut file)?;
         if plain_sha256 != stored.file_sha256 {
             return Err(AssembleError::Damaged(stored.sop_instance));
         }
@@ -200,6 +201,7 @@ impl Assembler {
             image: id,
             epoch: keys.epoch,
             map,
+            meta_bytes: stored.meta_bytes,
         };
         let image = PlannedImage {
             id,
@@ -278,7 +280,7 @@ impl Assembler {
         plain: Vec<u8>,
     ) -> Result<PlannedImage, AssembleError> {
         let id = image_id(&keys.salt, kind, subject.as_str(), &Sha256::digest(&plain).into(), version);
-        let (map, _) = self.seal_to_spool(keys, &id, &mut io::Cursor::new(&plain))?;
+        let (map, _) = self.seal_to_spool(&keys.sealing(kind), &id, &mut io::Cursor::new(&plain))?;
         Ok(PlannedImage {
             id,
             kind,
@@ -293,7 +295,7 @@ impl Assembler {
 
     fn seal_to_spool<R: Read + Seek>(
         &self,
-        keys: &StudyKeys,
+        key: &SessionKey,
         id: &B256,
         source: &mut R,
     ) -> Result<(PieceMap, [u8; 32]), AssembleError> {
@@ -302,7 +304,7 @@ impl Assembler {
         let spool = |e| AssembleError::Io("writing to the spool".into(), e);
         let mut out = BufWriter::with_capacity(RUN_BYTES, File::create(&part).map_err(spool)?);
         let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
-        let sealed = seal(source, &keys.session_key, id, SealOptions::default(), &mut splitter)?;
+        let sealed = seal(source, key, id, SealOptions::default(), &mut splitter)?;
         let map = splitter.finish()?;
         out.flush().map_err(spool)?;
         drop(out);
@@ -333,15 +335,16 @@ impl Assembler {
     }
 
     fn seal_again(&self, study_uid: &Uid, image: &Image, plain: Option<Vec<u8>>) -> Result<(), AssembleError> {
-        let keys = self.0.keyring.study_or_new(study_uid)?;
+        let key = self.0.keyring.study_or_new(study_uid)?.sealing(image.kind);
         let (map, _) = match plain {
-            Some(plain) => self.seal_to_spool(&keys, &image.id, &mut io::Cursor::new(plain))?,
+            Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?,
             None => {
-                let stored = self.0.archive.instance(&image.subject)?.ok_or(AssembleError::Missing(image.subject))?;
+                let stored = self.0.archive.received_instance(&image.subject)?;
+                let stored = stored.ok_or(AssembleError::Missing(image.subject))?;
                 let read = |e| AssembleError::Io(format!("reading object {}", image.subject), e);
                 let opened = self.0.archive.open_file(&stored).map_err(read)?;
                 let mut file = opened.ok_or(AssembleError::Missing(image.subject))?;
-                self.seal_to_spool(&keys, &image.id, &mut file)?
+                self.seal_to_spool(&key, &image.id, &mut file)?
             }
         };
         if map != image.map {

@@ -223,7 +223,9 @@ fn store_failure(error: &ArchiveError) -> Failure {
             Failure::new(Reason::CannotUnderstand, text)
         }
         ArchiveError::Mismatch { .. } => Failure::new(Reason::DataSetMismatch, text),
-        ArchiveError::Version { .. } | ArchiveError::Corrupt(_) => Failure::new(Reason::Internal, "internal error"),
+        ArchiveError::Version { .. } | ArchiveError::Corrupt(_) | ArchiveError::Foreign(_) => {
+            Failure::new(Reason::Internal, "internal error")
+        }
     }
 }
 
@@ -233,6 +235,7 @@ fn open_failure(error: &RetrieveError) -> Failure {
             Failure::new(Reason::OutOfResources, "the ledger does not answer")
         }
         RetrieveError::Nowhere(_) => Failure::new(Reason::NoSuchInstance, "the object is gone"),
+        RetrieveError::NotGranted(_) => Failure::new(Reason::NotAuthorized, "only previews of this study are granted"),
         _ => Failure::new(Reason::Internal, "the object cannot be read"),
     }
 }

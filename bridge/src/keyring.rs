@@ -13,6 +13,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use alloy::primitives::B256;
 use alloy::signers::local::PrivateKeySigner;
 use dicom_scp::Uid;
 use rand::RngCore;
@@ -23,7 +24,7 @@ use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
-use crate::study::Salt;
+use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
 
 /// Directory of the key files, below the data directory.
@@ -72,7 +73,7 @@ pub enum KeyringError {
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
     /// The database was written by another version.
-    #[error("the study keys have format {0}, this program knows 1")]
+    #[error("the study keys have format {0}, this program knows 2")]
     Version(i64),
 }
 
@@ -81,12 +82,55 @@ pub enum KeyringError {
 pub struct StudyKeys {
     /// Hides the UID on the ledger.
     pub salt: Salt,
-    /// Opens the payloads of this epoch.
+    /// Opens all payloads of this epoch.
     pub session_key: SessionKey,
     /// Counts session keys, from 0; a revocation begins the next.
     pub epoch: u32,
     /// Number of the owner key held in custody for this study.
     pub owner_index: u32,
+}
+
+impl StudyKeys {
+    /// What seals an image of this kind.
+    #[must_use]
+    pub fn sealing(&self, kind: ImageKind) -> SessionKey {
+        match kind {
+            ImageKind::Object => self.session_key.clone(),
+            ImageKind::Preview | ImageKind::Manifest => self.session_key.preview_key(),
+        }
+    }
+}
+
+/// What a site may have of another site's study, as its source delivered it.
+#[derive(Debug, Clone)]
+pub struct ForeignKeys {
+    /// Hides the UID on the ledger.
+    pub salt: Salt,
+    /// What each epoch's payloads open with.
+    pub epochs: Vec<(u32, ForeignKey)>,
+}
+
+/// A key of another site's study.
+#[derive(Debug, Clone)]
+pub enum ForeignKey {
+    /// Opens everything of its epoch.
+    Session(SessionKey),
+    /// Opens previews and manifests.
+    Preview(SessionKey),
+}
+
+impl ForeignKeys {
+    /// What opens an image of this kind and epoch, if this site may open it.
+    #[must_use]
+    pub fn opening(&self, kind: ImageKind, epoch: u32) -> Option<SessionKey> {
+        let (_, key) = self.epochs.iter().find(|(of, _)| *of == epoch)?;
+        match (key, kind) {
+            (ForeignKey::Session(key), ImageKind::Object) => Some(key.clone()),
+            (ForeignKey::Session(key), ImageKind::Preview | ImageKind::Manifest) => Some(key.preview_key()),
+            (ForeignKey::Preview(key), ImageKind::Preview | ImageKind::Manifest) => Some(key.clone()),
+            (ForeignKey::Preview(_), ImageKind::Object) => None,
+        }
+    }
 }
 
 /// The open keyring. Cheap to clone.
@@ -257,6 +301,91 @@ impl Keyring {
         Ok(StudyKeys { salt, session_key: keys, epoch: 0, owner_index })
     }
 
+    /// The certificate that session keys for this site are wrapped to.
+    ///
+    /// # Errors
+    /// [`KeyringError::Payload`].
+    pub fn payload_certificate(&self) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.0.recipient.recipient()?.to_bytes()?)
+    }
+
+    /// Opens a session key that somebody wrapped to this site.
+    ///
+    /// # Errors
+    /// [`KeyringError::Payload`].
+    pub fn unwrap(&self, wrapped: &[u8]) -> Result<SessionKey, KeyringError> {
+        Ok(self.0.recipient.unwrap_session_key(wrapped)?)
+    }
+
+    /// The keys of another site's study, if they were delivered.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn foreign(&self, study_id: B256) -> Result<Option<ForeignKeys>, KeyringError> {
+        let rows: Vec<([u8; 32], u32, bool, Vec<u8>)> = {
+            let database = self.database();
+            let sql = "SELECT salt, epoch, preview_only, wrapped FROM foreign_key WHERE study_id = ?1 ORDER BY epoch";
+            let mut statement = database.prepare_cached(sql)?;
+            let rows = statement
+                .query_map([study_id.as_slice()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            rows.collect::<Result<_, _>>()?
+        };
+        let Some((salt, ..)) = rows.first() else { return Ok(None) };
+        let salt = Salt::from_bytes(*salt);
+        let mut epochs = Vec::with_capacity(rows.len());
+        for (_, epoch, preview_only, wrapped) in &rows {
+            let key = self.unwrap(wrapped)?;
+            epochs.push((*epoch, if *preview_only { ForeignKey::Preview(key) } else { ForeignKey::Session(key) }));
+        }
+        Ok(Some(ForeignKeys { salt, epochs }))
+    }
+
+    /// Keeps the keys of another site's study, wrapped to this site's own payload key, instead of those kept before.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn keep_foreign(&self, study_id: B256, keys: &ForeignKeys) -> Result<(), KeyringError> {
+        let recipient = self.0.recipient.recipient()?;
+        let mut wrapped = Vec::with_capacity(keys.epochs.len());
+        for (epoch, key) in &keys.epochs {
+            let (key, preview_only) = match key {
+                ForeignKey::Session(key) => (key, false),
+                ForeignKey::Preview(key) => (key, true),
+            };
+            wrapped.push((epoch, preview_only, key.wrap(&recipient)?));
+        }
+        let mut database = self.database();
+        let tx = database.transaction()?;
+        tx.execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
+        for (epoch, preview_only, wrapped) in wrapped {
+            tx.execute(
+                "INSERT INTO foreign_key (study_id, epoch, salt, preview_only, wrapped) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![study_id.as_slice(), epoch, keys.salt.as_bytes(), preview_only, wrapped],
+            )?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// Destroys the keys of another site's study; nothing of them is left in the database's file.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn erase_foreign(&self, study_id: B256) -> Result<(), KeyringError> {
+        self.database().execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
+        Ok(())
+    }
+
+    /// The studies of other sites whose keys are here.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn foreign_studies(&self) -> Result<Vec<B256>, KeyringError> {
+        let database = self.database();
+        let mut statement = database.prepare_cached("SELECT DISTINCT study_id FROM foreign_key")?;
+        let rows = statement.query_map([], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     fn database(&self) -> MutexGuard<'_, Connection> {
         self.0.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -316,9 +445,22 @@ fn open_database(path: &Path) -> Result<Connection, KeyringError> {
              PRAGMA user_version = 1;
              COMMIT;",
         )?,
-        1 => {}
+        1 | 2 => {}
         other => return Err(KeyringError::Version(other)),
     }
+    database.execute_batch(
+        "BEGIN;
+         CREATE TABLE IF NOT EXISTS foreign_key (
+           study_id BLOB NOT NULL,       -- name on the ledger of another site's study
+           epoch INTEGER NOT NULL,
+           salt BLOB NOT NULL,
+           preview_only INTEGER NOT NULL, -- 1 for a key that opens previews and manifests only
+           wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key to the site's own payload key
+           PRIMARY KEY (study_id, epoch)
+         ) STRICT, WITHOUT ROWID;
+         PRAGMA user_version = 2;
+         COMMIT;",
+    )?;
     Ok(database)
 }
 

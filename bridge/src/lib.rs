@@ -3,7 +3,7 @@
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
-//! every door; [`dicom`] is such a door; [`app`]
+//! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door; [`app`]
 //! wires them together and [`cli`] is the program's face.
 
 pub mod access;
@@ -18,6 +18,7 @@ pub mod decide;
 pub mod deidentify;
 pub mod demo;
 pub mod dicom;
+pub mod exchange;
 pub mod follow;
 pub mod keyring;
 pub mod keys;

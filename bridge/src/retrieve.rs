@@ -12,15 +12,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy::primitives::Bytes as Piece;
+use alloy::primitives::{Address, Bytes as Piece};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{Archive, ArchiveError, Image, Stored};
-use crate::keyring::{Keyring, KeyringError, StudyKeys};
+use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, Image, Stored};
+use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, Unsealed, unseal};
 use crate::payload::keys::SessionKey;
@@ -63,6 +63,9 @@ pub enum RetrieveError {
     /// No ledger is configured or reachable.
     #[error("the object is on the ledger, which is not connected")]
     NoLedger,
+    /// Its owner lets this site see that it exists, but not the object.
+    #[error("object {0} is not granted")]
+    NotGranted(String),
     /// The caller no longer wants it.
     #[error("given up")]
     GivenUp,
@@ -101,6 +104,17 @@ struct Inner {
     fetching: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// An image on the ledger, whose it is, and what opens it.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// The image.
+    pub image: Image,
+    /// What opens it.
+    pub key: SessionKey,
+    /// The source that stored it; this site's own when none is named.
+    pub source: Option<Address>,
+}
+
 /// Which pieces are worth reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
@@ -124,6 +138,9 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn open(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
+        if stored.origin != 0 {
+            self.granted(stored)?;
+        }
         let mut wanted = self.0.ready.get(stored.id).unwrap_or_else(|| stored.clone());
         for _ in 0..LOOKS_MAX {
             let found = self.0.local.open(&self.0.archive, &wanted).await;
@@ -179,7 +196,7 @@ impl Retrieve {
         if let Some(ready) = self.0.ready.get(stored.id).filter(|ready| ready.path.as_deref() != unsound) {
             return Ok(ready);
         }
-        let current = self.0.archive.instance(&stored.sop_instance)?;
+        let current = self.0.archive.current(stored)?;
         let current = current.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))?;
         match &current.path {
             None => self.restore(&current).await,
@@ -212,10 +229,10 @@ impl Retrieve {
     async fn restore(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
         let room = self.0.ready.room().await.ok_or(RetrieveError::GivenUp)?;
         let _permit = self.0.fetches.acquire().await.map_err(|_| RetrieveError::GivenUp)?;
-        let (image, keys) = self.image_of(stored)?;
+        let sealed = self.image_of(stored)?;
         let restorer = self.0.ready.restorer().await?;
         let begin = || Ok(restorer.begin(stored)?);
-        let (restoring, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, begin).await?;
+        let (restoring, unsealed) = self.unsealed(&sealed, stored.file_bytes, begin).await?;
         let restored = restoring.finish(&unsealed)?;
         // Only now that there is another: the old file may be all that there is.
         self.0.archive.forget_file(stored).await?;
@@ -225,20 +242,36 @@ impl Retrieve {
         Ok(fetched)
     }
 
-    /// The image that carries an object, and what opens it.
-    fn image_of(&self, stored: &Stored) -> Result<(Image, StudyKeys), RetrieveError> {
+    /// The image that carries an object, whose it is, and what opens it.
+    fn image_of(&self, stored: &Stored) -> Result<Sealed, RetrieveError> {
         let nowhere = || RetrieveError::Nowhere(stored.sop_instance.to_string());
         let image = self.0.archive.image_of_instance(stored.id)?.ok_or_else(nowhere)?;
-        let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
-        Ok((image, keys))
+        if stored.origin == 0 {
+            let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
+            return Ok(Sealed { key: keys.sealing(image.kind), image, source: None });
+        }
+        let granted = self.granted(stored)?;
+        let not_granted = || RetrieveError::NotGranted(stored.sop_instance.to_string());
+        let keys = self.0.keyring.foreign(granted.study_id)?.ok_or_else(not_granted)?;
+        let key = keys.opening(image.kind, image.epoch).ok_or_else(not_granted)?;
+        Ok(Sealed { image, key, source: Some(granted.source) })
+    }
+
+    /// What lets this site open another site's object now. A grant may have ended since the object was selected.
+    fn granted(&self, stored: &Stored) -> Result<ForeignStudy, RetrieveError> {
+        match self.0.archive.foreign_of(stored)? {
+            Some(granted) if granted.window.mode == ForeignMode::Everything => Ok(granted),
+            Some(_) => Err(RetrieveError::NotGranted(stored.sop_instance.to_string())),
+            None => Err(RetrieveError::Nowhere(stored.sop_instance.to_string())),
+        }
     }
 
     /// The plain bytes of an image that is no object, such as a manifest, from the ledger.
     ///
     /// # Errors
     /// [`RetrieveError`].
-    pub async fn plain(&self, image: &Image, keys: &StudyKeys, bytes_max: u64) -> Result<Vec<u8>, RetrieveError> {
-        let (plain, _) = self.unsealed(image, &keys.session_key, bytes_max, || Ok(Vec::new())).await?;
+    pub async fn plain(&self, sealed: &Sealed, bytes_max: u64) -> Result<Vec<u8>, RetrieveError> {
+        let (plain, _) = self.unsealed(sealed, bytes_max, || Ok(Vec::new())).await?;
         Ok(plain)
     }
 
@@ -247,24 +280,23 @@ impl Retrieve {
     /// # Errors
     /// [`RetrieveError`].
     pub async fn digest_on_ledger(&self, stored: &Stored) -> Result<([u8; 32], u64), RetrieveError> {
-        let (image, keys) = self.image_of(stored)?;
+        let sealed = self.image_of(stored)?;
         let sink = || Ok(io::sink());
-        let (_, unsealed) = self.unsealed(&image, &keys.session_key, stored.file_bytes, sink).await?;
+        let (_, unsealed) = self.unsealed(&sealed, stored.file_bytes, sink).await?;
         Ok((unsealed.plain_sha256, unsealed.plain_bytes))
     }
 
     /// Writes the plain bytes of an image into what `begin` makes.
     async fn unsealed<W: Write + Send + 'static>(
         &self,
-        image: &Image,
-        key: &SessionKey,
+        sealed: &Sealed,
         bytes_max: u64,
         begin: impl Fn() -> Result<W, RetrieveError>,
     ) -> Result<(W, Unsealed), RetrieveError> {
-        match self.try_unsealed(image, key, bytes_max, begin()?, Trust::Places).await {
+        match self.try_unsealed(sealed, bytes_max, begin()?, Trust::Places).await {
             Err(error) if is_of_wrong_pieces(&error) => {
                 tracing::warn!(error = %crate::chain_of(&error), "pieces are not where they were; looking for them anew");
-                self.try_unsealed(image, key, bytes_max, begin()?, Trust::Nothing).await
+                self.try_unsealed(sealed, bytes_max, begin()?, Trust::Nothing).await
             }
             other => other,
         }
@@ -273,13 +305,12 @@ impl Retrieve {
     /// Pieces are decrypted as they come; what was written counts once all of them are proven to be the image.
     async fn try_unsealed<W: Write + Send + 'static>(
         &self,
-        image: &Image,
-        key: &SessionKey,
+        sealed: &Sealed,
         bytes_max: u64,
         mut out: W,
         trust: Trust,
     ) -> Result<(W, Unsealed), RetrieveError> {
-        let mut pieces = self.pieces_of(image, trust).await?;
+        let mut pieces = self.pieces_of(sealed, trust).await?;
         let (taken, mut arriving) = mpsc::channel::<Result<Piece, LedgerError>>(PIECES_AHEAD);
         let feed = async move {
             while let Some(piece) = pieces.next().await {
@@ -288,7 +319,7 @@ impl Retrieve {
                 }
             }
         };
-        let (id, map, key) = (image.id, image.map, key.clone());
+        let (id, map, key) = (sealed.image.id, sealed.image.map, sealed.key.clone());
         let work = tokio::task::spawn_blocking(move || {
             let mut failure = None;
             let mut joiner = Joiner::new(map, || match arriving.blocking_recv().transpose() {
@@ -312,15 +343,19 @@ impl Retrieve {
     /// The pieces of an image in order, as they arrive.
     async fn pieces_of(
         &self,
-        image: &Image,
+        sealed: &Sealed,
         trust: Trust,
     ) -> Result<BoxStream<'static, Result<Piece, LedgerError>>, RetrieveError> {
+        let Sealed { image, source, .. } = sealed;
         let ledger = self.0.ledger.get().ok_or(RetrieveError::NoLedger)?;
         let mut located = self.0.archive.locations(&image.id)?;
+        let source = match source {
+            Some(source) => *source,
+            None => ledger.source().await?,
+        };
         if located.len() != image.map.pieces as usize {
-            located = ledger.find_pieces(image.id).await?;
+            located = ledger.find_pieces_of(source, image.mode, image.id, None).await?;
         }
-        let source = ledger.source().await?;
         let only_bytes = |piece: Result<(_, Piece), LedgerError>| piece.map(|(_, bytes)| bytes);
         Ok(match trust {
             Trust::Places => ledger.load_pieces_unproven(source, image.mode, located).map(only_bytes).boxed(),

@@ -17,7 +17,7 @@ use super::{ArchiveError, FileId, NewInstance};
 use crate::config::Duplicates;
 
 /// Version of the schema in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Connections kept open for reading.
 const READERS_MAX: usize = 8;
 
@@ -172,7 +172,8 @@ struct Old {
 
 fn same_uid(tx: &Transaction<'_>, new: &NewInstance) -> Result<Option<Old>, ArchiveError> {
     let mut statement = tx.prepare_cached(
-        "SELECT id, series, file_bytes, file_sha256, shard, file FROM instance WHERE uid = ?1 AND superseded = 0",
+        "SELECT id, series, file_bytes, file_sha256, shard, file FROM instance
+         WHERE uid = ?1 AND origin = 0 AND superseded = 0",
     )?;
     let old = statement.query_row([new.sop_instance.as_str()], |row| {
         let file = match (row.get::<_, Option<i64>>(4)?, row.get::<_, Option<String>>(5)?) {
@@ -199,19 +200,31 @@ fn study_row(tx: &Transaction<'_>, levels: &Levels, new: &NewInstance) -> Result
     let bytes = as_i64(new.file_bytes);
     let updated = tx
         .prepare_cached(
-            "UPDATE study SET instances = instances + 1, bytes = bytes + ?2, changed_ms = ?3 WHERE uid = ?1 RETURNING id",
+            "UPDATE study SET instances = instances + 1, bytes = bytes + ?2, changed_ms = ?3
+             WHERE uid = ?1 AND origin = 0 RETURNING id",
         )?
         .query_row(params![levels.study_uid.as_str(), bytes, new.received_ms], |row| row.get(0))
         .optional()?;
-    if let Some(id) = updated {
-        return Ok(id);
+    match updated {
+        Some(id) => Ok(id),
+        None => insert_study(tx, levels, 0, bytes, new.received_ms),
     }
+}
+
+/// A new study row, with one object of `bytes`.
+pub(super) fn insert_study(
+    tx: &Transaction<'_>,
+    levels: &Levels,
+    origin: i64,
+    bytes: i64,
+    received_ms: i64,
+) -> Result<i64, ArchiveError> {
     let text = |tag| single(levels.study.texts(tag));
     let date = |tag| Date::parse(&text(tag)).map(Date::yyyymmdd);
     tx.prepare_cached(
         "INSERT INTO study (uid, patient_id, patient_issuer, birth_date, study_date, accession, study_number, attributes,
-           instances, bytes, received_ms, changed_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?10)",
+           instances, bytes, received_ms, changed_ms, origin)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?10, ?11)",
     )?
     .execute(params![
         levels.study_uid.as_str(),
@@ -223,7 +236,8 @@ fn study_row(tx: &Transaction<'_>, levels: &Levels, new: &NewInstance) -> Result
         text(Tag(0x0020, 0x0010)),
         levels.study.write(Encoding::ExplicitLe),
         bytes,
-        new.received_ms,
+        received_ms,
+        origin,
     ])?;
     let study = tx.last_insert_rowid();
     let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO patient_name (folded, study) VALUES (?1, ?2)")?;
@@ -244,7 +258,8 @@ fn single(mut values: Vec<String>) -> String {
     }
 }
 
-fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> Result<i64, ArchiveError> {
+/// The series row of one more object.
+pub(super) fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> Result<i64, ArchiveError> {
     let uid = levels.series_uid.as_str();
     let updated = tx
         .prepare_cached("UPDATE series SET instances = instances + 1 WHERE study = ?1 AND uid = ?2 RETURNING id")?

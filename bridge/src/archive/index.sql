@@ -1,7 +1,8 @@
 -- The index of the archive. Times are milliseconds since 1970-01-01 UTC. Digests are raw bytes.
 CREATE TABLE study (
   id INTEGER PRIMARY KEY,
-  uid TEXT NOT NULL UNIQUE,
+  uid TEXT NOT NULL,
+  origin INTEGER NOT NULL DEFAULT 0,   -- 0 for what was received here, else the foreign_study that it came with
   patient_id TEXT NOT NULL,
   patient_issuer TEXT NOT NULL,
   birth_date INTEGER,                  -- YYYYMMDD
@@ -12,7 +13,8 @@ CREATE TABLE study (
   instances INTEGER NOT NULL DEFAULT 0,
   bytes INTEGER NOT NULL DEFAULT 0,    -- of all its current objects, kept here or not
   received_ms INTEGER NOT NULL,
-  changed_ms INTEGER NOT NULL
+  changed_ms INTEGER NOT NULL,
+  UNIQUE (uid, origin)
 ) STRICT;
 CREATE INDEX study_patient ON study(patient_id, patient_issuer);
 CREATE INDEX study_date ON study(study_date);
@@ -54,9 +56,10 @@ CREATE TABLE instance (
   calling_ae TEXT NOT NULL,
   shard INTEGER,                       -- directory of the local file; NULL when it was evicted
   file TEXT,
-  superseded INTEGER NOT NULL DEFAULT 0
+  superseded INTEGER NOT NULL DEFAULT 0,
+  origin INTEGER NOT NULL DEFAULT 0    -- of its study
 ) STRICT;
-CREATE UNIQUE INDEX instance_uid ON instance(uid) WHERE superseded = 0;
+CREATE UNIQUE INDEX instance_uid ON instance(uid, origin) WHERE superseded = 0;
 CREATE INDEX instance_series ON instance(series, number);
 CREATE INDEX instance_evicted ON instance(series) WHERE file IS NULL AND superseded = 0;
 
@@ -118,3 +121,35 @@ CREATE TABLE piece (
   entry INTEGER NOT NULL,              -- of the piece in its transaction
   PRIMARY KEY (image, number)
 ) STRICT, WITHOUT ROWID;
+
+-- Studies of other sites, as far as their owners let this site in. What comes with them is kept apart from what was received here:
+-- it may go at any time, and what was received must not go with it.
+CREATE TABLE foreign_study (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice; the origin of its rows
+  study_id BLOB NOT NULL UNIQUE,        -- its name on the ledger
+  source BLOB NOT NULL,                 -- account of the site that published it
+  mode INTEGER NOT NULL,                -- 1 previews only, 2 everything
+  hidden INTEGER NOT NULL,              -- 1 before it may be seen and after that was taken back
+  not_before INTEGER NOT NULL,          -- seconds since 1970, both inclusive
+  not_after INTEGER NOT NULL,
+  version INTEGER NOT NULL DEFAULT 0,   -- of the manifest that was taken in; 0 before the first
+  manifest BLOB                         -- encoded
+) STRICT;
+
+-- Rows of foreign instances get numbers below zero that are never given twice, since a row may go while somebody still holds it.
+CREATE TABLE foreign_row (last INTEGER NOT NULL) STRICT;
+INSERT INTO foreign_row (last) VALUES (0);
+
+-- What may be shown now. Whoever answers for somebody else reads these and not the tables.
+CREATE VIEW visible_study AS SELECT * FROM study WHERE origin = 0 OR EXISTS
+  (SELECT 1 FROM foreign_study f WHERE f.id = study.origin AND f.hidden = 0
+     AND unixepoch() BETWEEN f.not_before AND f.not_after);
+
+-- The same objects may be here twice, received and granted. Then the received ones are shown.
+CREATE VIEW shown_study AS SELECT * FROM visible_study st WHERE st.instances > 0 AND (st.origin = 0 OR NOT EXISTS
+  (SELECT 1 FROM visible_study twin WHERE twin.uid = st.uid AND twin.origin < st.origin AND twin.instances > 0));
+CREATE VIEW shown_instance AS SELECT i.*, se.study AS study FROM instance i JOIN series se ON i.series = se.id
+  WHERE i.superseded = 0 AND (i.origin = 0 OR NOT EXISTS
+    (SELECT 1 FROM instance ti JOIN series ts ON ti.series = ts.id JOIN visible_study twin ON ts.study = twin.id
+     WHERE ti.uid = i.uid AND ti.superseded = 0 AND ti.origin < i.origin
+       AND twin.uid = (SELECT uid FROM study WHERE id = se.study)));

@@ -23,6 +23,7 @@ mod attributes;
 mod buffer;
 mod commit;
 mod disk;
+mod foreign;
 mod incoming;
 mod index;
 mod log;
@@ -52,6 +53,7 @@ use attributes::Levels;
 use buffer::Blocks;
 use commit::Committer;
 pub use disk::{Disk, DiskFile, FileSystems, LogFile, RealDisk};
+pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
 use log::Log;
@@ -125,6 +127,9 @@ pub enum ArchiveError {
     /// Stored data is not what it was.
     #[error("stored object {0} is damaged")]
     Corrupt(String),
+    /// The manifest of another site's study cannot be taken in.
+    #[error("the manifest of another site's study is refused: {0}")]
+    Foreign(String),
     /// The archive is being closed.
     #[error("the archive is closing")]
     Closed,
@@ -189,8 +194,10 @@ pub struct ObjectHead {
 /// An object the index knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Row, for ordering and paging only.
+    /// Row, for ordering and paging only. Never given twice.
     pub id: i64,
+    /// 0 for what was received here, else the foreign study that it came with.
+    pub origin: i64,
     /// Study it belongs to.
     pub study_uid: Uid,
     /// Series it belongs to.
@@ -307,29 +314,57 @@ impl Archive {
         Incoming::begin(self.clone(), head)
     }
 
-    /// The current object of a SOP Instance UID.
+    /// The current object of a SOP Instance UID, received here or granted.
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
     pub fn instance(&self, sop_instance: &Uid) -> Result<Option<Stored>, ArchiveError> {
         self.0.readers.with(|db| {
-            let sql = format!("{SELECT_STORED} WHERE i.uid = ?1 AND i.superseded = 0");
+            let sql = format!("{SELECT_SHOWN} WHERE i.uid = ?1 ORDER BY i.origin LIMIT 1");
             let mut statement = db.prepare_cached(&sql)?;
             Ok(statement.query_row([sop_instance.as_str()], |row| self.stored(row)).optional()?)
         })
     }
 
-    /// The current objects of a study, by series and instance number.
+    /// The current object of a SOP Instance UID that was received here.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn received_instance(&self, sop_instance: &Uid) -> Result<Option<Stored>, ArchiveError> {
+        Ok(self.instance(sop_instance)?.filter(|stored| stored.origin == 0))
+    }
+
+    /// An object as it is now, if it may be shown now.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn current(&self, stored: &Stored) -> Result<Option<Stored>, ArchiveError> {
+        self.0.readers.with(|db| {
+            let sql = format!("{SELECT_VISIBLE} WHERE i.id = ?1 AND i.superseded = 0");
+            let mut statement = db.prepare_cached(&sql)?;
+            Ok(statement.query_row([stored.id], |row| self.stored(row)).optional()?)
+        })
+    }
+
+    /// The current objects of a study, received here or granted, by series and instance number.
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
     pub fn instances_of(&self, study_uid: &Uid) -> Result<Vec<Stored>, ArchiveError> {
         self.0.readers.with(|db| {
-            let sql = format!("{SELECT_STORED} WHERE st.uid = ?1 AND i.superseded = 0 ORDER BY se.id, i.number, i.id");
+            let sql = format!("{SELECT_SHOWN} WHERE st.uid = ?1 ORDER BY se.id, i.number, i.id");
             let mut statement = db.prepare_cached(&sql)?;
             let rows = statement.query_map([study_uid.as_str()], |row| self.stored(row))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
+    }
+
+    /// Those of them that were received here.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn received_instances_of(&self, study_uid: &Uid) -> Result<Vec<Stored>, ArchiveError> {
+        Ok(self.instances_of(study_uid)?.into_iter().filter(|stored| stored.origin == 0).collect())
     }
 
     /// Opens the local file of an object; none if it was evicted, or if somebody removed the file.
@@ -354,7 +389,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Index`].
     pub fn totals(&self) -> Result<Totals, ArchiveError> {
-        let sql = "SELECT count(*), coalesce(sum(instances), 0), coalesce(sum(bytes), 0) FROM study";
+        let sql = "SELECT count(*), coalesce(sum(instances), 0), coalesce(sum(bytes), 0) FROM visible_study";
         let (studies, instances, bytes) = self
             .0
             .readers
@@ -502,13 +537,19 @@ impl Archive {
             file_sha256: row.get(8)?,
             file_crc32: row.get(11)?,
             path: file,
+            origin: row.get(12)?,
         })
     }
 }
 
-const SELECT_STORED: &str =
-    "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes,
-   i.file_sha256, i.shard, i.file, i.file_crc32 FROM instance i JOIN series se ON i.series = se.id JOIN study st ON se.study = st.id";
+/// Objects that may be shown now, each once.
+const SELECT_SHOWN: &str =
+    "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes, i.file_sha256, i.shard, i.file,
+   i.file_crc32, i.origin FROM shown_instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
+/// The same, those besides which the same object was received as well.
+const SELECT_VISIBLE: &str =
+    "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes, i.file_sha256, i.shard, i.file,
+   i.file_crc32, i.origin FROM instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
 
 /// Objects of study ?1 that have a file here and a sealed image on the ledger.
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
@@ -535,6 +576,8 @@ pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod search_tests;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What of the archive is on the ledger: planned versions, their images, and where the pieces are.
 //!
 //! A version is planned in one transaction and never changes afterwards; only its progress does. Must not know how
-//! images are sealed or sent.
+//! images are sealed or sent. Only what was received here is ever published.
 
 use alloy::primitives::B256;
 use contracts::PieceMode;
@@ -115,7 +115,7 @@ pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 /// Images seen sealed, and pieces seen stored: (image, number).
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
 
-const SELECT_IMAGE: &str =
+pub(super) const SELECT_IMAGE: &str =
     "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
 const SELECT_PUBLICATION: &str =
     "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
@@ -200,7 +200,7 @@ impl Archive {
         let study_uid = study_uid.to_string();
         self.write(move |db| {
             let tx = db.transaction()?;
-            let study: i64 = tx.query_row("SELECT id FROM study WHERE uid = ?1", [&study_uid], |row| row.get(0))?;
+            let study: i64 = tx.query_row("SELECT id FROM study WHERE uid = ?1 AND origin = 0", [&study_uid], |row| row.get(0))?;
             for (position, image) in planned.images.iter().enumerate() {
                 insert_image(&tx, study, &planned, position, image, mode)?;
             }
@@ -237,7 +237,7 @@ impl Archive {
     pub fn images_of(&self, study_uid: &Uid, version: u32) -> Result<Vec<Image>, ArchiveError> {
         self.read(|db| {
             let mut statement = db.prepare_cached(&format!(
-                "{SELECT_IMAGE} WHERE study = (SELECT id FROM study WHERE uid = ?1) AND version = ?2 ORDER BY position"
+                "{SELECT_IMAGE} WHERE study = (SELECT id FROM study WHERE uid = ?1 AND origin = 0) AND version = ?2 ORDER BY position"
             ))?;
             let rows = statement.query_map(params![study_uid.as_str(), version], image)?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -256,7 +256,7 @@ impl Archive {
         })
     }
 
-    /// The image that carries an object, if one was planned.
+    /// The image that carries an object, if one was planned or came with a grant.
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
@@ -292,7 +292,7 @@ impl Archive {
         self.read(|db| {
             let sql =
                 "SELECT coalesce(sum(i.pieces), 0), coalesce(sum((SELECT count(*) FROM piece WHERE image = i.id)), 0)
-                       FROM image i WHERE i.study = (SELECT id FROM study WHERE uid = ?1)";
+                       FROM image i WHERE i.study = (SELECT id FROM study WHERE uid = ?1 AND origin = 0)";
             let (planned, seen): (i64, i64) =
                 db.query_row(sql, [study_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok((as_u64(planned), as_u64(seen)))
@@ -316,7 +316,7 @@ impl Archive {
     /// [`ArchiveError::Index`].
     pub fn seen_images(&self, study_uid: &Uid) -> Result<SeenImages, ArchiveError> {
         self.read(|db| {
-            let of_study = "study = (SELECT id FROM study WHERE uid = ?1)";
+            let of_study = "study = (SELECT id FROM study WHERE uid = ?1 AND origin = 0)";
             let mut sealed = db.prepare_cached(&format!("SELECT id FROM image WHERE {of_study} AND sealed = 1"))?;
             let sealed = sealed.query_map([study_uid.as_str()], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
             let sealed = sealed.collect::<Result<_, _>>()?;
@@ -343,7 +343,7 @@ impl Archive {
                 "UPDATE publication SET defined = defined OR ?2, announced = max(announced, coalesce(?3, 0)),
                    viewable_ms = CASE WHEN ?3 >= version THEN coalesce(viewable_ms, ?5) ELSE viewable_ms END,
                    final_ms = CASE WHEN ?4 >= version THEN coalesce(final_ms, ?5) ELSE final_ms END
-                 WHERE study = (SELECT id FROM study WHERE uid = ?1)",
+                 WHERE study = (SELECT id FROM study WHERE uid = ?1 AND origin = 0)",
             )?
             .execute(params![study_uid, seen.defined, seen.announced, seen.finished, now_ms()])?;
             Ok(tx.commit()?)
@@ -416,7 +416,7 @@ fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
     })
 }
 
-fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
+pub(super) fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
     let kinds = [ImageKind::Object, ImageKind::Preview, ImageKind::Manifest];
     let kind: u8 = row.get(1)?;
     let mode: i64 = row.get(9)?;
@@ -438,7 +438,7 @@ fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
     })
 }
 
-fn mode_number(mode: PieceMode) -> i64 {
+pub(super) fn mode_number(mode: PieceMode) -> i64 {
     match mode {
         PieceMode::Calldata => 1,
         PieceMode::Log => 2,

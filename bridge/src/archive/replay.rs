@@ -104,7 +104,9 @@ impl Replay<'_> {
         let description = &found.description;
         let row: Option<Option<String>> = self
             .connection
-            .prepare_cached("SELECT file FROM instance WHERE uid = ?1 AND file_sha256 = ?2 ORDER BY file = ?3 DESC")?
+            .prepare_cached(
+                "SELECT file FROM instance WHERE uid = ?1 AND origin = 0 AND file_sha256 = ?2 ORDER BY file = ?3 DESC",
+            )?
             .query_row(
                 params![description.sop_instance.as_str(), description.file_sha256, description.file.name],
                 |row| row.get(0),

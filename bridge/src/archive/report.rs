@@ -1,6 +1,6 @@
 //! What the ops person sees of the archive: one row a study, and the counts behind it.
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, read};
 use rusqlite::Row;
 
@@ -50,6 +50,8 @@ pub struct StudySummary {
     pub pieces: u64,
     /// Pieces seen on the ledger.
     pub pieces_seen: u64,
+    /// Account of the site that published it, when it is another's.
+    pub source: Option<Address>,
 }
 
 const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.received_ms, st.changed_ms,
@@ -59,8 +61,10 @@ const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.r
       WHERE se.study = st.id AND i.superseded = 0 AND i.file IS NOT NULL),
    o.due_ms, coalesce(p.version, 0), p.begun_ms, p.viewable_ms, p.final_ms,
    (SELECT coalesce(sum(pieces), 0) FROM image WHERE study = st.id),
-   (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id)), p.study_id
-   FROM study st LEFT JOIN outbox o ON o.study = st.id LEFT JOIN publication p ON p.study = st.id WHERE st.instances > 0";
+   (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id)), p.study_id,
+   f.study_id, f.source, f.version
+   FROM shown_study st LEFT JOIN outbox o ON o.study = st.id LEFT JOIN publication p ON p.study = st.id
+   LEFT JOIN foreign_study f ON f.id = st.origin WHERE st.instances > 0";
 
 impl Archive {
     /// Every study, in the order of arrival.
@@ -111,12 +115,13 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
         received_ms: row.get(4)?,
         changed_ms: row.get(5)?,
         waiting: row.get::<_, Option<i64>>(9)?.map(|due_ms| due_ms <= now_ms()),
-        version: row.get(10)?,
+        version: row.get::<_, Option<u32>>(19)?.map_or_else(|| row.get(10), Ok)?,
         begun_ms: row.get(11)?,
         viewable_ms: row.get(12)?,
         final_ms: row.get(13)?,
         pieces: count(14)?,
         pieces_seen: count(15)?,
-        study_id: row.get::<_, Option<[u8; 32]>>(16)?.map(B256::from),
+        study_id: row.get::<_, Option<[u8; 32]>>(16)?.or(row.get(17)?).map(B256::from),
+        source: row.get::<_, Option<[u8; 20]>>(18)?.map(Address::from),
     })
 }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, Row, params_from_iter};
 
 use super::attributes::is_of_patient;
 use super::index::{SEVERAL, as_u64};
-use super::{Archive, ArchiveError, SELECT_STORED, Stored};
+use super::{Archive, ArchiveError, SELECT_SHOWN, Stored};
 
 const PATIENT_NAME: Tag = Tag(0x0010, 0x0010);
 const MODALITY: Tag = Tag(0x0008, 0x0060);
@@ -86,7 +86,7 @@ impl Archive {
         self.read(|db| {
             let (conditions, values) = conditions(query, Level::Image);
             let sql = format!(
-                "{SELECT_STORED} WHERE i.superseded = 0{} ORDER BY st.id, se.id, i.number, i.id",
+                "{SELECT_SHOWN} WHERE TRUE{} ORDER BY st.id, se.id, i.number, i.id",
                 conditions.iter().map(|c| format!(" AND {c}")).collect::<String>()
             );
             let mut statement = db.prepare_cached(&sql)?;
@@ -101,27 +101,32 @@ fn statement(query: &Query) -> (String, Vec<Value>) {
     let (mut conditions, values) = conditions(query, query.level);
     let (columns, tables, order) = match query.level {
         Level::Patient => {
-            ("min(st.id), st.attributes, NULL, NULL", "study st", "GROUP BY st.patient_id, st.patient_issuer")
+            ("min(st.id), st.attributes, NULL, NULL", "shown_study st", "GROUP BY st.patient_id, st.patient_issuer")
         }
-        Level::Study => ("st.id, st.attributes, NULL, NULL", "study st", "ORDER BY st.id"),
+        Level::Study => ("st.id, st.attributes, NULL, NULL", "shown_study st", "ORDER BY st.id"),
         Level::Series => (
             "st.id, st.attributes, se.id, se.attributes",
-            "study st JOIN series se ON se.study = st.id",
+            "visible_study st JOIN series se ON se.study = st.id",
             "ORDER BY st.id, se.id",
         ),
-        Level::Image => {
-            conditions.push("i.superseded = 0".into());
-            (
-                "st.id, st.attributes, se.id, se.attributes, i.id, i.attributes",
-                "study st JOIN series se ON se.study = st.id JOIN instance i ON i.series = se.id",
-                "ORDER BY se.id, i.number, i.id",
-            )
-        }
+        Level::Image => (
+            "st.id, st.attributes, se.id, se.attributes, i.id, i.attributes",
+            "visible_study st JOIN series se ON se.study = st.id JOIN shown_instance i ON i.series = se.id",
+            "ORDER BY se.id, i.number, i.id",
+        ),
     };
     // A study whose every object was superseded by objects of other studies is as good as gone.
+    if query.level == Level::Series {
+        conditions.push(FIRST_OF_TWIN_SERIES.into());
+    }
     conditions.push(if query.level == Level::Series { "se.instances > 0" } else { "st.instances > 0" }.into());
     (format!("SELECT {columns} FROM {tables} WHERE {} {order}", conditions.join(" AND ")), values)
 }
+
+/// A series that was received here and granted as well is shown once.
+const FIRST_OF_TWIN_SERIES: &str =
+    "(st.origin = 0 OR NOT EXISTS (SELECT 1 FROM visible_study twin JOIN series ts ON ts.study = twin.id
+      WHERE twin.uid = st.uid AND twin.origin < st.origin AND ts.uid = se.uid AND ts.instances > 0))";
 
 /// Conditions that every match fulfils, for the tables that a query at `level` joins.
 fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
@@ -139,7 +144,10 @@ fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
         values.append(&mut names);
     }
     if let Criterion::Single(text) = query.criterion(MODALITIES_IN_STUDY) {
-        sql.push(format!("EXISTS (SELECT 1 FROM series WHERE study = st.id AND {})", modality("modality")));
+        sql.push(format!(
+            "EXISTS (SELECT 1 FROM study twin JOIN series ON series.study = twin.id WHERE twin.uid = st.uid AND {})",
+            modality("modality")
+        ));
         values.push(text.value().to_owned().into());
     }
     if let (Criterion::Single(text), true) = (query.criterion(MODALITY), level >= Level::Series) {
@@ -243,36 +251,54 @@ fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, Arch
     Ok(entity)
 }
 
-/// "Number of ... Related ..." (PS3.4 C.3.4). Each takes the study's row, the last one the series'.
+/// "Number of ... Related ..." (PS3.4 C.3.4). Each takes the study's row, the last one the series'. What was received here and
+/// granted as well counts once.
 const COUNTS: &[(Tag, &str)] = &[
     (
         STUDIES_OF_PATIENT,
-        "SELECT count(*) FROM study st, study p WHERE st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer AND p.id = ?1",
+        "SELECT count(*) FROM shown_study st, study p WHERE st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer AND p.id = ?1",
     ),
     (
         SERIES_OF_PATIENT,
-        "SELECT count(*) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer JOIN series se ON se.study = st.id WHERE p.id = ?1 AND se.instances > 0",
+        "SELECT count(DISTINCT se.uid) FROM study p JOIN visible_study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer JOIN series se ON se.study = st.id WHERE p.id = ?1 AND se.instances > 0",
     ),
     (
         INSTANCES_OF_PATIENT,
-        "SELECT coalesce(sum(st.instances), 0) FROM study p JOIN study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer WHERE p.id = ?1",
+        "SELECT coalesce(sum(CASE WHEN st.origin = 0 THEN st.instances
+           ELSE (SELECT count(*) FROM shown_instance i JOIN series se ON i.series = se.id WHERE se.study = st.id) END), 0)
+         FROM study p JOIN visible_study st ON st.patient_id = p.patient_id AND st.patient_issuer = p.patient_issuer WHERE p.id = ?1",
     ),
-    (SERIES_OF_STUDY, "SELECT count(*) FROM series WHERE study = ?1 AND instances > 0"),
-    (INSTANCES_OF_STUDY, "SELECT instances FROM study WHERE id = ?1"),
-    (INSTANCES_OF_SERIES, "SELECT instances FROM series WHERE id = ?1"),
+    (
+        SERIES_OF_STUDY,
+        "SELECT count(DISTINCT se.uid) FROM study p JOIN visible_study st ON st.uid = p.uid JOIN series se ON se.study = st.id
+         WHERE p.id = ?1 AND se.instances > 0",
+    ),
+    (
+        INSTANCES_OF_STUDY,
+        "SELECT p.instances + (SELECT count(*) FROM visible_study st JOIN series se ON se.study = st.id
+             JOIN shown_instance i ON i.series = se.id WHERE st.uid = p.uid AND st.origin > p.origin)
+         FROM study p WHERE p.id = ?1",
+    ),
+    (
+        INSTANCES_OF_SERIES,
+        "SELECT ps.instances + (SELECT count(*) FROM visible_study st JOIN series se ON se.study = st.id
+             JOIN shown_instance i ON i.series = se.id WHERE st.uid = p.uid AND st.origin > p.origin AND se.uid = ps.uid)
+         FROM series ps JOIN study p ON ps.study = p.id WHERE ps.id = ?1",
+    ),
 ];
 
 const LISTS: &[(Tag, VR, &str)] = &[
     (
         MODALITIES_IN_STUDY,
         VR::CS,
-        "SELECT DISTINCT modality FROM series WHERE study = ?1 AND instances > 0 AND modality <> '' ORDER BY modality",
+        "SELECT DISTINCT se.modality FROM study p JOIN visible_study st ON st.uid = p.uid JOIN series se ON se.study = st.id
+         WHERE p.id = ?1 AND se.instances > 0 AND se.modality <> '' ORDER BY 1",
     ),
     (
         SOP_CLASSES_IN_STUDY,
         VR::UI,
-        "SELECT DISTINCT i.sop_class FROM instance i JOIN series se ON i.series = se.id
-         WHERE se.study = ?1 AND i.superseded = 0 ORDER BY 1",
+        "SELECT DISTINCT i.sop_class FROM study p JOIN visible_study st ON st.uid = p.uid JOIN series se ON se.study = st.id
+         JOIN instance i ON i.series = se.id WHERE p.id = ?1 AND i.superseded = 0 ORDER BY 1",
     ),
 ];
 
@@ -280,8 +306,8 @@ const LISTS: &[(Tag, VR, &str)] = &[
 fn availability(db: &Connection, row: &Row<'_>, level: Level) -> Result<&'static str, ArchiveError> {
     let (sql, id): (&str, i64) = match level {
         Level::Patient | Level::Study => (
-            "SELECT 1 FROM series se JOIN instance i ON i.series = se.id
-             WHERE se.study = ?1 AND i.superseded = 0 AND i.file IS NULL LIMIT 1",
+            "SELECT 1 FROM study p JOIN visible_study st ON st.uid = p.uid JOIN series se ON se.study = st.id
+             JOIN instance i ON i.series = se.id WHERE p.id = ?1 AND i.superseded = 0 AND i.file IS NULL LIMIT 1",
             row.get(0)?,
         ),
         Level::Series => {

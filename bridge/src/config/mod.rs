@@ -33,6 +33,8 @@ pub struct Config {
     pub publish: Publish,
     /// `[ledger]`
     pub ledger: Ledger,
+    /// `[exchange]`
+    pub exchange: Exchange,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -187,6 +189,8 @@ pub struct Ledger {
     pub rpc_bind: Option<SocketAddr>,
     /// Deploy the contracts where the ledger does not hold them.
     pub deploy: bool,
+    /// Account that administers the consortium, by which its contracts are found; this site's own when none is named.
+    pub admin: Option<[u8; 20]>,
     /// Who signs instead of the source key in the keystore.
     pub remote_signer: Option<RemoteSigner>,
 }
@@ -211,6 +215,17 @@ pub enum LedgerKind {
     Embedded,
     /// A node reached by JSON-RPC.
     Rpc,
+}
+
+/// `[exchange]`: studies of other sites, and ours at theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    /// Address and port on which study keys are handed out to sites that the owner let in, if at all.
+    pub bind: Option<SocketAddr>,
+    /// Longest wait for another bridge's answer.
+    pub request_timeout: Duration,
+    /// Fetch granted objects before anybody asks for them.
+    pub fetch_ahead: bool,
 }
 
 /// `[keys]`: the secrets.
@@ -292,8 +307,8 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables =
-        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log"].map(|t| root.take_value(t));
+    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange"]
+        .map(|t| root.take_value(t));
     root.end();
     let mut take = |i: usize| tables[i].take();
     Config {
@@ -305,6 +320,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
+        exchange: read_exchange(take(8), mistakes),
     }
 }
 
@@ -431,6 +447,7 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
             _ => address(v).map(Some),
         }),
         deploy: s.take("deploy", true, flag),
+        admin: s.take("admin", None, optional_account),
         remote_signer: read_remote_signer(&mut s),
     };
     match ledger.kind {
@@ -449,17 +466,33 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
     ledger
 }
 
+fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange {
+    let mut s = Section::open("exchange".into(), value, mistakes);
+    let exchange = Exchange {
+        bind: s.take("bind", None, |v| match text(v)?.as_str() {
+            "" => Ok(None),
+            _ => address(v).map(Some),
+        }),
+        request_timeout: s.take("request_timeout_ms", Duration::from_secs(10), milliseconds),
+        fetch_ahead: s.take("fetch_ahead", false, flag),
+    };
+    s.end();
+    exchange
+}
+
+fn optional_account(v: &ValueKind) -> Result<Option<[u8; 20]>, String> {
+    let found = text(v)?;
+    let mut bytes = [0; 20];
+    match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
+        _ if found.is_empty() => Ok(None),
+        Ok(()) => Ok(Some(bytes)),
+        Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
+    }
+}
+
 fn read_remote_signer(s: &mut Section<'_>) -> Option<RemoteSigner> {
     let url = s.take("remote_signer_url", String::new(), url_or_empty);
-    let address = s.take("remote_signer_address", None, |v| {
-        let found = text(v)?;
-        let mut bytes = [0; 20];
-        match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
-            _ if found.is_empty() => Ok(None),
-            Ok(()) => Ok(Some(bytes)),
-            Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
-        }
-    });
+    let address = s.take("remote_signer_address", None, optional_account);
     let token_file = s.take("remote_signer_token_file", None, optional_path);
     let timeout = s.take("remote_signer_timeout_ms", Duration::from_secs(5), milliseconds);
     if url.is_empty() {

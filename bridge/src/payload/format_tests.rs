@@ -54,6 +54,7 @@ fn manifest() -> Manifest {
             image: B256::from(digest(0xA4)),
             epoch: 1,
             map: PieceMap { pieces: 3, sealed_bytes: 300_000, piece_bytes: 120_000, root: B256::from(digest(0xA5)) },
+            meta_bytes: 334,
         }],
         previews: vec![ManifestPreview {
             subject: uid("1.2.3.4"),
@@ -92,6 +93,11 @@ fn the_documented_container_opens_and_holds_what_the_document_says() {
         let (again, _) = seal_bytes(b"DICOM", &key(), &IMAGE, SealOptions::default()).unwrap();
         assert_eq!(shown(&again), shown(&sealed));
     }
+}
+
+#[test]
+fn the_documented_preview_key_is_the_code_s() {
+    assert_eq!(shown(&example("Example preview key")), shown(key().preview_key().expose()));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Session keys, and their way to a recipient as OpenPGP version 6 packets (RFC 9580).
 //!
-//! A study has one session key per epoch; every recipient gets it as one PKESK packet (section 5.1.2) that travels with
-//! the grant, off the ledger. Only X25519 recipients are accepted: the `rsa` crate that `pgp` links has an open timing
+//! A study has one session key per epoch. It seals the objects; previews and manifests are sealed under a key derived from it, so
+//! that who may only look at previews gets a key that opens nothing else. Every recipient gets what he may have as one PKESK
+//! packet (section 5.1.2) that travels with the grant, off the ledger. Only X25519 recipients are accepted: the `rsa` crate that `pgp` links has an open timing
 //! advisory, so no RSA key is ever made or used here. This file must not know where keys are kept.
 
 use std::fmt;
 
+use hkdf::Hkdf;
 use pgp::composed::{
     Deserializable, EncryptionCaps, KeyType, PlainSessionKey, RawSessionKey, SecretKeyParamsBuilder, SignedPublicKey,
     SignedSecretKey, SubkeyParamsBuilder,
@@ -19,8 +21,11 @@ use pgp::ser::Serialize;
 use pgp::types::{DecryptionKey, EskType, KeyDetails, KeyVersion, Password, PkeskVersion};
 use rand::RngCore;
 use rand::rngs::OsRng;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
+/// What separates the preview key from the session key it is derived from.
+const PREVIEW_LABEL: &[u8] = b"pacs-bridge/preview/1";
 /// Largest key file or packet that is read at all.
 const ENCODED_BYTES_MAX: usize = 64 * 1024;
 
@@ -77,6 +82,17 @@ impl SessionKey {
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The key of the same epoch's previews and manifests: HKDF-SHA256 without salt. It does not lead back to this one.
+    #[must_use]
+    pub fn preview_key(&self) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        // Only an output of more than 255 blocks can fail.
+        if Hkdf::<Sha256>::new(None, self.expose()).expand(PREVIEW_LABEL, bytes.as_mut_slice()).is_err() {
+            unreachable!("32 bytes are one block of HKDF-SHA256");
+        }
+        Self(bytes)
     }
 
     /// Wraps this key for `recipient`: one PKESK packet, version 6 (RFC 9580 5.1.2), with its header.
@@ -309,6 +325,21 @@ mod tests {
         let wrapped = key.wrap(&alice.recipient().unwrap()).unwrap();
         assert_eq!(alice.unwrap_session_key(&wrapped).unwrap(), key);
         assert!(matches!(eve.unwrap_session_key(&wrapped), Err(KeyError::NotForUs(_))));
+    }
+
+    /// RFC 5869 by hand: extract under a key of zeros, expand by one block.
+    #[test]
+    fn the_preview_key_is_the_documented_one_and_not_the_session_key() {
+        use hmac::{Hmac, Mac};
+        let mac = |key: &[u8], data: &[u8]| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+            mac.update(data);
+            mac.finalize().into_bytes().to_vec()
+        };
+        let session = SessionKey::from_bytes(&[0x42; 32]);
+        let expected = mac(&mac(&[0; 32], session.expose()), b"pacs-bridge/preview/1\x01");
+        assert_eq!(session.preview_key().expose().as_slice(), expected);
+        assert_ne!(session.preview_key(), session);
     }
 
     #[test]

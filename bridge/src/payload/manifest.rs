@@ -68,6 +68,8 @@ pub struct ManifestObject {
     pub epoch: u32,
     /// Its pieces.
     pub map: PieceMap,
+    /// Offset of the data set in the Part 10 file, in bytes.
+    pub meta_bytes: u64,
 }
 
 /// What a preview shows.
@@ -203,7 +205,7 @@ impl Manifest {
 
 impl ManifestObject {
     fn write(&self, out: &mut Writer) {
-        out.map(11 + usize::from(self.pixel_sha256.is_some()));
+        out.map(12 + usize::from(self.pixel_sha256.is_some()));
         out.key(0);
         out.text(self.sop_class_uid.as_str());
         out.key(1);
@@ -230,6 +232,8 @@ impl ManifestObject {
         out.unsigned(self.epoch);
         out.key(11);
         write_map(out, &self.map);
+        out.key(12);
+        out.unsigned(self.meta_bytes);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, ManifestError> {
@@ -260,6 +264,8 @@ impl ManifestObject {
         let epoch = reader.unsigned()?;
         entries.key(reader, 11)?;
         let map = read_map(reader)?;
+        entries.key(reader, 12)?;
+        let meta_bytes = reader.unsigned()?;
         entries.end(reader)?;
         let header = header.to_vec();
         Ok(Self {
@@ -275,6 +281,7 @@ impl ManifestObject {
             image,
             epoch,
             map,
+            meta_bytes,
         })
     }
 }
@@ -415,12 +422,13 @@ mod tests {
             header in prop::collection::vec(any::<u8>(), 0..400),
             epoch: u32,
             map in map_strategy(merkle::PIECES_MAX),
+            meta_bytes: u64,
         ) -> ManifestObject {
             let [sop_class_uid, sop_instance_uid, series_uid, transfer_syntax] = uids;
             let [file_sha256, dataset_sha256, image] = digests;
             ManifestObject {
                 sop_class_uid, sop_instance_uid, series_uid, transfer_syntax, file_bytes, file_sha256, dataset_sha256,
-                pixel_sha256, header, image: B256::from(image), epoch, map,
+                pixel_sha256, header, image: B256::from(image), epoch, map, meta_bytes,
             }
         }
     }

@@ -1,0 +1,305 @@
+//! Hands out study keys, or refuses: with one answer, after one and the same time, whatever the reason.
+//!
+//! Must not know how the chain is followed: it asks [`Consents`] what holds now.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alloy::primitives::{Address, B256, Signature, keccak256};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    CLOCK_SKEW_S_MAX, EpochKey, ImagePlace, KeyDelivery, KeyRequest, Place, REQUEST_BYTES_MAX, STUDY_KEY_PATH,
+};
+use crate::archive::Archive;
+use crate::config::piece_mode_name;
+use crate::follow::{Consents, Decision, Grant, Mode};
+use crate::keyring::Keyring;
+use crate::payload::keys::Recipient;
+use crate::study::ImageKind;
+
+/// Connections served at once; further ones are closed.
+const CONNECTIONS_MAX: usize = 64;
+/// Longest life of a connection.
+const CONNECTION_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for a handshake, or for the head of a request.
+const STEP_MAX: Duration = Duration::from_secs(5);
+/// Every answer about a study takes this long, so that its time tells nothing.
+const ANSWER_AFTER: Duration = Duration::from_millis(60);
+/// Requests of one address within [`RATE_WINDOW`].
+const RATE_MAX: u32 = 300;
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Addresses and nonces remembered.
+const REMEMBERED_MAX: usize = 16_384;
+/// The one refusal.
+const REFUSAL: &str = "{\"refused\":true}";
+
+/// Which ledger this site is on, as soon as that is known.
+pub type PlaceOf = Arc<dyn Fn() -> Option<Place> + Send + Sync>;
+
+/// Who may have what.
+#[derive(Clone)]
+pub struct Desk(Arc<Inner>);
+
+struct Inner {
+    archive: Archive,
+    keyring: Keyring,
+    consents: Consents,
+    place: PlaceOf,
+    tls_key: [u8; 32],
+    /// Nonces of requests that were signed rightly, and when each was made.
+    nonces: Mutex<HashMap<B256, u64>>,
+    rates: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+/// Why a request is refused: for the log, never for the peer.
+type Why = String;
+
+fn because(error: impl std::error::Error + 'static) -> Why {
+    crate::chain_of(&error)
+}
+
+impl Desk {
+    /// Joins the parts. `tls_key` is the SHA-256 of the key that this site answers with.
+    #[must_use]
+    pub fn new(archive: Archive, keyring: Keyring, consents: Consents, place: PlaceOf, tls_key: [u8; 32]) -> Self {
+        let (nonces, rates) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { archive, keyring, consents, place, tls_key, nonces, rates }))
+    }
+
+    /// Decides about one request, now. Blocks.
+    ///
+    /// # Errors
+    /// Why not, for this site's log alone.
+    pub fn decide(&self, request: &KeyRequest, place: Place, now_s: u64) -> Result<KeyDelivery, Why> {
+        let this = &self.0;
+        self.authenticate(request, place, now_s)?;
+        let grant = this.consents.grant(request.study_id, request.grantee).map_err(because)?;
+        let grant = grant.ok_or("nothing was ever granted")?;
+        let mode = grant_mode(&grant, now_s).ok_or("no grant holds now")?;
+        let wanted = keccak256(&request.encryption_key);
+        if !self.key_is_meant(&grant, now_s, wanted)? {
+            return Err("keys are asked for another OpenPGP key than the owner signed for".into());
+        }
+        let recipient = Recipient::from_bytes(&request.encryption_key).map_err(because)?;
+        let uid = this.archive.study_of_id(&request.study_id).map_err(because)?.ok_or("the study is not ours")?;
+        let keys = this.keyring.study(&uid).map_err(because)?.ok_or("the study has no keys")?;
+        let images = this.archive.images_of(&uid, grant.version).map_err(because)?;
+        let manifest = images.into_iter().find(|image| image.kind == ImageKind::Manifest);
+        let manifest = manifest.filter(|image| image.id == grant.manifest_image).ok_or("nothing is published yet")?;
+        let (key, preview_only) = match mode {
+            Mode::Full => (keys.session_key.clone(), false),
+            Mode::Preview => (keys.session_key.preview_key(), true),
+        };
+        let wrapped = key.wrap(&recipient).map_err(because)?.into();
+        Ok(KeyDelivery {
+            study_uid: uid.to_string(),
+            salt: B256::from(*keys.salt.as_bytes()),
+            keys: vec![EpochKey { epoch: keys.epoch, preview_only, wrapped }],
+            version: grant.version,
+            manifest: ImagePlace {
+                image: manifest.id,
+                pieces: manifest.map.pieces,
+                piece_bytes: manifest.map.piece_bytes,
+                sealed_bytes: manifest.map.sealed_bytes,
+                root: manifest.map.root,
+                mode: piece_mode_name(manifest.mode).to_owned(),
+            },
+        })
+    }
+
+    /// Whether the request is fresh and of somebody who acts for the grantee.
+    fn authenticate(&self, request: &KeyRequest, place: Place, now_s: u64) -> Result<(), Why> {
+        if request.time.abs_diff(now_s) > CLOCK_SKEW_S_MAX {
+            return Err("the request is of another time".into());
+        }
+        let signature = Signature::try_from(request.signature.as_ref()).map_err(because)?;
+        if signature.normalize_s().is_some() {
+            return Err("the signature is not the canonical one".into());
+        }
+        let digest = request.digest(place, self.0.tls_key);
+        let signer = signature.recover_address_from_prehash(&digest).map_err(because)?;
+        if !self.acts_for(signer, request.grantee)? {
+            return Err(format!("account {signer} does not act for {}", request.grantee));
+        }
+        self.take_nonce(request, now_s)
+    }
+
+    /// A source is spoken for by its operators, anybody else by himself.
+    fn acts_for(&self, signer: Address, grantee: Address) -> Result<bool, Why> {
+        let consents = &self.0.consents;
+        match consents.source(grantee).map_err(because)? {
+            Some(_) => Ok(consents.source_of(signer).map_err(because)? == Some(grantee)),
+            None => Ok(signer == grantee),
+        }
+    }
+
+    fn take_nonce(&self, request: &KeyRequest, now_s: u64) -> Result<(), Why> {
+        let mut nonces = self.0.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+        if nonces.len() >= REMEMBERED_MAX {
+            nonces.retain(|_, made| made.saturating_add(CLOCK_SKEW_S_MAX) >= now_s);
+        }
+        if nonces.len() >= REMEMBERED_MAX {
+            return Err("too many requests".into());
+        }
+        match nonces.insert(request.nonce, request.time) {
+            None => Ok(()),
+            Some(made) => {
+                // The later of both is what must not be forgotten too early.
+                nonces.insert(request.nonce, made.max(request.time));
+                Err("the request was made before".into())
+            }
+        }
+    }
+
+    /// The owner signs for a key; an emergency has no owner's word, so what the source states itself must do.
+    fn key_is_meant(&self, grant: &Grant, now_s: u64, wanted: B256) -> Result<bool, Why> {
+        if grant.decision == Decision::Allowed && !grant.encryption_key.is_zero() && grant.encryption_key == wanted {
+            return Ok(true);
+        }
+        if !grant.emergency_at(now_s) && !grant.encryption_key.is_zero() {
+            return Ok(false);
+        }
+        let stated = self.0.consents.source(grant.grantee).map_err(because)?;
+        Ok(stated.is_some_and(|source| !source.encryption_key.is_zero() && source.encryption_key == wanted))
+    }
+
+    /// Whether an address may ask once more.
+    fn within_rate(&self, address: IpAddr) -> bool {
+        let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if rates.len() >= REMEMBERED_MAX {
+            rates.retain(|_, (since, _)| now.duration_since(*since) < RATE_WINDOW);
+        }
+        if rates.len() >= REMEMBERED_MAX {
+            return false;
+        }
+        let (since, count) = rates.entry(address).or_insert((now, 0));
+        if now.duration_since(*since) >= RATE_WINDOW {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= RATE_MAX
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let began = Instant::now();
+        if request.method() != Method::POST || request.uri().path() != STUDY_KEY_PATH {
+            return plain(StatusCode::NOT_FOUND, "");
+        }
+        if !self.within_rate(peer.ip().to_canonical()) {
+            return plain(StatusCode::TOO_MANY_REQUESTS, "");
+        }
+        let body = match Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, ""),
+        };
+        let decided = self.decide_bytes(body).await;
+        tokio::time::sleep_until(began + ANSWER_AFTER).await;
+        match decided {
+            Ok(json) => plain(StatusCode::OK, json),
+            Err(why) => {
+                tracing::info!(%peer, why, "refused the keys of a study");
+                plain(StatusCode::FORBIDDEN, REFUSAL)
+            }
+        }
+    }
+
+    async fn decide_bytes(&self, body: Bytes) -> Result<String, Why> {
+        let request: KeyRequest = serde_json::from_slice(&body).map_err(because)?;
+        let place = (self.0.place)().ok_or("the ledger is not connected")?;
+        let (desk, study_id, grantee) = (self.clone(), request.study_id, request.grantee);
+        let decided = tokio::task::spawn_blocking(move || desk.decide(&request, place, now_s())).await;
+        let delivery = decided.map_err(because)??;
+        tracing::info!(%study_id, %grantee, "handed out the keys of a study");
+        serde_json::to_string(&delivery).map_err(because)
+    }
+}
+
+/// What a grant lets its grantee see of the whole study. All payloads of an epoch open with one key, so a grant for a single series
+/// cannot be served without giving more than the owner allowed.
+#[must_use]
+pub fn grant_mode(grant: &Grant, now_s: u64) -> Option<Mode> {
+    grant.mode_for(now_s, B256::ZERO, grant.purpose)
+}
+
+/// Seconds since 1970.
+pub(super) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Serves until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    desk: Desk,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Ok(permit) = room.clone().try_acquire_owned() else { continue };
+                let (acceptor, desk, stop) = (acceptor.clone(), desk.clone(), stop.clone());
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        ended = tokio::time::timeout(CONNECTION_MAX, converse(stream, peer, acceptor, desk)) => {
+                            if let Ok(Err(why)) = ended {
+                                tracing::debug!(%peer, why, "a connection between bridges ended");
+                            }
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of another bridge");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, desk: Desk) -> Result<(), Why> {
+    let stream = tokio::time::timeout(STEP_MAX, acceptor.accept(stream)).await.map_err(because)?.map_err(because)?;
+    let service = service_fn(move |request| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(desk.answer(request, peer).await) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(STEP_MAX)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .map_err(because)
+}

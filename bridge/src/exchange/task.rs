@@ -1,0 +1,438 @@
+//! Keeps the studies of other sites here as their owners' grants say: brings what is granted, takes away what is not any more.
+//!
+//! Every pass begins with what must not be seen any more, and hides all of it before anything else is done. What is brought is
+//! brought by one task a study, that waits and tries again while its source or the ledger is away; when the grant ends the task
+//! is ended before anything is removed. So it can be stopped anywhere: the next start looks at the grants and at what is here.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::B256;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{self, Asker, Endpoint};
+use super::server::{grant_mode, now_s};
+use super::{ExchangeError, KeyDelivery, Place};
+use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
+use crate::follow::{Consents, FollowError, Grant, Mode};
+use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
+use crate::ledger::{LedgerSlot, Signer};
+use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use crate::retrieve::{Retrieve, RetrieveError, Sealed};
+use crate::study::{ImageKind, Salt, study_id, study_id_plain};
+
+/// First and longest wait before something that failed is tried again.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Studies brought at once.
+const JOBS_MAX: usize = 4;
+/// Longest sleep between two looks, in seconds.
+const LOOK_S_MAX: u64 = 3600;
+/// Wait for the ledger to be connected.
+const LEDGER_RETRY: Duration = Duration::from_millis(500);
+/// Longest preview.
+const PREVIEW_BYTES_MAX: u64 = 4 << 20;
+/// Last second that the index can hold.
+const FOR_EVER: u64 = i64::MAX as u64;
+/// Previews kept in one transaction.
+const PREVIEW_BATCH: usize = 64;
+
+/// How studies are brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Longest wait for another bridge's answer.
+    pub request_timeout: Duration,
+    /// Fetch objects before anybody asks for them.
+    pub fetch_ahead: bool,
+}
+
+/// Why something could not be brought here or taken away.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the source")]
+    Exchange(#[from] ExchangeError),
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    #[error("the keyring")]
+    Keyring(#[from] KeyringError),
+    #[error("the consents")]
+    Consents(#[from] FollowError),
+    #[error("the ledger")]
+    Retrieve(#[from] RetrieveError),
+    #[error("the manifest")]
+    Manifest(#[from] ManifestError),
+}
+
+/// What the task works on.
+#[derive(Clone)]
+pub struct Parts {
+    /// What holds now.
+    pub consents: Consents,
+    /// Where studies are kept.
+    pub archive: Archive,
+    /// Where keys are kept.
+    pub keyring: Keyring,
+    /// Reads the ledger.
+    pub retrieve: Retrieve,
+    /// The ledger, once it is connected.
+    pub ledger: LedgerSlot,
+    /// Signs for this site.
+    pub signer: Signer,
+    /// How.
+    pub settings: Settings,
+}
+
+/// Keeps what is here as the grants say until `stop`.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let mut changed = parts.consents.changed();
+    let mut keeper = None;
+    loop {
+        changed.borrow_and_update();
+        let keeper = match &mut keeper {
+            Some(keeper) => keeper,
+            none => match Keeper::begin(&parts).await {
+                Some(begun) => none.insert(begun),
+                None => {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(LEDGER_RETRY) => continue,
+                    }
+                }
+            },
+        };
+        let wait = match keeper.pass().await {
+            Ok(next_s) => Duration::from_secs(next_s.saturating_sub(now_s()).clamp(1, LOOK_S_MAX)),
+            Err(trouble) => {
+                tracing::error!(error = %crate::chain_of(&trouble), "granted studies cannot be kept as the grants say");
+                RETRY_MIN
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            alive = changed.changed() => if alive.is_err() { break },
+            () = keeper.ended.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    if let Some(keeper) = keeper {
+        keeper.end().await;
+    }
+}
+
+/// What a grant lets this site have now, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    grant: Grant,
+    window: Window,
+}
+
+impl Wanted {
+    fn now(grant: Grant, now_s: u64) -> Option<Self> {
+        let mode = match grant_mode(&grant, now_s)? {
+            Mode::Full => ForeignMode::Everything,
+            Mode::Preview => ForeignMode::Previews,
+        };
+        // The archive looks at the clock itself, so nothing is seen a second longer even when nobody comes to hide it.
+        let not_after = grant.next_change(now_s).map_or(u64::MAX, |next| next - 1).min(FOR_EVER);
+        Some(Self { grant, window: Window { mode, not_before: 0, not_after } })
+    }
+
+    /// What decides what is brought.
+    fn goal(&self) -> (u32, B256, ForeignMode) {
+        (self.grant.version, self.grant.manifest_image, self.window.mode)
+    }
+}
+
+struct Job {
+    goal: (u32, B256, ForeignMode),
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+struct Keeper {
+    bring: Bring,
+    jobs: HashMap<B256, Job>,
+    ended: Arc<Notify>,
+}
+
+impl Keeper {
+    /// Begins once the ledger says who this site is.
+    async fn begin(parts: &Parts) -> Option<Self> {
+        let ledger = parts.ledger.get()?;
+        let grantee = ledger.source().await.ok()?;
+        let asker = Asker {
+            grantee,
+            signer: parts.signer.clone(),
+            encryption_key: parts.keyring.payload_certificate().ok()?.into(),
+            place: Place { chain_id: ledger.chain_id(), registry: ledger.addresses().studies },
+        };
+        let bring = Bring { parts: parts.clone(), asker, room: Arc::new(Semaphore::new(JOBS_MAX)) };
+        Some(Self { bring, jobs: HashMap::new(), ended: Arc::default() })
+    }
+
+    /// Makes what is here agree with the grants, as far as that needs nobody else, and begins what does. Returns when the next
+    /// grant begins or ends by itself, in seconds since 1970.
+    async fn pass(&mut self) -> Result<u64, Trouble> {
+        let (now, me) = (now_s(), self.bring.asker.grantee);
+        let grants = self.bring.parts.consents.granted_to(me)?;
+        let next = grants.iter().filter_map(|grant| grant.next_change(now)).min().unwrap_or(u64::MAX);
+        // What this site published itself is here anyway.
+        let others = grants.into_iter().filter(|grant| grant.source != me);
+        let wanted: HashMap<B256, Wanted> =
+            others.filter_map(|grant| Some((grant.study_id, Wanted::now(grant, now)?))).collect();
+        let here = self.bring.parts.archive.foreign_studies()?;
+        self.take_away(&wanted, &here).await?;
+        let known: HashMap<B256, &ForeignStudy> = here.iter().map(|study| (study.study_id, study)).collect();
+        for (study_id, wanted) in wanted {
+            self.keep(study_id, wanted, known.get(&study_id).copied()).await?;
+        }
+        Ok(next)
+    }
+
+    /// Hides everything that is not granted any more, and then removes it with its keys.
+    async fn take_away(&mut self, wanted: &HashMap<B256, Wanted>, here: &[ForeignStudy]) -> Result<(), Trouble> {
+        let parts = self.bring.parts.clone();
+        // Less than before is granted: what is here is too much, and comes again as far as it may.
+        let too_much = |study: &&ForeignStudy| match wanted.get(&study.study_id) {
+            None => true,
+            Some(wanted) => wanted.window.mode < study.window.mode || wanted.grant.source != study.source,
+        };
+        let mut going: HashSet<B256> = here.iter().filter(too_much).map(|study| study.study_id).collect();
+        for study in here.iter().filter(|study| going.contains(&study.study_id) && !study.hidden) {
+            parts.archive.hide_foreign(study.study_id).await?;
+        }
+        // Keys can be here before anything else is.
+        going.extend(parts.keyring.foreign_studies()?.into_iter().filter(|study| !wanted.contains_key(study)));
+        going.extend(self.jobs.keys().filter(|study| !wanted.contains_key(*study)));
+        if going.is_empty() {
+            return Ok(());
+        }
+        for study_id in &going {
+            self.end_job(*study_id).await;
+            parts.keyring.erase_foreign(*study_id)?;
+        }
+        parts.retrieve.settle().await;
+        for study_id in going {
+            parts.archive.remove_foreign(study_id).await?;
+            tracing::info!(%study_id, "a study of another site is granted no more and was removed");
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self, study_id: B256, wanted: Wanted, here: Option<&ForeignStudy>) -> Result<(), Trouble> {
+        let archive = &self.bring.parts.archive;
+        let here = here.filter(|study| study.window.mode <= wanted.window.mode && study.source == wanted.grant.source);
+        if here.is_none_or(|study| study.hidden || study.window != wanted.window) {
+            archive.show_foreign(study_id, wanted.grant.source, wanted.window).await?;
+        }
+        let more = here.is_none_or(|study| study.window.mode != wanted.window.mode);
+        let goal = wanted.goal();
+        let running = self.jobs.get(&study_id);
+        if wanted.grant.version == 0 || running.is_some_and(|job| job.goal == goal) && !more {
+            return Ok(());
+        }
+        self.end_job(study_id).await;
+        let (bring, stop, ended) = (self.bring.clone(), CancellationToken::new(), self.ended.clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = bring.until_done(&wanted) => ended.notify_one(),
+            }
+        });
+        self.jobs.insert(study_id, Job { goal, task, stop });
+        Ok(())
+    }
+
+    async fn end_job(&mut self, study_id: B256) {
+        if let Some(job) = self.jobs.remove(&study_id) {
+            job.stop.cancel();
+            let _ = job.task.await;
+        }
+    }
+
+    async fn end(mut self) {
+        for study_id in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.end_job(study_id).await;
+        }
+    }
+}
+
+/// Brings one study here.
+#[derive(Clone)]
+struct Bring {
+    parts: Parts,
+    asker: Asker,
+    room: Arc<Semaphore>,
+}
+
+impl Bring {
+    /// Tries until the study is here.
+    async fn until_done(&self, wanted: &Wanted) {
+        let study_id = wanted.grant.study_id;
+        let mut wait = RETRY_MIN;
+        loop {
+            let Ok(permit) = self.room.acquire().await else { return };
+            let tried = self.once(wanted).await;
+            drop(permit);
+            match tried {
+                Ok(()) => return,
+                Err(trouble) => {
+                    let error = crate::chain_of(&trouble);
+                    tracing::info!(%study_id, error, "a granted study is not here yet");
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn once(&self, wanted: &Wanted) -> Result<(), Trouble> {
+        let Parts { archive, keyring, retrieve, settings, .. } = &self.parts;
+        let study_id = wanted.grant.study_id;
+        let version = archive.foreign_studies()?.into_iter().find(|study| study.study_id == study_id);
+        let version = version.map_or(0, |study| study.version);
+        let keys = match keyring.foreign(study_id)? {
+            Some(keys) if version >= wanted.grant.version && suffice(&keys, wanted.window.mode) => keys,
+            _ => self.bring_keys_and_manifest(wanted).await?,
+        };
+        self.bring_previews(wanted, &keys).await?;
+        if settings.fetch_ahead && wanted.window.mode == ForeignMode::Everything {
+            let objects = archive.foreign_instances(study_id)?;
+            retrieve.fetch_ahead(objects, CancellationToken::new()).await;
+        }
+        Ok(())
+    }
+
+    async fn bring_keys_and_manifest(&self, wanted: &Wanted) -> Result<ForeignKeys, Trouble> {
+        let Parts { archive, keyring, consents, settings, .. } = &self.parts;
+        let grant = &wanted.grant;
+        let source = consents.source(grant.source)?.ok_or(ExchangeError::Unreachable("endpoint"))?;
+        let endpoint = Endpoint { url: source.endpoint, tls_key: source.tls_key };
+        let delivery = client::ask(&endpoint, &self.asker, grant.study_id, settings.request_timeout).await?;
+        let keys = self.check(grant, &delivery)?;
+        if !suffice(&keys, wanted.window.mode) {
+            return Err(ExchangeError::Disagrees("the keys open less than is granted").into());
+        }
+        let manifest = self.manifest(grant, &delivery, &keys).await?;
+        keyring.keep_foreign(grant.study_id, &keys)?;
+        let piece_mode = delivery.manifest.piece_mode().ok_or(ExchangeError::Disagrees("unknown piece mode"))?;
+        let version =
+            ForeignVersion { manifest, image: delivery.manifest.image, map: delivery.manifest.map(), piece_mode };
+        archive.import_manifest(grant.study_id, version).await?;
+        tracing::info!(study_id = %grant.study_id, version = grant.version, "a study of another site is here");
+        Ok(keys)
+    }
+
+    /// What was delivered must be about this study and agree with the ledger, whatever the source says.
+    fn check(&self, grant: &Grant, delivery: &KeyDelivery) -> Result<ForeignKeys, Trouble> {
+        let salt = Salt::from_bytes(delivery.salt.0);
+        let names = [study_id(&salt, &delivery.study_uid), study_id_plain(&delivery.study_uid)];
+        if !names.contains(&grant.study_id) {
+            return Err(ExchangeError::Disagrees("the study has another name").into());
+        }
+        let (manifest, version) = (&delivery.manifest, delivery.version);
+        if (version, manifest.image, manifest.root) != (grant.version, grant.manifest_image, grant.manifest_root) {
+            return Err(ExchangeError::Disagrees("the manifest is another one").into());
+        }
+        let mut epochs = Vec::with_capacity(delivery.keys.len());
+        for key in &delivery.keys {
+            let opened = self.parts.keyring.unwrap(&key.wrapped)?;
+            let opened = if key.preview_only { ForeignKey::Preview(opened) } else { ForeignKey::Session(opened) };
+            epochs.push((key.epoch, opened));
+        }
+        Ok(ForeignKeys { salt, epochs })
+    }
+
+    async fn manifest(&self, grant: &Grant, delivery: &KeyDelivery, keys: &ForeignKeys) -> Result<Manifest, Trouble> {
+        let subject = dicom_scp::Uid::new(&delivery.study_uid).map_err(|_| ExchangeError::Disagrees("not a UID"))?;
+        let mode = delivery.manifest.piece_mode().ok_or(ExchangeError::Disagrees("unknown piece mode"))?;
+        let mut last = None;
+        // The manifest is sealed with the newest key; which one that was is not said.
+        for (epoch, _) in keys.epochs.iter().rev() {
+            let Some(key) = keys.opening(ImageKind::Manifest, *epoch) else { continue };
+            let image = Image {
+                id: grant.manifest_image,
+                kind: ImageKind::Manifest,
+                subject,
+                version: grant.version,
+                epoch: *epoch,
+                map: delivery.manifest.map(),
+                mode,
+                media_type: String::new(),
+            };
+            let sealed = Sealed { image, key, source: Some(grant.source) };
+            match self.parts.retrieve.plain(&sealed, MANIFEST_BYTES_MAX as u64).await {
+                Ok(bytes) => {
+                    let manifest = Manifest::decode(&bytes)?;
+                    if manifest.study_uid != subject || manifest.version != grant.version {
+                        return Err(ExchangeError::Disagrees("the manifest is of another study").into());
+                    }
+                    return Ok(manifest);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or_else(|| ExchangeError::Disagrees("no key opens the manifest").into(), Trouble::from))
+    }
+
+    /// Previews come at once: they are what somebody looks at first.
+    async fn bring_previews(&self, wanted: &Wanted, keys: &ForeignKeys) -> Result<(), Trouble> {
+        let Parts { archive, retrieve, .. } = &self.parts;
+        let missing = archive.previews_missing(wanted.grant.study_id)?;
+        let digests = archive.preview_digests(wanted.grant.study_id)?;
+        for batch in missing.chunks(PREVIEW_BATCH) {
+            let mut pictures = Vec::with_capacity(batch.len());
+            for image in batch {
+                let Some(key) = keys.opening(ImageKind::Preview, image.epoch) else { continue };
+                let sealed = Sealed { image: image.clone(), key, source: Some(wanted.grant.source) };
+                let picture = retrieve.plain(&sealed, PREVIEW_BYTES_MAX).await?;
+                if digests.get(&image.id) != Some(&<[u8; 32]>::from(Sha256::digest(&picture))) {
+                    return Err(ExchangeError::Disagrees("a preview is another one than the manifest names").into());
+                }
+                pictures.push((image.id, picture));
+            }
+            archive.keep_previews(pictures).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether keys open as much as a grant allows, and no more.
+fn suffice(keys: &ForeignKeys, mode: ForeignMode) -> bool {
+    let full = |(_, key): &(u32, ForeignKey)| matches!(key, ForeignKey::Session(_));
+    !keys.epochs.is_empty()
+        && match mode {
+            ForeignMode::Everything => keys.epochs.iter().all(full),
+            ForeignMode::Previews => !keys.epochs.iter().any(full),
+        }
+}
+
+/// States on the ledger how this site is known to others, and tries until that is so.
+pub async fn announce(ledger: LedgerSlot, keyring: Keyring, tls_key: [u8; 32], stop: CancellationToken) {
+    let mut wait = RETRY_MIN;
+    loop {
+        let stated = async {
+            let ledger = ledger.get().ok_or_else(|| "the ledger is not connected".to_owned())?;
+            let certificate = keyring.payload_certificate().map_err(|e| crate::chain_of(&e))?;
+            ledger.change_keys(B256::from(tls_key), certificate.into()).await.map_err(|e| crate::chain_of(&e))
+        };
+        match stated.await {
+            Ok(sent) => {
+                if sent.is_some() {
+                    tracing::info!(tls_key = hex::encode(tls_key), "stated this site's keys on the ledger");
+                }
+                return;
+            }
+            Err(error) => tracing::debug!(error, "this site's keys are not on the ledger yet"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Two sites, one patient, and nobody else: what the owner of a study allows is what another site sees, and a third never sees it.
+//!
+//! Four daemons: one that is only the ledger and the consortium's administrator, the source A, the grantee B, the stranger C.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alloy::network::{EthereumWallet, TransactionBuilder as _};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::providers::{DynProvider, Provider as _, ProviderBuilder};
+use alloy::rpc::types::TransactionRequest;
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::{SolCall as _, SolStruct as _};
+use bridge::config::Config;
+use bridge::keyring::Keyring;
+use contracts::messages::{Allow, Revoke, consent_domain};
+use contracts::{Allowance, Consent, Sources};
+use dicom_scp::dataset::{Encoding, ReadOptions, read};
+use dicom_scp::matching::Level;
+use dicom_scp::scu::{Association, Proposal, ScuOptions};
+use dicom_scp::{AeTitle, DataSet, Tag, VR, sop_class};
+use tests::dicom::{get, slices, subject};
+use tests::{Bridge, files_below, wait_for};
+use tokio::runtime::Runtime;
+
+const OPEN: &str = "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n";
+const CHAIN_ID: u64 = 20181;
+
+/// The secrets of a site, as its daemon made them.
+fn keyring(site: &Bridge) -> Keyring {
+    Keyring::open(site.data(), &Config::parse("", Default::default()).unwrap().keys).unwrap()
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The ledger's own daemon, and its key as the consortium's administrator, who also relays what owners sign.
+struct Consortium {
+    site: Bridge,
+    admin: Address,
+    provider: DynProvider,
+    runtime: Runtime,
+}
+
+impl Consortium {
+    fn found() -> Self {
+        let site = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
+        let key: PrivateKeySigner = keyring(&site).source().clone();
+        let admin = key.address();
+        let runtime = Runtime::new().unwrap();
+        let url = format!("http://{}", site.ready("rpc="));
+        let provider =
+            ProviderBuilder::new().wallet(EthereumWallet::from(key)).connect_http(url.parse().unwrap()).erased();
+        Self { site, admin, provider, runtime }
+    }
+
+    fn join(&self, exchange: bool) -> Bridge {
+        let exchange = if exchange { "[exchange]\nbind = \"127.0.0.1:0\"\n" } else { "" };
+        let ledger = format!(
+            "[ledger]\nkind = \"rpc\"\nurl = \"http://{}\"\nadmin = \"{}\"\ndeploy = false\n",
+            self.site.ready("rpc="),
+            self.admin
+        );
+        let bridge = Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"));
+        let account = keyring(&bridge).source().address();
+        self.send(account, Bytes::new(), U256::from(10).pow(U256::from(20)));
+        let contracts = contracts::deployment::addresses(self.admin);
+        self.send(contracts.sources, Sources::admitCall { source: account }.abi_encode().into(), U256::ZERO);
+        bridge
+    }
+
+    fn send(&self, to: Address, data: Bytes, value: U256) {
+        let request = TransactionRequest::default().with_to(to).with_input(data).with_value(value);
+        let receipt = self.runtime.block_on(async {
+            let pending = self.provider.send_transaction(request).await.unwrap();
+            let hash = *pending.tx_hash();
+            loop {
+                if let Some(receipt) = self.provider.get_transaction_receipt(hash).await.unwrap() {
+                    return receipt;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+        assert!(receipt.status(), "the ledger refused a transaction");
+    }
+
+    /// Relays what the owner of a study signs.
+    fn allow(&self, owner: &PrivateKeySigner, study: B256, grantee: &Keyring, mode: u8, seq: u32) {
+        let consent = contracts::deployment::addresses(self.admin).consent;
+        let allowance = Allowance {
+            studyId: study,
+            grantee: grantee.source().address(),
+            series: B256::ZERO,
+            mode,
+            notBefore: 0,
+            notAfter: now_s() + 86_400,
+            purpose: 0,
+            notes: B256::ZERO,
+            encryptionKey: keccak256(grantee.payload_certificate().unwrap()),
+            seq,
+            deadline: now_s() + 3_600,
+        };
+        let digest = Allow::from(&allowance).eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let signature = owner.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
+        self.send(consent, Consent::allowCall { allowance, ownerSignature: signature }.abi_encode().into(), U256::ZERO);
+    }
+
+    fn revoke(&self, owner: &PrivateKeySigner, study: B256, grantee: Address, seq: u32) {
+        let consent = contracts::deployment::addresses(self.admin).consent;
+        let message = Revoke { studyId: study, grantee, seq, deadline: now_s() + 3_600 };
+        let digest = message.eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let call = Consent::revokeCall {
+            studyId: study,
+            grantee,
+            seq,
+            deadline: message.deadline,
+            ownerSignature: owner.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into(),
+        };
+        self.send(consent, call.abi_encode().into(), U256::ZERO);
+    }
+
+    /// Unique keys of what a site shows at a level.
+    fn find(&self, site: SocketAddr, level: Level) -> BTreeSet<String> {
+        self.runtime.block_on(async {
+            let options = ScuOptions::new(AeTitle::new("FINDER").unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
+            let model = if level == Level::Patient { sop_class::PATIENT_ROOT_FIND } else { sop_class::STUDY_ROOT_FIND };
+            let host = site.ip().to_string();
+            let mut open = Association::connect(&host, site.port(), &options, &[Proposal::plain(model)]).await.unwrap();
+            let mut identifier = DataSet::default();
+            identifier.put_text(Tag(0x0008, 0x0052), VR::CS, level.as_str());
+            let above = [Level::Study, Level::Series].into_iter().filter(|one| *one < level);
+            above.for_each(|one| identifier.put_text(one.unique_key(), VR::UI, &self.first(one)));
+            identifier.put_text(level.unique_key(), if level == Level::Patient { VR::LO } else { VR::UI }, "");
+            let mut found = BTreeSet::new();
+            let on_match = |answer: DataSet| {
+                found.insert(answer.text(level.unique_key()).unwrap_or_default());
+                ControlFlow::Continue(())
+            };
+            open.find(&model, &identifier, on_match).await.unwrap();
+            open.release().await.unwrap();
+            found
+        })
+    }
+
+    /// The first study, or its series.
+    fn first(&self, level: Level) -> String {
+        if level == Level::Study {
+            return subject(1).study_uid;
+        }
+        let scanned = read(&slices(1, 1, 64)[0].bytes, Encoding::ExplicitLe, &ReadOptions::default());
+        scanned.unwrap().0.text(level.unique_key()).unwrap()
+    }
+}
+
+fn store(runtime: &Runtime, site: &Bridge, study: u32) -> BTreeMap<String, Vec<u8>> {
+    let phantoms = slices(study, 5, 64);
+    runtime.block_on(async {
+        let mut open = tests::dicom::connect(site.dicom, "CT1").await.unwrap();
+        for phantom in &phantoms {
+            assert_eq!(tests::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+        }
+        open.release().await.unwrap();
+    });
+    phantoms.into_iter().map(|phantom| (phantom.sop_instance.to_string(), phantom.bytes)).collect()
+}
+
+fn objects_here(site: &Bridge) -> usize {
+    files_below(&site.data().join("archive/objects")).len()
+}
+
+/// Whether a file of the data directory holds these bytes.
+fn holds(dir: &Path, needle: &[u8]) -> bool {
+    files_below(dir)
+        .iter()
+        .any(|path| std::fs::read(path).unwrap().windows(needle.len()).any(|window| window == needle))
+}
+
+#[test]
+fn what_the_owner_allows_is_what_another_site_sees() {
+    let consortium = Consortium::found();
+    let (mut a, b, c) = (consortium.join(true), consortium.join(false), consortium.join(false));
+    let sent = store(&consortium.runtime, &a, 1);
+    store(&consortium.runtime, &a, 2);
+    a.wait_final(2);
+    let source = keyring(&a);
+    let study = |number: u32| {
+        let uid = dicom_scp::Uid::new(&subject(number).study_uid).unwrap();
+        let keys = source.study(&uid).unwrap().unwrap();
+        (bridge::study::study_id(&keys.salt, uid.as_str()), source.owner(keys.owner_index).unwrap())
+    };
+    let (first, owner) = study(1);
+    let (second, second_owner) = study(2);
+    let grantee = keyring(&b);
+    for site in [&b, &c] {
+        assert!(consortium.find(site.dicom, Level::Study).is_empty(), "nothing is granted yet");
+    }
+
+    consortium.allow(&owner, first, &grantee, 2, 1);
+    let uid = subject(1).study_uid;
+    wait_for("the granted study at B", || consortium.find(b.dicom, Level::Study).contains(&uid));
+    assert_eq!(objects_here(&b), 0, "it is found before any pixel came");
+    assert_eq!(consortium.find(b.dicom, Level::Patient), BTreeSet::from([subject(1).patient_id]));
+    assert_eq!(consortium.find(b.dicom, Level::Study), BTreeSet::from([uid.clone()]));
+    assert_eq!(consortium.find(b.dicom, Level::Series).len(), 1);
+    assert_eq!(consortium.find(b.dicom, Level::Image), sent.keys().cloned().collect());
+
+    // Previews alone: found, not given.
+    consortium.allow(&second_owner, second, &grantee, 1, 1);
+    let second_uid = subject(2).study_uid;
+    wait_for("the second study at B", || consortium.find(b.dicom, Level::Study).contains(&second_uid));
+    let refused = consortium.runtime.block_on(get(b.dicom, &second_uid));
+    assert_eq!((refused.data_sets.len(), refused.failed.len()), (0, 5), "only previews are granted");
+
+    // The source goes away; its pieces are on the ledger and its keys at B.
+    a.kill();
+    let got = consortium.runtime.block_on(get(b.dicom, &uid));
+    assert!(got.failed.is_empty() && got.data_sets == sent, "B gets the same bytes without A: {:?}", got.failed);
+    assert!(consortium.find(c.dicom, Level::Study).is_empty(), "C sees nothing");
+    assert!(consortium.runtime.block_on(get(c.dicom, &uid)).data_sets.is_empty(), "C gets nothing");
+
+    consortium.revoke(&owner, first, grantee.source().address(), 2);
+    wait_for("the study to be gone at B", || !consortium.find(b.dicom, Level::Study).contains(&uid));
+    let got = consortium.runtime.block_on(get(b.dicom, &uid));
+    assert!(got.data_sets.is_empty() && got.failed.is_empty(), "as if absent");
+    assert!(consortium.find(b.dicom, Level::Image).is_empty());
+    wait_for("the copies at B to be removed", || objects_here(&b) == 0);
+    wait_for("the keys at B to be destroyed", || grantee.foreign(first).unwrap().is_none());
+    assert!(grantee.foreign(second).unwrap().is_some(), "the other grant goes on");
+    assert!(consortium.find(c.dicom, Level::Study).is_empty());
+    assert!(!holds(c.data(), uid.as_bytes()), "nothing at C names the study");
+}
