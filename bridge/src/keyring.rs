@@ -252,14 +252,6 @@ impl Keyring {
         Ok(self.0.recipient.recipient()?.fingerprint())
     }
 
-    /// The certificate that session keys for this site are wrapped to.
-    ///
-    /// # Errors
-    /// [`KeyringError::Payload`].
-    pub fn payload_certificate(&self) -> Result<Vec<u8>, KeyringError> {
-        Ok(self.0.recipient.recipient()?.to_bytes()?)
-    }
-
     /// The seed of all owner keys held in custody.
     #[must_use]
     pub fn owners(&self) -> OwnerSeed {
