@@ -4,6 +4,7 @@
 
 mod clients;
 mod consent;
+mod deidentify;
 mod keys;
 mod output;
 
@@ -88,6 +89,8 @@ enum Command {
     },
     #[command(flatten)]
     Consent(consent::Command),
+    /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
+    Deidentify(deidentify::Deidentify),
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -178,6 +181,7 @@ async fn command(
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
+        Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;
         }

@@ -252,14 +252,6 @@ impl Keyring {
         Ok(self.0.recipient.recipient()?.fingerprint())
     }
 
-    /// The certificate that session keys for this site are wrapped to.
-    ///
-    /// # Errors
-    /// [`KeyringError::Payload`].
-    pub fn payload_certificate(&self) -> Result<Vec<u8>, KeyringError> {
-        Ok(self.0.recipient.recipient()?.to_bytes()?)
-    }
-
     /// The seed of all owner keys held in custody.
     #[must_use]
     pub fn owners(&self) -> OwnerSeed {
@@ -299,6 +291,14 @@ impl Keyring {
             |row| row.get(0),
         )?;
         Ok(StudyKeys { salt, session_key: keys, epoch: 0, owner_index })
+    }
+
+    /// The certificate that session keys for this site are wrapped to.
+    ///
+    /// # Errors
+    /// [`KeyringError::Payload`].
+    pub fn payload_certificate(&self) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.0.recipient.recipient()?.to_bytes()?)
     }
 
     /// Opens a session key that somebody wrapped to this site.

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod decide;
+pub mod deidentify;
 pub mod demo;
 pub mod dicom;
 pub mod exchange;

@@ -286,7 +286,11 @@ impl Writer {
         let in_files = group.iter().filter(|one| one.buffer.is_none());
         let directories: BTreeSet<PathBuf> = in_files.map(|one| shared.shards.directory(&one.new.file)).collect();
         for directory in &directories {
-            shared.disk.sync_dir(directory).map_err(|e| ArchiveError::io("syncing an object directory", e))?;
+            // Out of space or not, names that were thought to be durable may not be.
+            shared
+                .disk
+                .sync_dir(directory)
+                .map_err(|e| ArchiveError::Io("syncing an object directory".to_owned(), e))?;
         }
         Ok(!directories.is_empty())
     }

@@ -305,7 +305,7 @@ impl Shared {
         }
         if state.open.is_none() {
             let Some(segment) = state.free.pop() else { return Ok(None) };
-            let (page, link) = record::segment_page(state.next_sequence);
+            let (page, link) = record::segment_page(state.next_sequence, rand::random());
             state.next_sequence += 1;
             if let Err(error) = segment.file.write_at(&page, 0) {
                 state.free.push(segment);

@@ -38,11 +38,13 @@ pub(super) struct Description {
     pub(super) file: FileId,
 }
 
-/// First page of a segment in use, and what its first record follows.
-pub(super) fn segment_page(sequence: u64) -> (Vec<u8>, Link) {
+/// First page of a segment in use, and what its first record follows. `nonce` is never used again, so that no record of an
+/// earlier use can follow.
+pub(super) fn segment_page(sequence: u64, nonce: [u8; 16]) -> (Vec<u8>, Link) {
     let mut page = Vec::with_capacity(PAGE_BYTES as usize);
     page.extend_from_slice(&SEGMENT_MAGIC);
     page.extend_from_slice(&sequence.to_le_bytes());
+    page.extend_from_slice(&nonce);
     let link: Link = Sha256::digest(&page).into();
     page.extend_from_slice(&link);
     page.resize(PAGE_BYTES as usize, 0);
@@ -51,8 +53,8 @@ pub(super) fn segment_page(sequence: u64) -> (Vec<u8>, Link) {
 
 /// The sequence number of a segment and what its first record follows, unless nothing in it counts.
 pub(super) fn read_segment_page(page: &[u8]) -> Option<(u64, Link)> {
-    let (head, link) = (page.get(..16)?, page.get(16..48)?.try_into().ok()?);
-    let sequence = u64::from_le_bytes(head[8..].try_into().ok()?);
+    let (head, link) = (page.get(..32)?, page.get(32..64)?.try_into().ok()?);
+    let sequence = u64::from_le_bytes(head[8..16].try_into().ok()?);
     (head[..8] == SEGMENT_MAGIC && Link::from(Sha256::digest(head)) == link).then_some((sequence, link))
 }
 
@@ -197,8 +199,9 @@ mod tests {
 
     #[test]
     fn a_segment_page_says_its_sequence_or_nothing() {
-        let (mut page, link) = segment_page(77);
+        let (mut page, link) = segment_page(77, [1; 16]);
         assert_eq!(read_segment_page(&page), Some((77, link)));
+        assert_ne!(segment_page(77, [2; 16]).1, link, "records of an earlier use must not follow");
         page[9] ^= 1;
         assert_eq!(read_segment_page(&page), None);
         assert_eq!(read_segment_page(&[0; 4096]), None);

@@ -47,6 +47,9 @@ impl Replay<'_> {
     pub(super) fn run(mut self, directory: &Path) -> Result<u64, ArchiveError> {
         let io = |e| ArchiveError::io("reading the intake log", e);
         let mut used = self.used_segments(directory).map_err(io)?;
+        if used.is_empty() {
+            return Ok(1);
+        }
         used.sort_by_key(|segment| segment.sequence);
         let mut count = 0;
         for segment in &used {

@@ -164,7 +164,7 @@ fn in_contexts(files: Vec<Outgoing>) -> Vec<ContextGroup> {
 }
 
 /// The regular files at or below a path, in order. Links are not followed into directories.
-fn below(path: &Path) -> Vec<PathBuf> {
+pub(super) fn below(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();

@@ -5,8 +5,8 @@
 //!
 //! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
-//! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
 //! * [`signer`]: the key itself, here or in a remote signer.
+//! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod client;
