@@ -4,7 +4,8 @@
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
 //! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door; [`app`]
-//! wires them together and [`cli`] is the program's face.
+//! wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
+//! out.
 
 pub mod access;
 pub mod app;

@@ -2,7 +2,7 @@
 
   deidentified.py PAIRS.json    PAIRS is [[original, copy], ...]; prints {copy: [what is wrong, ...]} for those that are wrong
 
-Every identifying value of the original, wherever it is nested, is looked for in the bytes of the copy.
+Every identifying value of the original, wherever it is nested, is looked for in every value of the copy.
 """
 
 import json
@@ -18,7 +18,12 @@ IDENTIFYING = {
     "PatientAddress", "PatientBirthDate", "PatientComments", "PatientID", "PatientTelephoneNumbers",
     "PerformedProcedureStepDescription", "PerformedProcedureStepID", "ProtocolName", "RequestedProcedureDescription",
     "RequestedProcedureID", "ScheduledProcedureStepDescription", "SeriesDescription", "StationName", "StudyComments",
-    "StudyDescription", "StudyID", "TextValue", "DeviceSerialNumber", "DerivationDescription", "ContentLabel",
+    "StudyDescription", "StudyID", "TextValue", "DeviceSerialNumber", "DerivationDescription",
+}
+# These stay by the table, and may say by themselves what an identifying attribute says, such as a maker's name or an organ.
+KEPT = {
+    "BodyPartExamined", "CodeMeaning", "ImageID", "ImageType", "Manufacturer", "ManufacturerModelName",
+    "PositionReferenceIndicator", "SeriesNumber",
 }
 CHARS_MIN = 6
 
@@ -51,6 +56,14 @@ def secrets(original):
     yield from visit(original)
 
 
+def searched(copy):
+    """The values of the copy in which secrets are looked for: all but what stays. Pixels hold anything by chance."""
+    for element in list(copy.file_meta) + list(copy.iterall()):
+        if element.VR == "SQ" or element.tag.group == 0x7FE0 or element.keyword in KEPT:
+            continue
+        yield element.value if isinstance(element.value, bytes) else str(element.value).encode("utf-8", "replace")
+
+
 def pixels(data_set):
     try:
         return data_set.pixel_array
@@ -61,11 +74,7 @@ def pixels(data_set):
 def judge(original_path, copy_path):
     original = pydicom.dcmread(original_path)
     copy = pydicom.dcmread(copy_path)
-    with open(copy_path, "rb") as file:
-        copy_bytes = file.read()
-    # What the pixels of both hold by chance is not a leak: only the elements are searched.
-    header_end = copy_bytes.find(b"\xe0\x7f\x10\x00O")
-    header = copy_bytes[:header_end] if header_end > 0 else copy_bytes
+    header = b"\n".join(searched(copy))
     wrong = [f"holds {where}" for where, raw in secrets(original) if raw in header]
     if copy.PatientIdentityRemoved != "YES" or copy.DeidentificationMethodCodeSequence[0].CodeValue != "113100":
         wrong.append("does not state the profile")

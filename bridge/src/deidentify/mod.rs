@@ -180,7 +180,8 @@ fn lineage(source: &DataSet, names: Names<'_>, options: &Options) -> String {
     let uid = source.text(SOP_INSTANCE_UID).unwrap_or_default();
     let former = source.texts(DEIDENTIFICATION_METHOD).into_iter().nth(3);
     let is_digest = |text: &String| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let is_own_uid = names.is_own_uid(&uid) || options.has(ProfileOption::RetainUids);
+    let is_unchanged = action::is_well_known(&uid) || options.has(ProfileOption::RetainUids);
+    let is_own_uid = is_unchanged || names.is_own_uid(&uid);
     let is_own = is_own_uid && names.is_own_pseudonym(&source.text(PATIENT_ID).unwrap_or_default());
     former.filter(|text| is_digest(text) && is_own).or_else(|| names.lineage(&uid)).unwrap_or_default()
 }
