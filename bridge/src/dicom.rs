@@ -166,7 +166,13 @@ impl Services for Door {
     async fn open(&self, _session: &Session, handle: &Handle) -> Result<ObjectStream, Failure> {
         let stored = &handle.stored;
         let Opened { content, dataset_bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
-            tracing::error!(uid = %stored.sop_instance, error = %crate::chain_of(&error), "an object cannot be opened");
+            match &error {
+                RetrieveError::NotGranted(_) => tracing::info!(%error, "refused an object"),
+                error => {
+                    let error = crate::chain_of(error);
+                    tracing::error!(uid = %stored.sop_instance, error, "an object cannot be opened");
+                }
+            }
             open_failure(&error)
         })?;
         let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)

@@ -57,10 +57,15 @@ pub enum State {
     Viewable,
     /// Every byte is on the ledger.
     Final,
+    /// Another site's; its owner lets this site see it.
+    Granted,
 }
 
 impl State {
     fn of(study: &StudySummary, publishing: bool) -> Self {
+        if study.source.is_some() {
+            return Self::Granted;
+        }
         match (study.waiting, study.begun_ms, study.viewable_ms, study.final_ms) {
             _ if !publishing && study.begun_ms.is_none() => Self::Archived,
             (_, Some(_), None, None) => Self::Publishing,
@@ -326,7 +331,7 @@ impl Site {
         // What was fetched a moment ago goes too.
         self.0.retrieve.settle().await;
         let row = self.row(&study_uid)?;
-        if row.state != State::Final {
+        if !matches!(row.state, State::Final | State::Granted) {
             let state = format!("{:?}", row.state).to_lowercase();
             return Err(SiteError::NotFinal { uid: uid.to_owned(), state });
         }
@@ -377,7 +382,10 @@ impl Site {
         let uid = parse(sop_instance)?;
         let unknown = || SiteError::Unknown(sop_instance.to_owned());
         let stored = self.0.archive.instance(&uid)?.ok_or_else(unknown)?;
-        let manifest = self.0.archive.manifest(&stored.study_uid)?;
+        let manifest = match stored.origin {
+            0 => self.0.archive.manifest(&stored.study_uid)?,
+            _ => self.0.archive.foreign_manifest(&stored)?,
+        };
         let manifest = manifest.and_then(|bytes| crate::payload::manifest::Manifest::decode(&bytes).ok());
         let entry = manifest.as_ref().and_then(|m| m.objects.iter().find(|o| o.sop_instance_uid == uid));
         let same = entry.is_some_and(|entry| hex::encode(entry.dataset_sha256) == dataset_sha256.to_lowercase());

@@ -174,6 +174,14 @@ fn objects_here(site: &Bridge) -> usize {
     files_below(&site.data().join("archive/objects")).len()
 }
 
+/// Previews whose pictures are here, and those whose pictures are not.
+fn previews_here(site: &Bridge) -> (i64, i64) {
+    let index = rusqlite::Connection::open(site.data().join("archive/index.sqlite")).unwrap();
+    let count = |sql: &str| index.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let of = "SELECT count(*) FROM image WHERE kind = 2 AND plain IS";
+    (count(&format!("{of} NOT NULL")), count(&format!("{of} NULL")))
+}
+
 /// Whether a file of the data directory holds these bytes.
 fn holds(dir: &Path, needle: &[u8]) -> bool {
     files_below(dir)
@@ -184,7 +192,7 @@ fn holds(dir: &Path, needle: &[u8]) -> bool {
 #[test]
 fn what_the_owner_allows_is_what_another_site_sees() {
     let consortium = Consortium::found();
-    let (mut a, b, c) = (consortium.join(true), consortium.join(false), consortium.join(false));
+    let (mut a, mut b, c) = (consortium.join(true), consortium.join(false), consortium.join(false));
     let sent = store(&consortium.runtime, &a, 1);
     store(&consortium.runtime, &a, 2);
     a.wait_final(2);
@@ -205,6 +213,7 @@ fn what_the_owner_allows_is_what_another_site_sees() {
     let uid = subject(1).study_uid;
     wait_for("the granted study at B", || consortium.find(b.dicom, Level::Study).contains(&uid));
     assert_eq!(objects_here(&b), 0, "it is found before any pixel came");
+    wait_for("the previews at B", || previews_here(&b) == (1, 0));
     assert_eq!(consortium.find(b.dicom, Level::Patient), BTreeSet::from([subject(1).patient_id]));
     assert_eq!(consortium.find(b.dicom, Level::Study), BTreeSet::from([uid.clone()]));
     assert_eq!(consortium.find(b.dicom, Level::Series).len(), 1);
@@ -217,8 +226,10 @@ fn what_the_owner_allows_is_what_another_site_sees() {
     let refused = consortium.runtime.block_on(get(b.dicom, &second_uid));
     assert_eq!((refused.data_sets.len(), refused.failed.len()), (0, 5), "only previews are granted");
 
-    // The source goes away; its pieces are on the ledger and its keys at B.
+    // The source goes away; its pieces are on the ledger and its keys at B, also after a crash of B.
     a.kill();
+    b.kill();
+    b.run();
     let got = consortium.runtime.block_on(get(b.dicom, &uid));
     assert!(got.failed.is_empty() && got.data_sets == sent, "B gets the same bytes without A: {:?}", got.failed);
     assert!(consortium.find(c.dicom, Level::Study).is_empty(), "C sees nothing");

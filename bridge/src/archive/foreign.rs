@@ -118,6 +118,17 @@ impl Archive {
         })
     }
 
+    /// What is recorded of one of them.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn foreign_study(&self, study_id: B256) -> Result<Option<ForeignStudy>, ArchiveError> {
+        self.read(|db| {
+            let sql = format!("{SELECT} WHERE study_id = ?1");
+            Ok(db.prepare_cached(&sql)?.query_row([study_id.as_slice()], foreign).optional()?)
+        })
+    }
+
     /// What an object came with, if it came from another site and may be seen now.
     ///
     /// # Errors
@@ -203,7 +214,7 @@ impl Archive {
         self.read(|db| {
             let mut statement = db.prepare_cached(&format!(
                 "{} WHERE kind = ?2 AND plain IS NULL AND study IN
-                   (SELECT st.id FROM study st JOIN foreign_study f ON st.origin = f.id WHERE f.study_id = ?1) ORDER BY position",
+                   (SELECT st.id FROM study st JOIN foreign_study f ON st.origin = f.id WHERE f.study_id = ?1 AND st.origin <> 0) ORDER BY position",
                 super::publication::SELECT_IMAGE
             ))?;
             let rows = statement.query_map(params![study_id.as_slice(), ImageKind::Preview.tag()], image)?;
@@ -248,7 +259,8 @@ impl Archive {
     pub fn foreign_instances(&self, study_id: B256) -> Result<Vec<Stored>, ArchiveError> {
         self.read(|db| {
             let sql = format!(
-                "{} WHERE i.superseded = 0 AND i.origin = (SELECT id FROM foreign_study WHERE study_id = ?1) ORDER BY i.id DESC",
+                "{} WHERE i.superseded = 0 AND st.origin <> 0
+                   AND st.origin = (SELECT id FROM foreign_study WHERE study_id = ?1) ORDER BY i.id DESC",
                 super::SELECT_VISIBLE
             );
             let mut statement = db.prepare_cached(&sql)?;
@@ -267,7 +279,7 @@ impl Archive {
             let mut statement = db.prepare_cached(
                 "SELECT i.uid, i.file_sha256, i.shard, i.file, i.file_bytes FROM instance i JOIN series se ON i.series = se.id
                  JOIN study st ON se.study = st.id JOIN foreign_study f ON st.origin = f.id
-                 WHERE f.study_id = ?1 AND i.file IS NOT NULL",
+                 WHERE f.study_id = ?1 AND st.origin <> 0 AND i.file IS NOT NULL",
             )?;
             let mut rows = statement.query([study_id.as_slice()])?;
             let mut files = Vec::new();
@@ -448,7 +460,8 @@ fn study_of(tx: &Transaction<'_>, origin: i64, manifest: &Manifest, levels: &[Le
     if let Some(study) = known {
         return Ok(study);
     }
-    let any: i64 = tx.query_row("SELECT count(*) FROM study WHERE origin = ?1", [origin], |row| row.get(0))?;
+    let any: i64 =
+        tx.query_row("SELECT count(*) FROM study WHERE origin = ?1 AND origin <> 0", [origin], |row| row.get(0))?;
     if any != 0 {
         return Err(refused("it is of another study than the version before"));
     }
@@ -480,7 +493,7 @@ fn origin_of(tx: &Transaction<'_>, study_id: B256) -> Result<Option<i64>, Archiv
 fn instances(tx: &Transaction<'_>, origin: i64) -> Result<Vec<(i64, String, [u8; 32])>, ArchiveError> {
     let mut statement = tx.prepare_cached(
         "SELECT i.id, i.uid, i.file_sha256 FROM study st JOIN series se ON se.study = st.id JOIN instance i ON i.series = se.id
-         WHERE st.origin = ?1 AND i.origin = ?1",
+         WHERE st.origin = ?1 AND st.origin <> 0",
     )?;
     let rows = statement.query_map([origin], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -509,13 +522,13 @@ fn remove_image(tx: &Transaction<'_>, id: &[u8; 32]) -> Result<(), ArchiveError>
 }
 
 fn remove_study(tx: &Transaction<'_>, origin: i64) -> Result<(), ArchiveError> {
-    const STUDY: &str = "(SELECT id FROM study WHERE origin = ?1)";
+    const STUDY: &str = "(SELECT id FROM study WHERE origin = ?1 AND origin <> 0)";
     for sql in [
         format!("DELETE FROM piece WHERE image IN (SELECT id FROM image WHERE study IN {STUDY})"),
         format!("DELETE FROM image WHERE study IN {STUDY}"),
         format!("DELETE FROM series WHERE study IN {STUDY}"),
         format!("DELETE FROM patient_name WHERE study IN {STUDY}"),
-        "DELETE FROM study WHERE origin = ?1".to_owned(),
+        "DELETE FROM study WHERE origin = ?1 AND origin <> 0".to_owned(),
     ] {
         tx.execute(&sql, [origin])?;
     }

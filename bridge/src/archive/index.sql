@@ -20,6 +20,7 @@ CREATE INDEX study_patient ON study(patient_id, patient_issuer);
 CREATE INDEX study_date ON study(study_date);
 CREATE INDEX study_accession ON study(accession);
 CREATE INDEX study_birth ON study(birth_date);
+CREATE INDEX study_origin ON study(origin) WHERE origin <> 0;
 
 -- Every form under which a study's patient name may be asked for: whole and each component group, in lower case.
 CREATE TABLE patient_name (
@@ -27,6 +28,7 @@ CREATE TABLE patient_name (
   study INTEGER NOT NULL REFERENCES study(id),
   PRIMARY KEY (folded, study)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX patient_name_study ON patient_name(study);
 
 CREATE TABLE series (
   id INTEGER PRIMARY KEY,

@@ -292,8 +292,7 @@ impl Bring {
     async fn once(&self, wanted: &Wanted) -> Result<(), Trouble> {
         let Parts { archive, keyring, retrieve, settings, .. } = &self.parts;
         let study_id = wanted.grant.study_id;
-        let version = archive.foreign_studies()?.into_iter().find(|study| study.study_id == study_id);
-        let version = version.map_or(0, |study| study.version);
+        let version = archive.foreign_study(study_id)?.map_or(0, |study| study.version);
         let keys = match keyring.foreign(study_id)? {
             Some(keys) if version >= wanted.grant.version && suffice(&keys, wanted.window.mode) => keys,
             _ => self.bring_keys_and_manifest(wanted).await?,
