@@ -1,0 +1,496 @@
+//! The followed state against the contracts: random histories of consent on the embedded ledger, stopped and started again in the
+//! middle, and a chain that is exchanged for another branch. Whatever happened, `Grant` answers as `Consent` does.
+#![allow(clippy::unwrap_used, missing_docs, non_snake_case)]
+
+#[path = "../../embedded-ledger/tests/support/mod.rs"]
+mod chain;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::providers::DynProvider;
+use alloy::signers::SignerSync;
+use alloy::sol_types::{Eip712Domain, SolCall, SolStruct};
+use bridge::follow::{Consents, FollowConfig, Mode, follow};
+use bridge::ledger::node::{
+    Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, SystemClock, Transaction,
+};
+use bridge::ledger::rpc::RpcNode;
+use chain::{ADMIN, Account, CHAIN_ID, key, public_key, view};
+use contracts::messages::{
+    Allow, DefineStudy, Deny, Revoke, TombstoneStudy, TransferStudy, consent_domain, studies_domain,
+};
+use contracts::{Addresses, Allowance, Consent, Emergency, Sources, Studies};
+use embedded_ledger::EmbeddedLedger;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const START: u64 = 1_800_000_000;
+const STUDIES: [u8; 2] = [1, 2];
+const GRANTEES: [u8; 3] = [2, 3, 6];
+
+/// What may happen. Numbers are chosen when it does, so that most of it is accepted.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Request { by: u8, study: u8 },
+    Allow { study: u8, grantee: u8, series: u8, mode: u8, purpose: u16, from: u64, length: u64 },
+    Deny { study: u8, grantee: u8 },
+    Revoke { study: u8, grantee: u8 },
+    BreakGlass { by: u8, study: u8, lasting: u64 },
+    Transfer { study: u8 },
+    Amend { study: u8 },
+    Tombstone { study: u8 },
+    Suspend { source: u8 },
+    Reinstate { source: u8 },
+    Endpoint { source: u8 },
+    Keys { source: u8 },
+    Operator { revoke: bool },
+    Wait { seconds: u64 },
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (study, grantee) = (prop::sample::select(&STUDIES[..]), prop::sample::select(&GRANTEES[..]));
+    let pair = (study.clone(), grantee);
+    let source = 2u8..4;
+    let terms = (0u8..3, 1u8..3, prop_oneof![Just(0u16), Just(3)], 0u64..40, 0u64..90);
+    prop_oneof![
+        3 => (2u8..7, study.clone()).prop_map(|(by, study)| Step::Request { by, study }),
+        8 => (pair.clone(), terms).prop_map(|((study, grantee), (series, mode, purpose, from, length))| {
+            Step::Allow { study, grantee, series: series / 2, mode, purpose, from, length }
+        }),
+        2 => pair.clone().prop_map(|(study, grantee)| Step::Deny { study, grantee }),
+        4 => pair.prop_map(|(study, grantee)| Step::Revoke { study, grantee }),
+        2 => (2u8..4, study.clone(), 1u64..100).prop_map(|(by, study, lasting)| Step::BreakGlass { by, study, lasting }),
+        2 => study.clone().prop_map(|study| Step::Transfer { study }),
+        2 => study.clone().prop_map(|study| Step::Amend { study }),
+        1 => study.prop_map(|study| Step::Tombstone { study }),
+        1 => source.clone().prop_map(|source| Step::Suspend { source }),
+        2 => source.clone().prop_map(|source| Step::Reinstate { source }),
+        1 => source.clone().prop_map(|source| Step::Endpoint { source }),
+        1 => source.prop_map(|source| Step::Keys { source }),
+        1 => any::<bool>().prop_map(|revoke| Step::Operator { revoke }),
+        6 => (1u64..50).prop_map(|seconds| Step::Wait { seconds }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn study(n: u8) -> B256 {
+    keccak256([n])
+}
+
+fn series(n: u8) -> B256 {
+    if n == 0 { B256::ZERO } else { keccak256([9, n]) }
+}
+
+fn address(n: u8) -> Address {
+    key(n).address()
+}
+
+/// A chain with two sources at work, an operator of the second, and two studies.
+struct World {
+    provider: DynProvider,
+    at: Addresses,
+    accounts: BTreeMap<u8, Account>,
+    owners: BTreeMap<u8, u8>,
+    clock: Arc<AtomicU64>,
+    ledger: EmbeddedLedger,
+}
+
+impl World {
+    async fn new(path: &Path) -> Self {
+        let clock = Arc::new(AtomicU64::new(START));
+        let mut config = chain::config(path);
+        config.clock = Some(clock.clone());
+        let ledger = EmbeddedLedger::open(config).unwrap();
+        let provider = chain::provider(&ledger);
+        let mut accounts: BTreeMap<u8, Account> = (1..8).map(|seed| (seed, Account::new(seed))).collect();
+        let at = chain::deploy(&provider, accounts.get_mut(&ADMIN).unwrap()).await;
+        let mut world = Self { provider, at, accounts, owners: BTreeMap::new(), clock, ledger };
+        for source in [2, 3] {
+            assert!(world.send(ADMIN, at.sources, Sources::admitCall { source: address(source) }).await);
+            let call = Sources::defineSourceCall { publicKey: public_key(&key(source)), endpoint: "https://x".into() };
+            assert!(world.send(source, at.sources, call).await);
+        }
+        for (n, owner) in [(1, 11), (2, 12)] {
+            world.define(n, owner).await;
+        }
+        world
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    async fn define(&mut self, n: u8, owner: u8) {
+        let (studyId, custodial, derivedFrom, deadline) = (study(n), true, B256::ZERO, u64::MAX);
+        let message =
+            DefineStudy { studyId, owner: address(owner), source: address(2), custodial, derivedFrom, deadline };
+        let ownerSignature = sign(owner, &self.studies(), &message);
+        let owner_ = address(owner);
+        let call =
+            Studies::defineStudyCall { studyId, owner: owner_, custodial, derivedFrom, deadline, ownerSignature };
+        assert!(self.send(2, self.at.studies, call).await);
+        self.owners.insert(n, owner);
+    }
+
+    async fn send(&mut self, by: u8, to: Address, call: impl SolCall) -> bool {
+        self.accounts.get_mut(&by).unwrap().send(&self.provider, to, call).await.status()
+    }
+
+    fn studies(&self) -> Eip712Domain {
+        studies_domain(CHAIN_ID, self.at.studies)
+    }
+
+    async fn seq(&self, studyId: B256, grantee: Address) -> u32 {
+        let call = Consent::getGrantCall { studyId, grantee };
+        view(&self.provider, self.at.consent, call).await.unwrap().seq + 1
+    }
+
+    async fn study_seq(&self, studyId: B256) -> u32 {
+        view(&self.provider, self.at.studies, Studies::getStudyCall { studyId }).await.unwrap().seq + 1
+    }
+
+    /// Takes one step; the contract decides whether anything comes of it.
+    async fn take(&mut self, step: Step) {
+        let (Addresses { sources, studies, consent, .. }, deadline, now) = (self.at, u64::MAX, self.now());
+        let domain = consent_domain(CHAIN_ID, consent);
+        match step {
+            Step::Request { by, study: n } => {
+                let (studyId, encryptionKey) = (study(n), vec![by; 40].into());
+                let call = Consent::requestCall { studyId, mode: 2, purpose: 3, notes: B256::ZERO, encryptionKey };
+                self.send(by, consent, call).await;
+            }
+            Step::Allow { study: n, grantee, series: part, mode, purpose, from, length } => {
+                let allowance = Allowance {
+                    studyId: study(n),
+                    grantee: address(grantee),
+                    series: series(part),
+                    mode,
+                    notBefore: now + from - 10,
+                    notAfter: if length > 80 { u64::MAX } else { now + from + length },
+                    purpose,
+                    notes: B256::ZERO,
+                    encryptionKey: keccak256([grantee]),
+                    seq: self.seq(study(n), address(grantee)).await,
+                    deadline,
+                };
+                let ownerSignature = sign(self.owners[&n], &domain, &Allow::from(&allowance));
+                self.send(7, consent, Consent::allowCall { allowance, ownerSignature }).await;
+            }
+            Step::Deny { study: n, grantee } => {
+                let (studyId, grantee, reason, notes) = (study(n), address(grantee), 4, B256::ZERO);
+                let seq = self.seq(studyId, grantee).await;
+                let ownerSignature =
+                    sign(self.owners[&n], &domain, &Deny { studyId, grantee, reason, notes, seq, deadline });
+                let call = Consent::denyCall { studyId, grantee, reason, notes, seq, deadline, ownerSignature };
+                self.send(7, consent, call).await;
+            }
+            Step::Revoke { study: n, grantee } => {
+                let (studyId, grantee) = (study(n), address(grantee));
+                let seq = self.seq(studyId, grantee).await;
+                let ownerSignature = sign(self.owners[&n], &domain, &Revoke { studyId, grantee, seq, deadline });
+                let call = Consent::revokeCall { studyId, grantee, seq, deadline, ownerSignature };
+                self.send(7, consent, call).await;
+            }
+            Step::BreakGlass { by, study: n, lasting } => {
+                let (studyId, until, approver) = (study(n), now + lasting, Address::ZERO);
+                let emergency = Emergency { studyId, reason: 1, notes: B256::ZERO, until, approver, deadline };
+                self.send(by, consent, Consent::breakGlassCall { emergency, approverSignature: Bytes::new() }).await;
+            }
+            Step::Transfer { study: n } => {
+                let next = if self.owners[&n] == 13 { 11 } else { 13 };
+                let (studyId, newOwner, custodial) = (study(n), address(next), false);
+                let seq = self.study_seq(studyId).await;
+                let message = TransferStudy { studyId, newOwner, custodial, seq, deadline };
+                let ownerSignature = sign(self.owners[&n], &self.studies(), &message);
+                let call = Studies::transferCall { studyId, newOwner, custodial, seq, deadline, ownerSignature };
+                if self.send(7, studies, call).await {
+                    self.owners.insert(n, next);
+                }
+            }
+            Step::Amend { study: n } => {
+                let found = view(&self.provider, studies, Studies::getStudyCall { studyId: study(n) }).await.unwrap();
+                let version = found.version + 1;
+                let (manifestImage, manifestRoot) = (keccak256([n, 1]), keccak256(version.to_be_bytes()));
+                let call = Studies::amendCall { studyId: study(n), version, manifestImage, manifestRoot };
+                self.send(2, studies, call).await;
+            }
+            Step::Tombstone { study: n } => {
+                let studyId = study(n);
+                let seq = self.study_seq(studyId).await;
+                let message = TombstoneStudy { studyId, seq, deadline };
+                let ownerSignature = sign(self.owners[&n], &self.studies(), &message);
+                self.send(7, studies, Studies::tombstoneCall { studyId, seq, deadline, ownerSignature }).await;
+            }
+            Step::Suspend { source } => {
+                self.send(ADMIN, sources, Sources::suspendCall { source: address(source) }).await;
+            }
+            Step::Reinstate { source } => {
+                self.send(ADMIN, sources, Sources::reinstateCall { source: address(source) }).await;
+            }
+            Step::Endpoint { source } => {
+                let call = Sources::changeEndpointCall { endpoint: format!("https://{now}") };
+                self.send(source, sources, call).await;
+            }
+            Step::Keys { source } => {
+                let call = Sources::changeKeysCall {
+                    tlsKey: keccak256(now.to_be_bytes()),
+                    encryptionKey: now.to_be_bytes().to_vec().into(),
+                };
+                self.send(source, sources, call).await;
+            }
+            Step::Operator { revoke } => {
+                let operator = address(4);
+                if revoke {
+                    self.send(3, sources, Sources::revokeOperatorCall { operator }).await;
+                } else {
+                    self.send(3, sources, Sources::authorizeOperatorCall { operator }).await;
+                    self.send(4, sources, Sources::acceptOperatorCall { source: address(3) }).await;
+                }
+            }
+            Step::Wait { seconds } => {
+                self.clock.fetch_add(seconds, Ordering::Relaxed);
+                // Views are answered as of the newest block: there must be one of this time.
+                self.send(ADMIN, sources, Sources::adminCall {}).await;
+            }
+            Step::Restart => {}
+        }
+    }
+
+    /// Everybody's followed access is the contract's.
+    async fn compare(&self, consents: &Consents, when: &str) {
+        let now = self.now();
+        for (n, grantee) in STUDIES.iter().flat_map(|n| GRANTEES.map(|g| (*n, address(g)))) {
+            let studyId = study(n);
+            let grant = consents.grant(studyId, grantee).unwrap();
+            for (part, purpose) in [(0, 0), (0, 3), (1, 0), (1, 3)] {
+                let call = Consent::isAllowedCall { studyId, series: series(part), grantee, purpose };
+                let found = view(&self.provider, self.at.consent, call).await.unwrap();
+                let followed = grant.as_ref().and_then(|grant| grant.mode_for(now, series(part), purpose));
+                assert_eq!(followed.map_or(0, Mode::number), found.mode, "study {n}, {grantee}, {when}: {grant:#?}");
+            }
+            let found = view(&self.provider, self.at.consent, Consent::traceCall { studyId, grantee }).await.unwrap();
+            if let Some(grant) = &grant {
+                let call = Consent::isAllowedCall { studyId, series: grant.series, grantee, purpose: grant.purpose };
+                let allowed = view(&self.provider, self.at.consent, call).await.unwrap();
+                assert_eq!(grant.mode_at(now).map_or(0, Mode::number), allowed.mode, "{when}: {grant:#?}");
+                assert_eq!((grant.trace_at(now).number(), grant.seq), (found.state, found.seq), "{when}: {grant:#?}");
+            } else {
+                assert_eq!((found.state, found.seq), (0, 0), "{when}");
+            }
+        }
+        for n in STUDIES {
+            let studyId = study(n);
+            let found = view(&self.provider, self.at.studies, Studies::getStudyCall { studyId }).await.unwrap();
+            let known = consents.study(studyId).unwrap().unwrap();
+            assert_eq!((known.owner, known.source, known.seq), (found.owner, found.source, found.seq), "{when}");
+            assert_eq!((known.version, known.tombstoned), (found.version, found.tombstoned), "{when}");
+            assert_eq!(
+                (known.manifest_image, known.manifest_root),
+                (found.manifestImage, found.manifestRoot),
+                "{when}"
+            );
+        }
+        for n in 1..8 {
+            let operator = address(n);
+            let found = view(&self.provider, self.at.sources, Sources::sourceOfCall { operator }).await.unwrap();
+            assert_eq!(consents.source_of(operator).unwrap().unwrap_or_default(), found, "account {n}, {when}");
+            let found = view(&self.provider, self.at.sources, Sources::keysOfCall { source: operator }).await.unwrap();
+            let known = consents.source(operator).unwrap();
+            let keys = known.as_ref().map(|s| (B256::from(s.tls_key), s.encryption_key)).unwrap_or_default();
+            assert_eq!(keys, (found.tlsKey, found.encryptionKey), "account {n}, {when}");
+            let found =
+                view(&self.provider, self.at.sources, Sources::endpointOfCall { source: operator }).await.unwrap();
+            assert_eq!(known.map(|s| s.endpoint).unwrap_or_default(), found, "account {n}, {when}");
+        }
+    }
+}
+
+fn sign(signer: u8, domain: &Eip712Domain, message: &impl SolStruct) -> Bytes {
+    key(signer).sign_hash_sync(&message.eip712_signing_hash(domain)).unwrap().as_bytes().to_vec().into()
+}
+
+/// One node that can change its mind about which of two chains is canonical.
+#[derive(Clone)]
+struct Fickle {
+    chains: [RpcNode; 2],
+    second: Arc<AtomicBool>,
+}
+
+impl Fickle {
+    fn now(&self) -> &RpcNode {
+        &self.chains[usize::from(self.second.load(Ordering::SeqCst))]
+    }
+}
+
+impl Node for Fickle {
+    async fn chain_id(&self) -> Result<u64, NodeError> {
+        self.now().chain_id().await
+    }
+    async fn head(&self) -> Result<Block, NodeError> {
+        self.now().head().await
+    }
+    async fn block(&self, hash: B256) -> Result<Option<Block>, NodeError> {
+        self.now().block(hash).await
+    }
+    async fn block_at(&self, number: u64) -> Result<Option<Block>, NodeError> {
+        self.now().block_at(number).await
+    }
+    async fn receipts(&self, block: B256) -> Result<Option<Vec<Receipt>>, NodeError> {
+        self.now().receipts(block).await
+    }
+    async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>, NodeError> {
+        self.now().receipt(transaction).await
+    }
+    async fn nonce(&self, account: Address) -> Result<u64, NodeError> {
+        self.now().nonce(account).await
+    }
+    async fn balance(&self, account: Address) -> Result<U256, NodeError> {
+        self.now().balance(account).await
+    }
+    async fn code(&self, account: Address) -> Result<Bytes, NodeError> {
+        self.now().code(account).await
+    }
+    async fn call(&self, ask: Ask, at: At) -> Result<Bytes, NodeError> {
+        self.now().call(ask, at).await
+    }
+    async fn estimate(&self, ask: Ask) -> Result<u64, NodeError> {
+        self.now().estimate(ask).await
+    }
+    async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
+        self.now().offer(raw).await
+    }
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, NodeError> {
+        self.now().events(filter).await
+    }
+    async fn said(&self, contracts: Vec<Address>, span: Span) -> Result<Vec<Logged>, NodeError> {
+        self.now().said(contracts, span).await
+    }
+    async fn transaction_at(&self, block: u64, index: u64) -> Result<Option<Transaction>, NodeError> {
+        self.now().transaction_at(block, index).await
+    }
+}
+
+/// The follower, which can be stopped and started again on its file.
+struct Follower {
+    path: PathBuf,
+    node: Fickle,
+    at: Addresses,
+    consents: Consents,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    fn start(path: &Path, node: Fickle, at: Addresses) -> Self {
+        let consents = Consents::open(path).unwrap();
+        let config = FollowConfig { registry: at.studies, consent: at.consent, depth: 1, poll_ms: 1 };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(follow(
+            consents.clone(),
+            node.clone(),
+            SystemClock,
+            config,
+            Arc::new(Notify::new()),
+            stop.clone(),
+        ));
+        Self { path: path.to_owned(), node, at, consents, stop, task }
+    }
+
+    async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        drop(self.consents);
+        Self::start(&self.path, self.node, self.at)
+    }
+
+    /// Waits until the newest block of a chain is the newest one followed.
+    async fn caught_up(&self, ledger: &EmbeddedLedger) {
+        let head = ledger.head();
+        let mut followed = self.consents.followed();
+        loop {
+            if self.consents.cursor().unwrap().is_some_and(|at| at.hash == head.hash) {
+                return;
+            }
+            let changed = tokio::time::timeout(std::time::Duration::from_secs(60), followed.changed()).await;
+            changed.expect("the follower stands still").unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 6,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(20_261_121),
+        max_shrink_iters: 60,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_followed_state_is_that_of_the_contracts(
+        before in prop::collection::vec(step(), 10..25),
+        lost in prop::collection::vec(step(), 1..12),
+        kept in prop::collection::vec(step(), 1..15),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let mut first = World::new(&dir.path().join("a.redb")).await;
+            let mut second = World::new(&dir.path().join("b.redb")).await;
+            let chains = [RpcNode::embedded(&first.ledger), RpcNode::embedded(&second.ledger)];
+            let node = Fickle { chains, second: Arc::default() };
+            let mut follower = Follower::start(&dir.path().join("consent.sqlite"), node.clone(), first.at);
+            for step in &before {
+                first.take(*step).await;
+                second.take(*step).await;
+                if matches!(step, Step::Restart) {
+                    follower = follower.restart().await;
+                }
+                follower.caught_up(&first.ledger).await;
+                first.compare(&follower.consents, &format!("{step:?}")).await;
+            }
+            assert_eq!(first.ledger.head().hash, second.ledger.head().hash, "the chains have a common beginning");
+            let fork = first.ledger.head().number;
+
+            // What is lost was followed; then the node holds another, longer branch for canonical.
+            for step in &lost {
+                first.take(*step).await;
+            }
+            follower.caught_up(&first.ledger).await;
+            first.compare(&follower.consents, "the branch that will be lost").await;
+            for step in &kept {
+                second.take(*step).await;
+            }
+            while second.ledger.head().number <= first.ledger.head().number {
+                second.take(Step::Wait { seconds: 1 }).await;
+            }
+            node.second.store(true, Ordering::SeqCst);
+            follower.caught_up(&second.ledger).await;
+            second.compare(&follower.consents, "after the reorganisation").await;
+            assert!(follower.consents.header_below(fork).unwrap().is_some_and(|head| head.number == fork));
+
+            // The same from the file alone, and the same from the very beginning.
+            follower = follower.restart().await;
+            follower.caught_up(&second.ledger).await;
+            second.compare(&follower.consents, "after a restart").await;
+            let afresh = Follower::start(&dir.path().join("other.sqlite"), node, first.at);
+            afresh.caught_up(&second.ledger).await;
+            for n in STUDIES {
+                let said = |consents: &Consents| consents.history(study(n)).unwrap();
+                assert_eq!(said(&follower.consents), said(&afresh.consents));
+            }
+            for follower in [follower, afresh] {
+                follower.stop.cancel();
+                follower.task.await.unwrap();
+            }
+        });
+    }
+}
