@@ -1,8 +1,8 @@
 //! What Table E.1-1 of PS3.15 says about each attribute.
 //!
-//! The base column is that of edition 2026c. The columns of the options are those of edition 2024c: for the 32 rows that
-//! came later (person names and identification codes of the gender and staff supplements, manufacturer's device
-//! identifiers, waveform annotations) no option makes an exception, which is the stricter reading. Rows for repeating
+//! The base column is that of edition 2026c. The columns of the options are as published in September 2024: for the 33 rows
+//! that came later no option makes an exception, which is the stricter reading. Both were taken from transcriptions by
+//! others and not compared with the standard's own text. Rows for repeating
 //! groups (50xx, 60xx) and private attributes are rules in `walk`. This file holds facts only and decides nothing.
 
 use Base::*;

@@ -200,10 +200,8 @@ impl Sources {
             What::OperatorAccepted { source, operator } => {
                 self.operators.insert(*operator, *source);
             }
-            What::OperatorRevoked { source, operator } => {
-                if self.operators.get(operator) == Some(source) {
-                    self.operators.remove(operator);
-                }
+            What::OperatorRevoked { source, operator } if self.operators.get(operator) == Some(source) => {
+                self.operators.remove(operator);
             }
             _ => {}
         }
