@@ -195,7 +195,7 @@ async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
         ..reach.config(mode, &dir.join("other.sqlite"))
     };
     let error = open((reach.client)(), reach.key.clone(), stranger, Arc::default()).await.unwrap_err();
-    assert!(matches!(error, OpenError::Missing { contract: "Sources", .. }), "{error}");
+    assert!(matches!(error, OpenError::Missing { contract: "Registry", .. }), "{error}");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_stranger_at_our_address_is_refused_by_name_and_hashes() {
         let _: serde_json::Value = (reach.client)().request("anvil_setCode", (address, "0x00")).await.unwrap();
         let error = open((reach.client)(), reach.key.clone(), config, Arc::default()).await.unwrap_err();
         let OpenError::Stranger { contract, address: at, found, .. } = error else { panic!("{error}") };
-        assert_eq!((contract, at, found), ("Studies", address, keccak256([0])));
+        assert_eq!((contract, at, found), ("Registry", address, keccak256([0])));
     });
 }
 
