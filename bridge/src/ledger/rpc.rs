@@ -83,7 +83,10 @@ fn sort_payload(payload: &ErrorPayload) -> NodeError {
         "rate limit",
         "syncing",
         "busy",
-        // A node that lags does not have the block we ask about yet.
+        // A node that lags, or has just given up blocks for others, does not have the block we ask about yet.
+        "blockoutofrange",
+        "block out of range",
+        "header for hash not found",
         "header not found",
         "block not found",
         "unknown block",
@@ -358,6 +361,9 @@ mod tests {
         let indexing = sort_payload(&payload(-32000, "transaction indexing is in progress"));
         assert!(matches!(indexing, NodeError::Unavailable(_)));
         assert!(matches!(sort_payload(&payload(-32000, "header not found")), NodeError::Unavailable(_)));
+        // A block that a reorganisation took away; a study must not be blocked for it.
+        let gone = "BlockOutOfRangeError: block height is 34 but requested was 36";
+        assert!(matches!(sort_payload(&payload(-32602, gone)), NodeError::Unavailable(_)));
         assert!(matches!(sort_payload(&payload(3, "execution reverted")), NodeError::Reverted { .. }));
         assert!(matches!(sort_payload(&payload(-32602, "invalid argument 0")), NodeError::Refused(_)));
     }
