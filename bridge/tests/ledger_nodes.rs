@@ -242,7 +242,12 @@ fn reorganisations_within_the_depth_lose_nothing() {
         while !outbox.finished() {
             let patience = std::time::Duration::from_secs(5);
             let changed = tokio::time::timeout(patience, status.changed()).await.is_ok();
-            assert!(begun.elapsed().as_secs() < 120, "it does not end: {:?} {:?}", *status.borrow(), ledger.status().await);
+            assert!(
+                begun.elapsed().as_secs() < 120,
+                "it does not end: {:?} {:?}",
+                *status.borrow(),
+                ledger.status().await
+            );
             if changed && reorganised < 12 {
                 let depth = 1 + reorganised % 3;
                 let empty: [(String, u64); 0] = [];
