@@ -19,6 +19,7 @@ need() { # command, package
 need cc build-essential
 need storescu dcmtk
 need Orthanc orthanc
+need strace strace
 need node nodejs
 need npm npm
 need python3 python3
