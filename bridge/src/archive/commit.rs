@@ -187,7 +187,9 @@ impl Writer {
 
     fn run(&mut self, work: Work) {
         if let Err(error) = self.be_durable(Durability::Synced) {
-            tracing::error!(%error, "the index cannot be set to sync");
+            tracing::error!(%error, "the index cannot be set to sync; the archive refuses writes until it is opened again");
+            // Dropped, the work tells its asker that it was not done.
+            return self.poisoned.store(true, Ordering::Release);
         }
         self.writes += 1;
         if work(&mut self.connection) {

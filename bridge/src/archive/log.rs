@@ -251,7 +251,7 @@ impl Log {
         })
     }
 
-    /// Removes an object's file, made or not.
+    /// Removes an object's file, made or not. One that is not there is no error.
     ///
     /// # Errors
     /// What the disk said.
@@ -259,7 +259,10 @@ impl Log {
         if self.forget(&file.name) {
             return Ok(());
         }
-        self.0.disk.remove(&self.0.shards.path(file))
+        match self.0.disk.remove(&self.0.shards.path(file)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Bytes that the log's objects will take on the disk once they have files.

@@ -96,11 +96,23 @@ impl Replay<'_> {
                 self.object(found, &object)?;
                 count += 1;
             } else {
-                // Its group was being written when the power went, so nobody was told that it is stored.
-                tracing::info!(uid = %found.description.sop_instance, "an object that was never acknowledged is incomplete");
+                self.incomplete(&found)?;
             }
         }
         Ok(count)
+    }
+
+    /// Without a row, its group was being written when the power went, and nobody was told that it is stored. With one, the log is
+    /// damaged, and its file, which may be whole, is all there is.
+    fn incomplete(&self, found: &Found) -> Result<(), ArchiveError> {
+        let (uid, sha256) = (&found.description.sop_instance, found.description.file_sha256);
+        let sql = "SELECT 1 FROM instance WHERE uid = ?1 AND file_sha256 = ?2";
+        if self.connection.prepare_cached(sql)?.exists(params![uid.as_str(), sha256])? {
+            tracing::error!(%uid, "an object is damaged in the intake log; verify its study");
+        } else {
+            tracing::info!(%uid, "an object that was never acknowledged is incomplete");
+        }
+        Ok(())
     }
 
     fn object(&mut self, found: Found, object: &[u8]) -> Result<(), ArchiveError> {

@@ -60,7 +60,7 @@ struct Inner {
     consents: Consents,
     place: PlaceOf,
     tls_key: [u8; 32],
-    /// Nonces of requests that were signed rightly, and when each was made.
+    /// Nonces of requests by grantees, and when each was made.
     nonces: Mutex<HashMap<B256, u64>>,
     rates: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
@@ -87,6 +87,9 @@ impl Desk {
     pub fn decide(&self, request: &KeyRequest, place: Place, now_s: u64) -> Result<KeyDelivery, Why> {
         let this = &self.0;
         self.authenticate(request, place, now_s)?;
+        if !this.consents.is_current(now_s) {
+            return Err("this site is cut off from the ledger and may not know what was revoked".into());
+        }
         let grant = this.consents.grant(request.study_id, request.grantee).map_err(because)?;
         let grant = grant.ok_or("nothing was ever granted")?;
         let mode = grant_mode(&grant, now_s).ok_or("no grant holds now")?;
@@ -94,6 +97,8 @@ impl Desk {
         if !self.key_is_meant(&grant, now_s, wanted)? {
             return Err("keys are asked for another OpenPGP key than the owner signed for".into());
         }
+        // Only now, so that nobody without a grant can fill what is remembered.
+        self.take_nonce(request, now_s)?;
         let recipient = Recipient::from_bytes(&request.encryption_key).map_err(because)?;
         let uid = this.archive.study_of_id(&request.study_id).map_err(because)?.ok_or("the study is not ours")?;
         let keys = this.keyring.study(&uid).map_err(because)?.ok_or("the study has no keys")?;
@@ -121,7 +126,7 @@ impl Desk {
         })
     }
 
-    /// Whether the request is fresh and of somebody who acts for the grantee.
+    /// Whether the request is of now and of somebody who acts for the grantee.
     fn authenticate(&self, request: &KeyRequest, place: Place, now_s: u64) -> Result<(), Why> {
         if request.time.abs_diff(now_s) > CLOCK_SKEW_S_MAX {
             return Err("the request is of another time".into());
@@ -135,7 +140,7 @@ impl Desk {
         if !self.acts_for(signer, request.grantee)? {
             return Err(format!("account {signer} does not act for {}", request.grantee));
         }
-        self.take_nonce(request, now_s)
+        Ok(())
     }
 
     /// A source is spoken for by its operators, anybody else by himself.
@@ -179,8 +184,8 @@ impl Desk {
 
     /// Whether an address may ask once more.
     fn within_rate(&self, address: IpAddr) -> bool {
+        let (address, now) = (network_of(address), Instant::now());
         let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
         if rates.len() >= REMEMBERED_MAX {
             rates.retain(|_, (since, _)| now.duration_since(*since) < RATE_WINDOW);
         }
@@ -200,7 +205,7 @@ impl Desk {
         if request.method() != Method::POST || request.uri().path() != STUDY_KEY_PATH {
             return plain(StatusCode::NOT_FOUND, "");
         }
-        if !self.within_rate(peer.ip().to_canonical()) {
+        if !self.within_rate(peer.ip()) {
             return plain(StatusCode::TOO_MANY_REQUESTS, "");
         }
         let body = match Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await {
@@ -234,6 +239,14 @@ impl Desk {
 #[must_use]
 pub fn grant_mode(grant: &Grant, now_s: u64) -> Option<Mode> {
     grant.mode_for(now_s, B256::ZERO, grant.purpose)
+}
+
+/// Whose address it is: of IPv6 the first 64 bits, because the others are free for whoever has these.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address => address,
+    }
 }
 
 /// Seconds since 1970.

@@ -56,6 +56,7 @@ impl Chain {
             data: data.data.clone(),
         };
         self.consents.apply(&[head], &[logged]).unwrap();
+        self.consents.note_current(now_s());
     }
 
     fn source(&mut self, source: Address, tls_key: [u8; 32], openpgp_key: &[u8]) {
@@ -290,6 +291,34 @@ async fn a_grant_is_served_as_far_as_it_goes_and_as_long_as_it_lasts() {
     let owner = Address::repeat_byte(1);
     world.chain.say(REGISTRY, &Studies::StudyTombstoned { studyId: world.study, owner, seq: 1 });
     assert!(world.decide(&world.request().await).is_err(), "the owner wants it served no more");
+}
+
+/// Cut off from the ledger, a site does not learn what was revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_cut_off_from_the_ledger_hands_out_nothing() {
+    let mut world = World::new().await;
+    world.let_in(1, 2);
+    let (first, second) = (world.request().await, world.request().await);
+    assert!(world.desk.decide(&first, world.place, now_s()).is_ok());
+    let later = now_s() + crate::follow::CURRENT_S_MAX + 5;
+    assert!(world.desk.decide(&second, world.place, later).is_err());
+    world.chain.consents.note_current(later);
+    assert!(world.desk.decide(&second, world.place, later).is_ok());
+}
+
+/// Anybody can sign for himself; that must not cost a grantee anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_fill_what_is_remembered() {
+    let mut world = World::new().await;
+    world.let_in(1, 2);
+    let good = world.request().await;
+    let thief = PrivateKeySigner::random();
+    // With the nonce of a request that a grantee is about to make.
+    let mut bad = KeyRequest { grantee: thief.address(), ..good.clone() };
+    let digest = bad.digest(world.place, world.identity.spki_sha256());
+    bad.signature = thief.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
+    assert!(world.decide(&bad).is_err());
+    assert!(world.decide(&good).is_ok(), "the stranger used up the grantee's nonce");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ mod task;
 
 pub use crate::ledger::node::Logged;
 pub use event::{Event, Mode, What};
-pub use store::Consents;
+pub use store::{CURRENT_S_MAX, Consents};
 pub use task::{FollowConfig, follow};
 
 use alloy::primitives::{Address, B256, Bytes};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256, Bytes};
@@ -83,10 +84,15 @@ COMMIT;";
 #[derive(Clone)]
 pub struct Consents(Arc<Inner>);
 
+/// How old may be what access is granted on, in seconds. The node is asked more often by far.
+pub const CURRENT_S_MAX: u64 = 60;
+
 struct Inner {
     database: Mutex<Connection>,
     changed: watch::Sender<u64>,
     followed: watch::Sender<Option<u64>>,
+    /// When the node last answered and had nothing that is not here, in seconds since 1970; 0 before the first time.
+    current_s: AtomicU64,
 }
 
 impl std::fmt::Debug for Consents {
@@ -117,7 +123,20 @@ impl Consents {
             database: Mutex::new(database),
             changed: watch::Sender::new(0),
             followed: watch::Sender::new(cursor.map(|head| head.number)),
+            current_s: AtomicU64::new(0),
         })))
+    }
+
+    /// Takes note that at this moment, in seconds since 1970, the node had nothing that is not here.
+    pub fn note_current(&self, now_s: u64) {
+        self.0.current_s.fetch_max(now_s, Ordering::Relaxed);
+    }
+
+    /// Whether what is here was all there is within the last [`CURRENT_S_MAX`] seconds. Who lets somebody in asks this first: a site that is
+    /// cut off from the ledger does not learn what was revoked.
+    #[must_use]
+    pub fn is_current(&self, now_s: u64) -> bool {
+        now_s.saturating_sub(self.0.current_s.load(Ordering::Relaxed)) <= CURRENT_S_MAX
     }
 
     /// Says which chain and which Registry is followed. Another one than before, and everything begins anew.

@@ -5,7 +5,7 @@
 //! are read in strides.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::primitives::Address;
 use tokio::sync::Notify;
@@ -105,6 +105,8 @@ impl<N: Node> Walk<N> {
             self.consents.begin(genesis.hash, self.config.registry)?;
             *begun = true;
         }
+        // What comes while this is read is not covered.
+        let asked_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tip = self.node.head().await?.number;
         let Some(target) = tip.checked_sub(self.config.depth.max(1) - 1) else { return Ok(false) };
         let at = match self.settle(target).await? {
@@ -113,6 +115,7 @@ impl<N: Node> Walk<N> {
         };
         let from = at.map_or(0, |at| at.number + 1);
         if target < from {
+            self.consents.note_current(asked_s);
             return Ok(false);
         }
         if target - from >= NEAR_BLOCKS {
@@ -120,6 +123,7 @@ impl<N: Node> Walk<N> {
             return Ok(true);
         }
         self.steps(at, target).await?;
+        self.consents.note_current(asked_s);
         Ok(false)
     }
 

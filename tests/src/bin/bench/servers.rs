@@ -172,8 +172,8 @@ fn version(program: &str) -> String {
 pub(crate) fn settings() -> Vec<String> {
     vec![
         format!(
-            "{OURS}: release build, its own defaults (an object is synced and its index row committed with a synced log \
-             before it is acknowledged; text log at info level to a file). All processes share the machine with the client."
+            "{OURS}: release build, its own defaults (an object is synced in the intake log before it is acknowledged, \
+             and its index row can be made again from there; text log at info level to a file). All processes share the machine with the client."
         ),
         format!(
             "{}: SQLite index and file storage of its own, SyncStorageArea true (its durable setting: the object file is \
