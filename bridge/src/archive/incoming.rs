@@ -123,6 +123,7 @@ impl Incoming {
     /// [`ArchiveError`]; nothing of the object is left.
     pub async fn finish(mut self) -> Result<Accepted, ArchiveError> {
         let new = self.describe()?;
+        self.archive.forget_damaged_copy(&new).await?;
         let buffer = match std::mem::replace(&mut self.body, Body::Gone) {
             Body::Memory(buffer) => {
                 // Later its file must find room, so that what is accepted does not only fill the log.

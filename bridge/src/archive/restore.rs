@@ -4,14 +4,17 @@
 //! digest is right, and no row names it until [`Restorer::file`] has synced it together with others. A crash
 //! before that leaves a file without a row, which the next start removes, and an object that is fetched again.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::OptionalExtension;
+use sha2::{Digest, Sha256};
 
 use super::disk::{DiskFile, FileSystems};
-use super::{Archive, ArchiveError, FileId, Stored};
+use super::{Archive, ArchiveError, FileId, NewInstance, Stored};
 use crate::payload::container::Unsealed;
+
+const RUN_BYTES: usize = 128 * 1024;
 
 /// Restores objects and files them. Made before the first is restored, so that it hears of every write that fails.
 pub struct Restorer {
@@ -124,6 +127,50 @@ impl Archive {
             }
         }
         Ok(())
+    }
+}
+
+impl Archive {
+    /// Before an object is filed that is here already: gives up the copy here if its file is damaged, so that the one that
+    /// arrived takes its place. Otherwise it would be acknowledged as the same although nothing sound of it is here.
+    pub(super) async fn forget_damaged_copy(&self, new: &NewInstance) -> Result<(), ArchiveError> {
+        let here = self.received_instance(&new.sop_instance)?;
+        let Some(here) = here.filter(|here| here.file_sha256 == new.file_sha256 && here.path.is_some()) else {
+            return Ok(());
+        };
+        let (archive, stored) = (self.clone(), here.clone());
+        let sound = tokio::task::spawn_blocking(move || archive.is_sound(&stored)).await;
+        match sound.map_err(|_| ArchiveError::Closed)? {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                tracing::warn!(uid = %here.sop_instance, "an object here was damaged; the copy that arrived again takes its place");
+                self.forget_file(&here).await
+            }
+            Err(error) => Err(ArchiveError::io("reading an object that arrived again", error)),
+        }
+    }
+
+    /// Whether the file of an object holds what was received.
+    fn is_sound(&self, stored: &Stored) -> io::Result<bool> {
+        let Some(mut file) = self.open_file(stored)? else { return Ok(false) };
+        let (mut crc, mut sha256, mut bytes) = (crc32fast::Hasher::new(), Sha256::new(), 0);
+        let mut run = vec![0; RUN_BYTES];
+        loop {
+            let count = file.read(&mut run)?;
+            if count == 0 {
+                break;
+            }
+            bytes += count as u64;
+            match stored.file_crc32 {
+                Some(_) => crc.update(&run[..count]),
+                None => sha256.update(&run[..count]),
+            }
+        }
+        let same = match stored.file_crc32 {
+            Some(known) => crc.finalize() == known,
+            None => sha256.finalize().as_slice() == stored.file_sha256,
+        };
+        Ok(same && bytes == stored.file_bytes)
     }
 }
 

@@ -601,3 +601,36 @@ async fn no_row_names_a_restored_file_before_it_is_durable() {
     drop(restored);
     assert_eq!((only_file(&archive), archive.totals().unwrap().local_bytes), (None, 0));
 }
+
+/// A modality that sends again what was damaged here must not be told that it is here.
+#[tokio::test]
+async fn an_object_sent_again_takes_the_place_of_a_damaged_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), 0).unwrap();
+    let phantom = slices(1, 1).remove(0);
+    store(&archive, &phantom).await.unwrap();
+    super::write_behind::settle(&archive.0.log);
+    let path = archive.instance(&phantom.sop_instance).unwrap().unwrap().path.unwrap();
+    let (sound, used) = (std::fs::read(&path).unwrap(), archive.totals().unwrap());
+    for damage in [sound[..sound.len() - 1].to_vec(), {
+        let mut bad = sound.clone();
+        bad[700] ^= 1;
+        bad
+    }] {
+        let path = archive.instance(&phantom.sop_instance).unwrap().unwrap().path.unwrap();
+        std::fs::write(&path, damage).unwrap();
+        assert_eq!(store(&archive, &phantom).await.unwrap(), Accepted::Same);
+        let mut bytes = Vec::new();
+        let stored = archive.instance(&phantom.sop_instance).unwrap().unwrap();
+        io::Read::read_to_end(&mut archive.open_file(&stored).unwrap().unwrap(), &mut bytes).unwrap();
+        assert!(bytes == sound);
+        assert_eq!(archive.totals().unwrap(), used);
+        super::write_behind::settle(&archive.0.log);
+        assert_eq!(files_of(&archive), 1);
+    }
+    let path = archive.instance(&phantom.sop_instance).unwrap().unwrap().path.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(store(&archive, &phantom).await.unwrap(), Accepted::Same);
+    super::write_behind::settle(&archive.0.log);
+    assert_eq!(files_of(&archive), 1);
+}
