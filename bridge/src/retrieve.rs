@@ -16,6 +16,7 @@ use alloy::primitives::{Address, Bytes as Piece};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,7 @@ use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, Unsealed, unseal};
 use crate::payload::keys::SessionKey;
 use crate::payload::pieces::{Joiner, PieceError};
+use crate::study::ImageKind;
 pub use local::CheckedFile;
 use local::{Found, Local};
 use ready::Ready;
@@ -33,6 +35,8 @@ use ready::Ready;
 const PIECES_AHEAD: usize = 1;
 /// Objects fetched from the ledger at once.
 const FETCHES_MAX: usize = 3;
+/// Longest preview that is taken, in bytes; one fits into a piece.
+pub const PREVIEW_BYTES_MAX: u64 = 4 << 20;
 /// Looks at a local file, healing in between, before an object counts as damaged.
 const LOOKS_MAX: usize = 3;
 
@@ -139,6 +143,9 @@ impl Retrieve {
     /// [`RetrieveError`].
     pub async fn open(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
         if stored.origin != 0 {
+            if let Some(capture) = self.capture(stored).await? {
+                return Ok(capture);
+            }
             self.granted(stored)?;
         }
         let mut wanted = self.0.ready.get(stored.id).unwrap_or_else(|| stored.clone());
@@ -154,6 +161,18 @@ impl Retrieve {
             wanted = self.fetch(stored, wanted.path.as_deref()).await?;
         }
         Err(ArchiveError::Corrupt(stored.sop_instance.to_string()).into())
+    }
+
+    /// An object that is made from a preview, as long as the preview may be seen.
+    async fn capture(&self, stored: &Stored) -> Result<Option<Opened>, RetrieveError> {
+        let (archive, wanted) = (self.0.archive.clone(), stored.clone());
+        let made = tokio::task::spawn_blocking(move || match archive.foreign_of(&wanted)? {
+            Some(_) => archive.capture(&wanted),
+            None => Ok(None),
+        });
+        let Some(file) = made.await.map_err(|_| RetrieveError::GivenUp)?? else { return Ok(None) };
+        let dataset = Bytes::from(file).slice(usize::try_from(stored.meta_bytes).unwrap_or(usize::MAX)..);
+        Ok(Some(Opened { dataset_bytes: dataset.len() as u64, content: Content::Whole(dataset) }))
     }
 
     /// Makes what was fetched lately durable, so that no object has a file that the index does not know.
@@ -250,7 +269,9 @@ impl Retrieve {
             let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
             return Ok(Sealed { key: keys.sealing(image.kind), image, source: None });
         }
-        let granted = self.granted(stored)?;
+        let of_preview = image.kind == ImageKind::Preview;
+        let granted =
+            if of_preview { self.0.archive.foreign_of(stored)?.ok_or_else(nowhere)? } else { self.granted(stored)? };
         let not_granted = || RetrieveError::NotGranted(stored.sop_instance.to_string());
         let keys = self.0.keyring.foreign(granted.study_id)?.ok_or_else(not_granted)?;
         let key = keys.opening(image.kind, image.epoch).ok_or_else(not_granted)?;
@@ -281,6 +302,12 @@ impl Retrieve {
     /// [`RetrieveError`].
     pub async fn digest_on_ledger(&self, stored: &Stored) -> Result<([u8; 32], u64), RetrieveError> {
         let sealed = self.image_of(stored)?;
+        if stored.origin != 0 && sealed.image.kind == ImageKind::Preview {
+            let picture = self.plain(&sealed, PREVIEW_BYTES_MAX).await?;
+            let nowhere = || RetrieveError::Nowhere(stored.sop_instance.to_string());
+            let made = self.0.archive.capture_of(stored, &picture)?.ok_or_else(nowhere)?;
+            return Ok((Sha256::digest(&made).into(), made.len() as u64));
+        }
         let sink = || Ok(io::sink());
         let (_, unsealed) = self.unsealed(&sealed, stored.file_bytes, sink).await?;
         Ok((unsealed.plain_sha256, unsealed.plain_bytes))

@@ -166,8 +166,9 @@ pub struct Got {
 pub async fn get(address: SocketAddr, study_uid: &str) -> Got {
     let options = ScuOptions::new(AeTitle::new("GETTER").unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
     let class = slices(1, 1, 8)[0].sop_class;
-    let proposals =
-        [Proposal::plain(sop_class::STUDY_ROOT_GET), Proposal::receiving(class, vec![TransferSyntax::EXPLICIT_VR_LE])];
+    let capture = dicom_scp::Uid::new("1.2.840.10008.5.1.4.1.1.7").unwrap();
+    let receive = |class| Proposal::receiving(class, vec![TransferSyntax::EXPLICIT_VR_LE]);
+    let proposals = [Proposal::plain(sop_class::STUDY_ROOT_GET), receive(class), receive(capture)];
     let host = address.ip().to_string();
     let mut association = Association::connect(&host, address.port(), &options, &proposals).await.unwrap();
     let mut identifier = DataSet::default();

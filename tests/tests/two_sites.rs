@@ -189,6 +189,23 @@ fn holds(dir: &Path, needle: &[u8]) -> bool {
     files_below(dir).iter().any(|path| std::fs::read(path).is_ok_and(named))
 }
 
+/// Another implementation reads the object and decodes its pixels.
+fn judged_by_pydicom(dir: &Path, capture: &DataSet, data_set: &[u8]) {
+    let Some(python) = tests::peers::python() else { return };
+    let meta = bridge::archive::FileMeta {
+        sop_class: capture.uid(Tag(0x0008, 0x0016)).unwrap(),
+        sop_instance: capture.uid(Tag(0x0008, 0x0018)).unwrap(),
+        transfer_syntax: *dicom_scp::TransferSyntax::EXPLICIT_VR_LE.uid(),
+    };
+    let file = dir.join("capture.dcm");
+    std::fs::write(&file, [meta.encode(), data_set.to_vec()].concat()).unwrap();
+    let program = "import sys, pydicom; d = pydicom.dcmread(sys.argv[1]); print(d.PatientID, d.pixel_array.shape == (d.Rows, d.Columns), \
+                   d.pixel_array.max() > d.pixel_array.min(), d.SOPClassUID.name)";
+    let said = tests::peers::run(std::process::Command::new(python).args(["-c", program]).arg(&file));
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said.trim(), format!("{} True True Secondary Capture Image Storage", subject(2).patient_id));
+}
+
 #[test]
 fn what_the_owner_allows_is_what_another_site_sees() {
     let consortium = Consortium::found();
@@ -223,8 +240,21 @@ fn what_the_owner_allows_is_what_another_site_sees() {
     consortium.allow(&second_owner, second, &grantee, 1, 1);
     let second_uid = subject(2).study_uid;
     wait_for("the second study at B", || consortium.find(b.dicom, Level::Study).contains(&second_uid));
-    let refused = consortium.runtime.block_on(get(b.dicom, &second_uid));
-    assert_eq!((refused.data_sets.len(), refused.failed.len()), (0, 5), "only previews are granted");
+    let mut given = None;
+    wait_for("the preview to be an object at B", || {
+        given = Some(consortium.runtime.block_on(get(b.dicom, &second_uid)));
+        given.as_ref().is_some_and(|given| !given.data_sets.is_empty())
+    });
+    let given = given.unwrap();
+    assert_eq!((given.data_sets.len(), given.failed.len()), (1, 0), "a viewer gets the preview, and asks for no more");
+    let capture = DataSet::clone(
+        &read(given.data_sets.values().next().unwrap(), Encoding::ExplicitLe, &ReadOptions::default()).unwrap().0,
+    );
+    assert_eq!(capture.text(Tag(0x0008, 0x0016)).unwrap(), "1.2.840.10008.5.1.4.1.1.7", "Secondary Capture");
+    assert_eq!(capture.text(Tag(0x0010, 0x0010)).unwrap(), subject(2).patient_name);
+    judged_by_pydicom(b.dir.path(), &capture, given.data_sets.values().next().unwrap());
+    let verdicts = b.json(&["verify", &capture.text(Tag(0x0008, 0x0018)).unwrap()]);
+    assert_eq!(verdicts[0]["proven"], true, "{verdicts}");
 
     // The source goes away; its pieces are on the ledger and its keys at B, also after a crash of B.
     a.kill();

@@ -470,7 +470,7 @@ fn study_of(tx: &Transaction<'_>, origin: i64, manifest: &Manifest, levels: &[Le
 }
 
 /// Counts are kept with the rows; a manifest changes many at once.
-fn recount(tx: &Transaction<'_>, study: i64) -> Result<(), ArchiveError> {
+pub(super) fn recount(tx: &Transaction<'_>, study: i64) -> Result<(), ArchiveError> {
     tx.execute(
         "UPDATE series SET instances = (SELECT count(*) FROM instance WHERE series = series.id AND superseded = 0) WHERE study = ?1",
         [study],

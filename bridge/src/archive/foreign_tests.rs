@@ -352,3 +352,84 @@ async fn a_manifest_cannot_take_over_what_is_of_others() {
     assert!(archive.import_manifest(study_id(1), good).await.unwrap());
     assert_eq!(archive.foreign_instances(study_id(0)).unwrap().len(), 3);
 }
+
+/// A picture as another site's preview would be: grey, 40 by 30.
+fn picture() -> Vec<u8> {
+    use crate::payload::preview::{Pixels, Rendered, encode};
+    let samples = (0..40 * 30).map(|n| (n % 251) as u8).collect();
+    encode(&Rendered { width: 40, height: 30, pixels: Pixels::Gray(samples) }, 100_000).unwrap().bytes
+}
+
+/// Where previews alone are granted, an ordinary viewer gets them as objects: found, selected, always the same, and gone with the grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn previews_are_objects_where_no_more_is_granted() {
+    let elsewhere = Elsewhere::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let archive = open(dir.path());
+    let (id, previews_only) = (study_id(0), Window { mode: ForeignMode::Previews, ..ALWAYS });
+    archive.show_foreign(id, Address::repeat_byte(7), previews_only).await.unwrap();
+    let mut version = elsewhere.version(0, 1, 3);
+    version.manifest.previews[0].media_type = "image/png".into();
+    let preview = version.manifest.previews[0].image;
+    archive.import_manifest(id, version).await.unwrap();
+    archive.present_previews(id).await.unwrap();
+    assert_eq!(find(&archive, Level::Image, &[]).len(), 3, "the picture is not here yet");
+    archive.keep_previews(vec![(preview, picture())]).await.unwrap();
+    for _ in 0..2 {
+        archive.present_previews(id).await.unwrap();
+        assert_eq!(find(&archive, Level::Series, &[Tag(0x0020, 0x1209)]).len(), 2);
+        assert_eq!(find(&archive, Level::Study, &[Tag(0x0020, 0x1208)])[0].1, ["4"]);
+    }
+    let mut available: Vec<String> = Vec::new();
+    for level in [Level::Study, Level::Series, Level::Image] {
+        for (_, mut asked) in find(&archive, level, &[Tag(0x0008, 0x0056)]) {
+            available.append(&mut asked);
+        }
+    }
+    available.sort();
+    let (online, withheld) = (vec!["ONLINE"; 3], vec!["UNAVAILABLE"; 4]);
+    assert_eq!(available, [online, withheld].concat(), "the study, its captures, and their series");
+
+    let retrieve = |level: Level, uid: &str| {
+        let mut identifier = DataSet::default();
+        identifier.put_text(Tag(0x0008, 0x0052), VR::CS, level.as_str());
+        identifier.put_text(level.unique_key(), VR::UI, uid);
+        let context = QueryContext { model: Model::StudyRoot, relational: true, combined_date_time: false };
+        archive.select(&Query::parse(&identifier, &context).unwrap()).unwrap()
+    };
+    let selected = retrieve(Level::Study, "1.2.826.0.1.0");
+    let [capture] = selected.as_slice() else { panic!("{selected:?}") };
+    let file = archive.capture(capture).unwrap().unwrap();
+    assert_eq!((file.len() as u64, <[u8; 32]>::from(Sha256::digest(&file))), (capture.file_bytes, capture.file_sha256));
+    let options = dicom_scp::dataset::ReadOptions::default();
+    let (set, _) = dicom_scp::dataset::read(
+        &file[capture.meta_bytes as usize..],
+        dicom_scp::dataset::Encoding::ExplicitLe,
+        &options,
+    )
+    .unwrap();
+    assert_eq!(set.text(Tag(0x0010, 0x0010)).unwrap(), "Phantom^Petra");
+    assert_eq!(set.uid(Tag(0x0008, 0x0018)), Some(capture.sop_instance));
+    assert_eq!((set.int(Tag(0x0028, 0x0010)), set.int(Tag(0x0028, 0x0011))), (Some(30), Some(40)));
+    let pixels: Vec<u8> = (0..40 * 30).map(|n| (n % 251) as u8).collect();
+    assert_eq!(set.bytes(Tag(0x7FE0, 0x0010)), Some(pixels.as_slice()), "what the preview shows");
+    let object = phantoms(0)[0].sop_instance;
+    let named = retrieve(Level::Image, object.as_str());
+    assert_eq!(named.len(), 1, "who names an object is told that he may not have it");
+    assert!(archive.capture(&named[0]).unwrap().is_none());
+    assert!(matches!(archive.capture_of(capture, b"another picture"), Err(ArchiveError::Corrupt(_))));
+
+    // With the whole study granted, the objects take their place; with nothing granted, nothing is left.
+    archive.show_foreign(id, Address::repeat_byte(7), ALWAYS).await.unwrap();
+    archive.withdraw_captures(id).await.unwrap();
+    assert_eq!((find(&archive, Level::Image, &[]).len(), find(&archive, Level::Series, &[]).len()), (3, 1));
+    archive.show_foreign(id, Address::repeat_byte(7), previews_only).await.unwrap();
+    archive.present_previews(id).await.unwrap();
+    assert_eq!(retrieve(Level::Study, "1.2.826.0.1.0")[0].sop_instance, capture.sop_instance);
+    let mut next = elsewhere.version(0, 2, 2);
+    next.manifest.previews.clear();
+    archive.import_manifest(id, next).await.unwrap();
+    assert_eq!((find(&archive, Level::Image, &[]).len(), find(&archive, Level::Series, &[]).len()), (2, 1));
+    archive.remove_foreign(id).await.unwrap();
+    assert_eq!(foreign_rows(&archive), 0);
+}

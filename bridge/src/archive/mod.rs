@@ -21,6 +21,7 @@
 
 mod attributes;
 mod buffer;
+mod captures;
 mod commit;
 mod disk;
 mod foreign;

@@ -78,13 +78,17 @@ impl Archive {
         })
     }
 
-    /// The objects that a retrieve identifier names, by study, series and instance number.
+    /// The objects that a retrieve identifier names, as far as they may be had if it names more than one, by study, series and instance number.
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
     pub fn select(&self, query: &Query) -> Result<Vec<Stored>, ArchiveError> {
         self.read(|db| {
-            let (conditions, values) = conditions(query, Level::Image);
+            let (mut conditions, values) = conditions(query, Level::Image);
+            if query.level != Level::Image {
+                // Of a whole study only what may be had; who names an object is told that he may not.
+                conditions.push(format!("NOT {WITHHELD}"));
+            }
             let sql = format!(
                 "{SELECT_SHOWN} WHERE TRUE{} ORDER BY st.id, se.id, i.number, i.id",
                 conditions.iter().map(|c| format!(" AND {c}")).collect::<String>()
@@ -95,6 +99,10 @@ impl Archive {
         })
     }
 }
+
+/// Whether `i` is an object of which its owner lets this site see previews alone, and not made from one.
+const WITHHELD: &str = "(i.origin <> 0 AND EXISTS (SELECT 1 FROM foreign_study f WHERE f.id = i.origin AND f.mode = 1)
+   AND NOT EXISTS (SELECT 1 FROM image p WHERE p.instance = i.id AND p.kind = 2))";
 
 /// The rows that may match, with the columns that [`entity`] reads.
 fn statement(query: &Query) -> (String, Vec<Value>) {
@@ -302,20 +310,38 @@ const LISTS: &[(Tag, VR, &str)] = &[
     ),
 ];
 
-/// ONLINE when a file is here, NEARLINE when the objects must be fetched from the ledger first (PS3.3 C.4.23.1.1).
+/// Instance Availability, PS3.3 C.4.23.1.1: ONLINE when a file is here, NEARLINE when the objects must be fetched from the ledger first. Of
+/// a study whose owner allows previews alone, the objects made from them are ONLINE, the others and their series UNAVAILABLE; the study
+/// itself is ONLINE as soon as there is one, because a retrieve of it brings that.
 fn availability(db: &Connection, row: &Row<'_>, level: Level) -> Result<&'static str, ArchiveError> {
-    let (sql, id): (&str, i64) = match level {
+    let study: i64 = row.get(0)?;
+    let previews_alone =
+        "SELECT 1 FROM study st JOIN foreign_study f ON f.id = st.origin WHERE st.id = ?1 AND f.mode = 1";
+    let previews_alone = db.prepare_cached(previews_alone)?.exists([study])?;
+    let (evicted, captured, id): (&str, &str, i64) = match level {
         Level::Patient | Level::Study => (
             "SELECT 1 FROM study p JOIN visible_study st ON st.uid = p.uid JOIN series se ON se.study = st.id
-             JOIN instance i ON i.series = se.id WHERE p.id = ?1 AND i.superseded = 0 AND i.file IS NULL LIMIT 1",
-            row.get(0)?,
+             JOIN instance i ON i.series = se.id WHERE p.id = ?1 AND i.superseded = 0 AND i.file IS NULL
+             AND NOT EXISTS (SELECT 1 FROM foreign_study f WHERE f.id = st.origin AND f.mode = 1) LIMIT 1",
+            "SELECT 1 FROM image WHERE study = ?1 AND kind = 2 AND instance IS NOT NULL LIMIT 1",
+            study,
         ),
-        Level::Series => {
-            ("SELECT 1 FROM instance WHERE series = ?1 AND superseded = 0 AND file IS NULL LIMIT 1", row.get(2)?)
-        }
-        Level::Image => ("SELECT 1 FROM instance WHERE id = ?1 AND file IS NULL", row.get(4)?),
+        Level::Series => (
+            "SELECT 1 FROM instance WHERE series = ?1 AND superseded = 0 AND file IS NULL LIMIT 1",
+            "SELECT 1 FROM instance i JOIN image p ON p.instance = i.id WHERE i.series = ?1 AND p.kind = 2 LIMIT 1",
+            row.get(2)?,
+        ),
+        Level::Image => (
+            "SELECT 1 FROM instance WHERE id = ?1 AND file IS NULL",
+            "SELECT 1 FROM image WHERE instance = ?1 AND kind = 2",
+            row.get(4)?,
+        ),
     };
-    let evicted = db.prepare_cached(sql)?.exists([id])?;
+    if previews_alone {
+        let captured = db.prepare_cached(captured)?.exists([id])?;
+        return Ok(if captured { "ONLINE" } else { "UNAVAILABLE" });
+    }
+    let evicted = db.prepare_cached(evicted)?.exists([id])?;
     Ok(if evicted { "NEARLINE" } else { "ONLINE" })
 }
 

@@ -22,7 +22,7 @@ use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
 use crate::ledger::{LedgerSlot, Signer};
 use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
-use crate::retrieve::{Retrieve, RetrieveError, Sealed};
+use crate::retrieve::{PREVIEW_BYTES_MAX, Retrieve, RetrieveError, Sealed};
 use crate::study::{ImageKind, Salt, study_id, study_id_plain};
 
 /// First and longest wait before something that failed is tried again.
@@ -34,8 +34,6 @@ const JOBS_MAX: usize = 4;
 const LOOK_S_MAX: u64 = 3600;
 /// Wait for the ledger to be connected.
 const LEDGER_RETRY: Duration = Duration::from_millis(500);
-/// Longest preview.
-const PREVIEW_BYTES_MAX: u64 = 4 << 20;
 /// Last second that the index can hold.
 const FOR_EVER: u64 = i64::MAX as u64;
 /// Previews kept in one transaction.
@@ -394,6 +392,14 @@ impl Bring {
                 pictures.push((image.id, picture));
             }
             archive.keep_previews(pictures).await?;
+            if wanted.window.mode == ForeignMode::Previews {
+                archive.present_previews(wanted.grant.study_id).await?;
+            }
+        }
+        match wanted.window.mode {
+            // Those of an earlier run that was cut off.
+            ForeignMode::Previews => archive.present_previews(wanted.grant.study_id).await?,
+            ForeignMode::Everything => archive.withdraw_captures(wanted.grant.study_id).await?,
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
-//! Encoding a picture so that it fits.
+//! Encoding a picture so that it fits, and decoding what was encoded so.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, ImageReader, Limits};
 
 use super::PreviewError;
 use super::picture::{Pixels, Rendered};
@@ -54,6 +55,39 @@ pub fn encode(rendered: &Rendered, bytes_max: usize) -> Result<Preview, PreviewE
         }
         picture = rendered.fitted(side);
     }
+}
+
+/// Longest side of a preview that is decoded, in pixels: far more than any that is made.
+const DECODED_SIDE_MAX: u32 = 4096;
+/// Most memory for decoding one, in bytes.
+const DECODED_BYTES_MAX: u64 = 64 << 20;
+
+/// Decodes an encoded preview, which may have been made by somebody else: in grey if it is, else in colour.
+///
+/// # Errors
+/// [`PreviewError`] when it is no picture of this media type, or too large for a preview.
+pub fn decode(media_type: &str, bytes: &[u8]) -> Result<Rendered, PreviewError> {
+    let format = match media_type {
+        "image/jpeg" => ImageFormat::Jpeg,
+        "image/png" => ImageFormat::Png,
+        _ => return Err(PreviewError::Decode(format!("media type {media_type}"))),
+    };
+    let mut limits = Limits::default();
+    (limits.max_image_width, limits.max_image_height) = (Some(DECODED_SIDE_MAX), Some(DECODED_SIDE_MAX));
+    limits.max_alloc = Some(DECODED_BYTES_MAX);
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+        reader.limits(limits);
+        reader.decode()
+    }));
+    let picture =
+        decoded.map_err(|_| PreviewError::Panicked)?.map_err(|error| PreviewError::Decode(error.to_string()))?;
+    let (width, height) = (picture.width(), picture.height());
+    let pixels = match picture {
+        DynamicImage::ImageLuma8(grey) => Pixels::Gray(grey.into_raw()),
+        other => Pixels::Rgb(other.into_rgb8().into_raw()),
+    };
+    Ok(Rendered { width, height, pixels })
 }
 
 fn colour_type(pixels: &Pixels) -> ExtendedColorType {

@@ -21,7 +21,7 @@ mod tests;
 use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use encode::{Preview, encode};
+pub use encode::{Preview, decode, encode};
 pub use picture::{Pixels, Rendered};
 pub use sheet::{ContactSheet, evenly_spaced, representative};
 
