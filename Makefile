@@ -8,7 +8,7 @@ export TOOLS := $(CURDIR)/.tools
 .PHONY: help demo test bench build lint unit contracts deny tools fuzz clean
 
 help:
-	@echo "make demo    a whole site on this machine: studies in, onto the ledger, evicted, and out again"
+	@echo "make demo    a site on this machine: studies in, onto the ledger, evicted, and out again; then two sites and a patient"
 	@echo "make test    everything, with other people's software as judge"
 	@echo "make bench   figures beside Orthanc and DCMTK in the same run"
 	@echo "make build   the release binary, target/release/pacs-bridge"

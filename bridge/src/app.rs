@@ -352,6 +352,12 @@ impl App {
         self.dicom
     }
 
+    /// Where the embedded ledger speaks JSON-RPC, if it does.
+    #[must_use]
+    pub fn rpc_address(&self) -> Option<SocketAddr> {
+        self.rpc
+    }
+
     /// One line that says where everything is; printed when all doors are open.
     #[must_use]
     pub fn ready_line(&self) -> String {

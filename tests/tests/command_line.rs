@@ -125,6 +125,8 @@ fn the_demonstration_ends_well() {
     let words = text(&output.stdout);
     assert!(output.status.success(), "{words}{}", text(&output.stderr));
     assert!(words.contains("36 of 36 objects came back byte for byte"), "{words}");
+    let last = words.lines().rfind(|line| !line.trim().is_empty()).unwrap();
+    assert!(last.contains("B's viewer finds nothing any more") && last.contains("(stopped)"), "{words}");
 }
 
 #[test]

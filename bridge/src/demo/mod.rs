@@ -1,8 +1,9 @@
-//! The demonstration: a whole site on this machine, with studies of nobody. Nothing in it is special to the demonstration
+//! The demonstration: a whole site on this machine, then two sites and a patient, with studies of nobody. Nothing in it is special to the demonstration
 //! but the data: the bridge is the one that `serve` runs, spoken to over DICOM.
 
 pub mod phantom;
 mod receiver;
+mod two_sites;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -69,6 +70,8 @@ pub enum DemoError {
 /// Longest wait for the ledger.
 const PATIENCE: Duration = Duration::from_secs(600);
 const VIEWER: &str = "VIEWER";
+/// Slices of the study that two sites share, at most.
+const TWO_SITES_SLICES: u32 = 40;
 
 /// Runs the demonstration.
 ///
@@ -79,7 +82,8 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     let dir = options.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
     let viewer = listen().await?;
     let viewer_port = viewer.local_addr().map_err(|e| DemoError::Io("a free port", e))?.port();
-    let config = config(&dir, viewer_port)?;
+    let config =
+        parse(&dir.join("site"), viewer_port, "[publish]\nsettle_ms = 500\n[ledger]\nrpc_bind = \"127.0.0.1:0\"\n")?;
     crate::cli::start_logging(&config);
 
     say("PACS Bridge: one site, its embedded ledger, and studies of nobody");
@@ -89,7 +93,12 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
         tokio::spawn(serve(viewer, ScpOptions::default(), Arc::new(Receiver(received.clone())), shutdown.clone()));
     let app = App::start(Core::open(config).await?, None).await?;
     println!("   {}", app.ready_line());
-    let shown = show(&app, &options, &received).await;
+    let mut shown = show(&app, &options, &received).await;
+    if shown.is_ok() {
+        let slices = options.slices.min(TWO_SITES_SLICES);
+        let study = phantom::ct_series(&subject(5, "Phantom^Paula", "CT of the knee"), slices, 512, 5);
+        shown = two_sites::show(&dir, viewer_port, study, &received).await;
+    }
     if shown.is_ok() && !options.exit {
         stay(&app, &dir).await?;
     }
@@ -103,13 +112,13 @@ async fn listen() -> Result<TcpListener, DemoError> {
     TcpListener::bind("127.0.0.1:0").await.map_err(|e| DemoError::Io("listening on a free loopback port", e))
 }
 
-fn config(dir: &Path, viewer_port: u16) -> Result<Config, DemoError> {
+/// A site's configuration: everybody on this machine may do everything, and C-MOVE to the viewer works.
+fn parse(data_dir: &Path, viewer_port: u16, lines: &str) -> Result<Config, DemoError> {
     let toml = format!(
-        "[site]\ndata_dir = {:?}\n[dicom]\nbind = \"127.0.0.1:0\"\ncheck_called_ae = false\n\
+        "[site]\ndata_dir = {data_dir:?}\n[dicom]\nbind = \"127.0.0.1:0\"\ncheck_called_ae = false\n\
          unknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n\
          [[peer]]\nae_title = \"{VIEWER}\"\nhost = \"127.0.0.1\"\nport = {viewer_port}\n\
-         [archive]\nfree_bytes_min = 0\n[publish]\nsettle_ms = 500\n[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[log]\nlevel = \"error\"\n",
-        dir.join("site")
+         [archive]\nfree_bytes_min = 0\n[log]\nlevel = \"error\"\n{lines}"
     );
     Ok(Config::parse(&toml, HashMap::new())?)
 }
@@ -184,15 +193,18 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("   {line}\n")).collect()
 }
 
-fn studies(slices: u32) -> Vec<Vec<Phantom>> {
-    let subject = |number: u32, name: &str, description: &str| Subject {
+fn subject(number: u32, name: &str, description: &str) -> Subject {
+    Subject {
         patient_name: name.to_owned(),
         patient_id: format!("DEMO-{number}"),
         study_date: "20260105".to_owned(),
         description: description.to_owned(),
         accession: format!("A{number:04}"),
         study_uid: format!("2.25.3141592653589793238462643383279502{number}"),
-    };
+    }
+}
+
+fn studies(slices: u32) -> Vec<Vec<Phantom>> {
     vec![
         phantom::ct_series(&subject(1, "Phantom^Clara", "CT chest"), slices, 512, 1),
         vec![phantom::chest_xray(&subject(2, "Phantom^Ravi", "Chest X-ray"), 1024, 2)],

@@ -25,8 +25,9 @@ use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::retrieve::{PREVIEW_BYTES_MAX, Retrieve, RetrieveError, Sealed};
 use crate::study::{ImageKind, Salt, study_id, study_id_plain};
 
-/// First and longest wait before something that failed is tried again.
-const RETRY_MIN: Duration = Duration::from_millis(500);
+/// First and longest wait before something that failed is tried again. The first is short because a grantee often hears of a grant a
+/// moment before the study's source does.
+const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Studies brought at once.
 const JOBS_MAX: usize = 4;
