@@ -1,8 +1,8 @@
-//! Latency of study-level C-FIND, beside Orthanc with the same studies and alone with a million.
+//! Latency of study-level C-FIND, beside Orthanc with the same studies, alone with a million, and with studies that other sites granted.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dicom_scp::dataset::{DataSet, Encoding, Tag, VR};
 use dicom_scp::scu::Proposal;
@@ -64,6 +64,7 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
     let ours_small = beside_orthanc(options, runtime, report, studies);
     let many = options.scaled(50_000, 50) * 20;
     at_scale(options, runtime, report, many, &ours_small);
+    granted(options, runtime, report, options.scaled(5_000, 50) * 20);
 }
 
 fn beside_orthanc(options: &Options, runtime: &Runtime, report: &mut Report, studies: u32) -> [Samples; 2] {
@@ -110,18 +111,8 @@ fn beside_orthanc(options: &Options, runtime: &Runtime, report: &mut Report, stu
 }
 
 fn at_scale(options: &Options, runtime: &Runtime, report: &mut Report, studies: u32, small: &[Samples; 2]) {
-    let mut ours = Server::ours("enabled = false", &[]);
-    assert!(ours.bridge().terminate().success(), "the empty site did not end in order");
+    let (mut ours, filled, started) = with_index(studies, Origin::Received);
     let index = ours.bridge().dir.path().join("data/archive/index.sqlite");
-    eprintln!("(writing an index of {studies} studies)");
-    let begun = Instant::now();
-    fill(&index, studies).unwrap();
-    let filled = begun.elapsed();
-    let begun = Instant::now();
-    ours.bridge().run();
-    let started = begun.elapsed();
-    ours.target.address = ours.bridge().dicom;
-
     eprintln!("(asking)");
     let mut samples = Samples::default();
     for round in 0..options.rounds {
@@ -157,6 +148,71 @@ fn at_scale(options: &Options, runtime: &Runtime, report: &mut Report, studies: 
             false,
         );
     }
+}
+
+/// Where the studies of a synthetic index came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Received,
+    Granted,
+}
+
+/// A site with a synthetic index, how long writing that took, and how long the site's start.
+fn with_index(studies: u32, origin: Origin) -> (Server, Duration, Duration) {
+    // Cut off from its ledger a site shows what it knows; with one it would find that nobody granted these.
+    let cut_off = "enabled = false\n[ledger]\nkind = \"rpc\"\nurl = \"http://127.0.0.1:1\"\n\
+                   admin = \"0x1111111111111111111111111111111111111111\"\ndeploy = false";
+    let publish = if origin == Origin::Granted { cut_off } else { "enabled = false" };
+    let mut ours = Server::ours(publish, &[]);
+    assert!(ours.bridge().terminate().success(), "the empty site did not end in order");
+    let index = ours.bridge().dir.path().join("data/archive/index.sqlite");
+    eprintln!("(writing an index of {studies} studies)");
+    let begun = Instant::now();
+    fill(&index, studies, origin).unwrap();
+    let filled = begun.elapsed();
+    let begun = Instant::now();
+    ours.bridge().run();
+    let started = begun.elapsed();
+    ours.target.address = ours.bridge().dicom;
+    (ours, filled, started)
+}
+
+/// A site with as many studies that others granted as another has received: the one must answer as fast as the other.
+fn granted(options: &Options, runtime: &Runtime, report: &mut Report, studies: u32) {
+    let servers = [Origin::Received, Origin::Granted].map(|origin| with_index(studies, origin).0);
+    let mut samples = [Samples::default(), Samples::default()];
+    for round in 0..options.rounds as usize {
+        for turn in 0..2 {
+            let which = (turn + round) % 2;
+            let found = runtime.block_on(ask(&servers[which], studies, round as u64, &mut samples[which]));
+            report.keep(&format!("{OURS}, C-FIND with granted studies"), servers[which].explain(found));
+        }
+    }
+    let heads = ["query", "matches", "received: median ms", "p99 ms", "granted: median ms", "p99 ms", "to received"];
+    let mut table =
+        Table::new(format!("C-FIND at study level: {studies} studies received, and as many granted by others"), &heads);
+    for (i, kind) in KINDS.iter().enumerate() {
+        let [received, granted] = [&samples[0][i], &samples[1][i]];
+        let value = |samples: &[f64], part| quantile(samples, part).map_or_else(|| "-".into(), |ms| format!("{ms:.2}"));
+        table.row(vec![
+            kind.name.into(),
+            kind.matches.to_string(),
+            value(received, 0.5),
+            value(received, 0.99),
+            value(granted, 0.5),
+            value(granted, 0.99),
+            ratio(median(received), median(granted)),
+        ]);
+    }
+    table.note("Both indexes are synthetic, as above. The site with granted studies is cut off from its ledger, and shows what it knows.");
+    report.table(&table);
+    let slower = quotient(median(&samples[1][0]), median(&samples[0][0]));
+    report.aim(
+        &format!("C-FIND by UID with {studies} granted studies, time to that with as many received"),
+        1.5,
+        slower,
+        true,
+    );
 }
 
 fn latencies(title: String) -> Table {
@@ -198,7 +254,7 @@ async fn ask(server: &Server, studies: u32, round: u64, samples: &mut Samples) -
 }
 
 /// Writes studies into the index of a stopped site, with the rows that receiving them would have written.
-fn fill(index: &Path, studies: u32) -> rusqlite::Result<()> {
+fn fill(index: &Path, studies: u32, origin: Origin) -> rusqlite::Result<()> {
     let mut db = Connection::open(index)?;
     // Nobody else has the file open, and nothing is lost if this is cut short.
     db.pragma_update(None, "journal_mode", "OFF")?;
@@ -209,8 +265,8 @@ fn fill(index: &Path, studies: u32) -> rusqlite::Result<()> {
     {
         let mut study_row = tx.prepare(
             "INSERT INTO study (id, uid, patient_id, patient_issuer, birth_date, study_date, accession, study_number,
-               attributes, instances, bytes, received_ms, changed_ms)
-             VALUES (?1, ?2, ?3, '', 19700101, ?4, ?5, '1', ?6, 1, 525000, 0, 0)",
+               attributes, instances, bytes, received_ms, changed_ms, origin)
+             VALUES (?1, ?2, ?3, '', 19700101, ?4, ?5, '1', ?6, 1, 525000, 0, 0, ?7)",
         )?;
         let mut name_row = tx.prepare("INSERT INTO patient_name (folded, study) VALUES (?1, ?2)")?;
         let mut series_row = tx.prepare(
@@ -218,8 +274,12 @@ fn fill(index: &Path, studies: u32) -> rusqlite::Result<()> {
         )?;
         let mut instance_row = tx.prepare(
             "INSERT INTO instance (id, series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
-               file_sha256, received_ms, calling_ae, shard, file)
-             VALUES (?1, ?1, ?2, ?3, '1.2.840.10008.1.2.1', 1, ?4, 400, 525000, zeroblob(32), 0, 'BENCH', 0, ?5)",
+               file_sha256, received_ms, calling_ae, shard, file, origin)
+             VALUES (?1, abs(?1), ?2, ?3, '1.2.840.10008.1.2.1', 1, ?4, 400, 525000, zeroblob(32), 0, 'BENCH', 0, ?5, ?6)",
+        )?;
+        let mut grant_row = tx.prepare(
+            "INSERT INTO foreign_study (id, study_id, source, mode, hidden, not_before, not_after, version)
+             VALUES (?1, ?2, zeroblob(20), 2, 0, 0, 9223372036854775807, 1)",
         )?;
         for study in 0..studies {
             let subject = subject(study);
@@ -227,10 +287,22 @@ fn fill(index: &Path, studies: u32) -> rusqlite::Result<()> {
             let id = i64::from(study) + 1;
             let date: i64 = subject.study_date.parse().unwrap_or(0);
             let attributes = study_attributes(&subject);
-            study_row.execute(params![id, uid, subject.patient_id, date, subject.accession, attributes])?;
+            let granted = origin == Origin::Granted;
+            let (from, row) = if granted { (id, -id) } else { (0, id) };
+            if granted {
+                grant_row.execute(params![id, format!("{study:032}").as_bytes()])?;
+            }
+            study_row.execute(params![id, uid, subject.patient_id, date, subject.accession, attributes, from])?;
             name_row.execute(params![subject.patient_name.to_lowercase(), id])?;
             series_row.execute(params![id, format!("{uid}.1"), series_attributes(uid)])?;
-            instance_row.execute(params![id, format!("{uid}.1.1"), class, [0_u8; 0], format!("{study:024x}")])?;
+            instance_row.execute(params![
+                row,
+                format!("{uid}.1.1"),
+                class,
+                [0_u8; 0],
+                format!("{study:024x}"),
+                from
+            ])?;
         }
     }
     tx.commit()

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod client;
+mod consent;
 mod find;
 mod ledger;
 mod machine;
@@ -36,6 +37,7 @@ enum Section {
     Find,
     Retrieve,
     Ledger,
+    Consent,
 }
 
 /// Measures PACS Bridge beside Orthanc and DCMTK.
@@ -79,12 +81,13 @@ fn main() -> ExitCode {
     report.facts(servers::settings());
 
     type Run = fn(&Options, &Runtime, &mut Report);
-    let sections: [(Section, Run); 5] = [
+    let sections: [(Section, Run); 6] = [
         (Section::Store, store::run),
         (Section::Memory, memory::run),
         (Section::Find, find::run),
         (Section::Retrieve, retrieve::run),
         (Section::Ledger, ledger::run),
+        (Section::Consent, consent::run),
     ];
     for (section, run) in sections {
         if !options.only.is_empty() && !options.only.contains(&section) {
