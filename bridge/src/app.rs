@@ -144,10 +144,10 @@ impl Core {
         let (dir, limits) = (data_dir.join("archive"), config.archive.clone());
         let archive = blocking(move || Archive::open(&dir, limits, settle_ms)).await??;
         let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone())?;
-        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler);
         let slot = LedgerSlot::default();
         let path = data_dir.join("consent.sqlite");
         let consents = blocking(move || Consents::open(&path)).await??;
+        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler, consents.clone());
         let publisher = PublisherSlot::default();
         let site = Site::new(Parts {
             retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use dicom_scp::dataset::{Encoding, ReadOptions, Scanned, Scanner, Tag};
 use dicom_scp::{TransferSyntax, Uid};
 use sha2::{Digest, Sha256};
@@ -63,6 +63,9 @@ pub enum AssembleError {
     /// An object has neither a file nor an image on the ledger.
     #[error("object {0} has no file here")]
     Missing(Uid),
+    /// The study is not here any more, or its keys are not.
+    #[error("the study is gone")]
+    Gone,
     /// Sealing again gave other bytes than were planned; the program was changed in between.
     #[error("image {0} cannot be sealed as it was planned")]
     Changed(B256),
@@ -77,6 +80,8 @@ struct Inner {
     keyring: Keyring,
     settings: config::Publish,
     spool: PathBuf,
+    /// Held while a version is made.
+    making: tokio::sync::Mutex<()>,
 }
 
 impl Assembler {
@@ -88,7 +93,8 @@ impl Assembler {
     pub fn new(archive: Archive, keyring: Keyring, settings: config::Publish) -> Result<Self, AssembleError> {
         let spool = archive.root().join("spool");
         empty(&spool).map_err(|e| AssembleError::Io("emptying the spool".into(), e))?;
-        Ok(Self(Arc::new(Inner { archive, keyring, settings, spool })))
+        let making = tokio::sync::Mutex::default();
+        Ok(Self(Arc::new(Inner { archive, keyring, settings, spool, making })))
     }
 
     /// The study's name on the ledger.
@@ -101,28 +107,51 @@ impl Assembler {
         }
     }
 
-    /// Plans and records the next version of a study. Blocks while it seals.
+    /// Plans and records the next version of a study. `withdrawn` says what was taken away from whom, as
+    /// [`Keyring::study_after`] takes it: whoever lost access must not have the key of what is sealed afterwards.
     ///
     /// # Errors
-    /// [`AssembleError`]; nothing is recorded then.
-    pub async fn begin_version(&self, study_uid: &Uid) -> Result<(), AssembleError> {
-        let (this, uid) = (self.clone(), *study_uid);
-        let planned = tokio::task::spawn_blocking(move || this.plan(&uid))
-            .await
-            .map_err(|e| AssembleError::Io("assembling a study".into(), io::Error::other(e)))??;
-        self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await?;
-        Ok(())
+    /// [`AssembleError`], or what `withdrawn` returns; nothing is recorded then.
+    pub async fn begin_version<E: From<AssembleError>>(
+        &self,
+        study_uid: &Uid,
+        withdrawn: impl Fn() -> Result<Vec<(Address, u32)>, E>,
+    ) -> Result<(), E> {
+        let _alone = self.pause().await;
+        let planned = loop {
+            let (this, uid, before) = (self.clone(), *study_uid, withdrawn()?);
+            let reasons = before.clone();
+            let planned = tokio::task::spawn_blocking(move || this.plan(&uid, &reasons))
+                .await
+                .map_err(|e| AssembleError::Io("assembling a study".into(), io::Error::other(e)))??;
+            if withdrawn()? == before {
+                break planned;
+            }
+            // Sealing takes its time, and somebody was shut out meanwhile.
+            let stale: Vec<B256> = planned.images.iter().map(|image| image.id).collect();
+            self.forget_sealed(&stale);
+        };
+        let recorded = self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await;
+        Ok(recorded.map_err(AssembleError::from)?)
     }
 
-    fn plan(&self, study_uid: &Uid) -> Result<PlannedVersion, AssembleError> {
+    /// While this is held no version is made.
+    pub async fn pause(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.making.lock().await
+    }
+
+    fn plan(&self, study_uid: &Uid, withdrawn: &[(Address, u32)]) -> Result<PlannedVersion, AssembleError> {
         let inner = &self.0;
-        let keys = inner.keyring.study_or_new(study_uid)?;
+        let instances = inner.archive.received_instances_of(study_uid)?;
+        if instances.is_empty() {
+            return Err(AssembleError::Gone);
+        }
+        let keys = inner.keyring.study_after(study_uid, withdrawn)?;
         let previous = match inner.archive.manifest(study_uid)? {
             Some(bytes) => Some(Manifest::decode(&bytes)?),
             None => None,
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let instances = inner.archive.received_instances_of(study_uid)?;
         let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
         let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
         let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
@@ -183,7 +212,8 @@ impl Assembler {
                 (readable_header(&mut file, stored).map_err(read)?, None)
             }
         };
-        let id = image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch);
+        let id =
+            image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch());
         let (map, plain_sha256) = self.seal_to_spool(&keys.sealing(ImageKind::Object), &id, &mut file)?;
         if plain_sha256 != stored.file_sha256 {
             return Err(AssembleError::Damaged(stored.sop_instance));
@@ -199,7 +229,7 @@ impl Assembler {
             pixel_sha256,
             header,
             image: id,
-            epoch: keys.epoch,
+            epoch: keys.epoch(),
             map,
             meta_bytes: stored.meta_bytes,
         };
@@ -208,7 +238,7 @@ impl Assembler {
             kind: ImageKind::Object,
             instance: Some(stored.id),
             subject: stored.sop_instance,
-            epoch: keys.epoch,
+            epoch: keys.epoch(),
             map,
             media_type: String::new(),
             plain: None,
@@ -252,7 +282,7 @@ impl Assembler {
             let sha256 = Sha256::digest(&picture.preview.bytes).into();
             let subject = &picture.subject;
             let image =
-                self.plain_image(keys, ImageKind::Preview, subject, keys.epoch, media_type, picture.preview.bytes)?;
+                self.plain_image(keys, ImageKind::Preview, subject, keys.epoch(), media_type, picture.preview.bytes)?;
             previews.push(ManifestPreview {
                 subject: picture.subject,
                 kind: picture.kind,
@@ -261,7 +291,7 @@ impl Assembler {
                 height: picture.preview.height,
                 sha256,
                 image: image.id,
-                epoch: keys.epoch,
+                epoch: keys.epoch(),
                 map: image.map,
             });
             images.push(image);
@@ -286,7 +316,7 @@ impl Assembler {
             kind,
             instance: None,
             subject: *subject,
-            epoch: keys.epoch,
+            epoch: keys.epoch(),
             map,
             media_type: media_type.to_owned(),
             plain: Some(plain),
@@ -335,7 +365,9 @@ impl Assembler {
     }
 
     fn seal_again(&self, study_uid: &Uid, image: &Image, plain: Option<Vec<u8>>) -> Result<(), AssembleError> {
-        let key = self.0.keyring.study_or_new(study_uid)?.sealing(image.kind);
+        // With the key of its own epoch, whatever has become of the study since; a study that has no keys gets none by this.
+        let keys = self.0.keyring.study(study_uid)?;
+        let key = keys.and_then(|keys| keys.opening(image.kind, image.epoch)).ok_or(AssembleError::Gone)?;
         let (map, _) = match plain {
             Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?,
             None => {
@@ -486,7 +518,7 @@ mod tests {
         }
         let study = Uid::new("1.2.3").unwrap();
         let first = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone()).unwrap();
-        first.begin_version(&study).await.unwrap();
+        first.begin_version::<AssembleError>(&study, || Ok(Vec::new())).await.unwrap();
         let read = |assembler: &Assembler, id: &B256| {
             let mut bytes = Vec::new();
             assembler.open_sealed(&study, id).unwrap().read_to_end(&mut bytes).unwrap();

@@ -1,9 +1,10 @@
 //! The site's secrets: who it is on the ledger, whose studies it holds in custody, and what opens their payloads.
 //!
 //! `keystore/` holds the source key and the owner seed (keystore v3, scrypt n = 2^18) and the OpenPGP key that study
-//! session keys are wrapped to. `keys.sqlite` holds, per study, its salt and its wrapped session key; it is a file of its
-//! own so that it can be backed up apart and so that destroying a row destroys the study (`secure_delete`, no
-//! write-ahead log that would keep old pages). Must not know files, pieces or associations.
+//! session keys are wrapped to. `keys.sqlite` holds, per study, its salt and its wrapped session keys, one an epoch; it is a
+//! file of its own so that it can be backed up apart and so that destroying a row destroys the study: `secure_delete`, and one
+//! rollback journal that stays where it is and is overwritten after every destruction, so that old pages are nowhere else.
+//! Must not know files, pieces or associations.
 
 pub(crate) mod helper;
 
@@ -13,11 +14,11 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use dicom_scp::Uid;
 use rand::RngCore;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use zeroize::Zeroizing;
 
 use crate::config;
@@ -73,7 +74,7 @@ pub enum KeyringError {
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
     /// The database was written by another version.
-    #[error("the study keys have format {0}, this program knows 2")]
+    #[error("the study keys have format {0}, this program knows 3")]
     Version(i64),
 }
 
@@ -82,22 +83,49 @@ pub enum KeyringError {
 pub struct StudyKeys {
     /// Hides the UID on the ledger.
     pub salt: Salt,
-    /// Opens all payloads of this epoch.
-    pub session_key: SessionKey,
-    /// Counts session keys, from 0; a revocation begins the next.
-    pub epoch: u32,
     /// Number of the owner key held in custody for this study.
     pub owner_index: u32,
+    /// The session keys of the epochs before the newest, by their numbers.
+    earlier: Vec<SessionKey>,
+    newest: SessionKey,
 }
 
 impl StudyKeys {
-    /// What seals an image of this kind.
+    /// Number of the newest session key, from 0; what is sealed now is sealed with that. A revocation begins the next.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        u32::try_from(self.earlier.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What seals a new image of this kind.
     #[must_use]
     pub fn sealing(&self, kind: ImageKind) -> SessionKey {
-        match kind {
-            ImageKind::Object => self.session_key.clone(),
-            ImageKind::Preview | ImageKind::Manifest => self.session_key.preview_key(),
-        }
+        of_kind(&self.newest, kind)
+    }
+
+    /// What opens an image of this kind that was sealed in an epoch, and seals it again.
+    #[must_use]
+    pub fn opening(&self, kind: ImageKind, epoch: u32) -> Option<SessionKey> {
+        self.session_key(epoch).map(|key| of_kind(key, kind))
+    }
+
+    /// The session key of an epoch.
+    #[must_use]
+    pub fn session_key(&self, epoch: u32) -> Option<&SessionKey> {
+        self.epochs().nth(usize::try_from(epoch).ok()?).map(|(_, key)| key)
+    }
+
+    /// Every epoch with its session key, from 0.
+    pub fn epochs(&self) -> impl Iterator<Item = (u32, &SessionKey)> {
+        (0..).zip(self.earlier.iter().chain([&self.newest]))
+    }
+}
+
+/// The key for images of a kind that follows from a session key.
+fn of_kind(session_key: &SessionKey, kind: ImageKind) -> SessionKey {
+    match kind {
+        ImageKind::Object => session_key.clone(),
+        ImageKind::Preview | ImageKind::Manifest => session_key.preview_key(),
     }
 }
 
@@ -145,6 +173,7 @@ struct Inner {
     owners: OwnerSeed,
     recipient: RecipientSecret,
     database: Mutex<Connection>,
+    journal: PathBuf,
 }
 
 impl Keyring {
@@ -166,9 +195,13 @@ impl Keyring {
         let owners = open_or_make_owners(&mut helper, &dir, &password)?;
         let recipient = open_or_make_recipient(&mut helper, &dir.join(PAYLOAD), &password)?;
         drop(helper);
-        let database = open_database(&data_dir.join(DATABASE))?;
-        let database = Mutex::new(database);
-        Ok(Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database })))
+        let path = data_dir.join(DATABASE);
+        let database = Mutex::new(open_database(&path)?);
+        let journal = data_dir.join(format!("{DATABASE}-journal"));
+        let keyring = Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database, journal }));
+        // Whoever destroyed something may have been stopped before this.
+        keyring.wipe_journal(&keyring.database())?;
+        Ok(keyring)
     }
 
     /// The account that signs transactions: the operator, or the source itself while it has none.
@@ -264,7 +297,7 @@ impl Keyring {
     /// [`KeyringError`].
     pub fn study(&self, study_uid: &Uid) -> Result<Option<StudyKeys>, KeyringError> {
         let row = find(&self.database(), study_uid)?;
-        row.map(|row| self.open_row(row)).transpose()
+        row.map(|row| self.open_row(&row)).transpose()
     }
 
     /// The keys of a study, made and durable before this returns if there were none.
@@ -272,25 +305,91 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`].
     pub fn study_or_new(&self, study_uid: &Uid) -> Result<StudyKeys, KeyringError> {
-        let database = self.database();
+        let mut database = self.database();
         if let Some(row) = find(&database, study_uid)? {
             drop(database);
-            return self.open_row(row);
+            return self.open_row(&row);
         }
-        let keys = SessionKey::random();
-        let salt = Salt::random();
-        let wrapped = keys.wrap(&self.0.recipient.recipient()?)?;
-        database.execute(
-            "INSERT INTO study_key (study_uid, owner_index, epoch, salt, wrapped)
-             VALUES (?1, (SELECT coalesce(max(owner_index), -1) + 1 FROM study_key), 0, ?2, ?3)",
-            params![study_uid.as_str(), salt.as_bytes(), wrapped],
+        let (newest, salt) = (SessionKey::random(), Salt::random());
+        let wrapped = newest.wrap(&self.0.recipient.recipient()?)?;
+        let tx = database.transaction()?;
+        // A number that was ever used is not used again, also when its study is gone.
+        let sql = "UPDATE owner_number SET next = next + 1 RETURNING next - 1";
+        let owner_index = tx.query_row(sql, [], |row| row.get(0))?;
+        tx.execute(
+            "INSERT INTO study_key (study_uid, owner_index, salt) VALUES (?1, ?2, ?3)",
+            params![study_uid.as_str(), owner_index, salt.as_bytes()],
         )?;
-        let owner_index = database.query_row(
-            "SELECT owner_index FROM study_key WHERE study_uid = ?1",
-            [study_uid.as_str()],
-            |row| row.get(0),
-        )?;
-        Ok(StudyKeys { salt, session_key: keys, epoch: 0, owner_index })
+        insert_epoch(&tx, study_uid, 0, &wrapped)?;
+        tx.commit()?;
+        Ok(StudyKeys { salt, owner_index, earlier: Vec::new(), newest })
+    }
+
+    /// The keys of a study, made if there were none, in a new epoch if `reasons` name one that has not begun an epoch yet. A reason is
+    /// an account from which something was taken away and the number of the owner's word that did it; each begins at most one
+    /// epoch, however often it is named, and reasons that are named together begin one. Durable before this returns.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn study_after(&self, study_uid: &Uid, reasons: &[(Address, u32)]) -> Result<StudyKeys, KeyringError> {
+        let keys = self.study_or_new(study_uid)?;
+        if reasons.is_empty() {
+            return Ok(keys);
+        }
+        let next = SessionKey::random();
+        let wrapped = next.wrap(&self.0.recipient.recipient()?)?;
+        let mut database = self.database();
+        let tx = database.transaction()?;
+        let mut news = 0;
+        for (grantee, seq) in reasons {
+            news += tx.execute(
+                "INSERT OR IGNORE INTO epoch_reason (study_uid, grantee, seq) VALUES (?1, ?2, ?3)",
+                params![study_uid.as_str(), grantee.as_slice(), seq],
+            )?;
+        }
+        if news > 0 {
+            let epoch = "SELECT max(epoch) + 1 FROM study_epoch WHERE study_uid = ?1";
+            let epoch = tx.query_row(epoch, [study_uid.as_str()], |row| row.get(0))?;
+            insert_epoch(&tx, study_uid, epoch, &wrapped)?;
+        }
+        tx.commit()?;
+        drop(database);
+        Ok(self.study(study_uid)?.unwrap_or(keys))
+    }
+
+    /// Destroys the salt and every session key of a study; nothing of them is left in the database's file or in its journal. Once
+    /// more does no harm.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn erase_study(&self, study_uid: &Uid) -> Result<(), KeyringError> {
+        let mut database = self.database();
+        let tx = database.transaction()?;
+        for table in ["epoch_reason", "study_epoch", "study_key"] {
+            tx.execute(&format!("DELETE FROM {table} WHERE study_uid = ?1"), [study_uid.as_str()])?;
+        }
+        tx.commit()?;
+        self.wipe_journal(&database)
+    }
+
+    /// Overwrites what the last transaction left in the rollback journal. The lock on the database is held, so none is under way.
+    fn wipe_journal(&self, _database: &MutexGuard<'_, Connection>) -> Result<(), KeyringError> {
+        let path = &self.0.journal;
+        let wipe = || {
+            let mut file = fs::OpenOptions::new().write(true).open(path)?;
+            let mut left = file.metadata()?.len();
+            let zeros = [0; 4096];
+            while left > 0 {
+                let count = left.min(4096);
+                file.write_all(&zeros[..usize::try_from(count).unwrap_or(0)])?;
+                left -= count;
+            }
+            file.sync_all()
+        };
+        match wipe() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KeyringError::File(path.clone(), error)),
+            _ => Ok(()),
+        }
     }
 
     /// The certificate that session keys for this site are wrapped to.
@@ -363,8 +462,9 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`].
     pub fn erase_foreign(&self, study_id: B256) -> Result<(), KeyringError> {
-        self.database().execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
-        Ok(())
+        let database = self.database();
+        database.execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
+        self.wipe_journal(&database)
     }
 
     /// The studies of other sites whose keys are here.
@@ -382,12 +482,13 @@ impl Keyring {
         self.0.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_row(&self, row: Row) -> Result<StudyKeys, KeyringError> {
+    fn open_row(&self, row: &Row) -> Result<StudyKeys, KeyringError> {
+        let unwrap = |wrapped: &Vec<u8>| self.0.recipient.unwrap_session_key(wrapped);
         Ok(StudyKeys {
             salt: Salt::from_bytes(row.salt),
-            session_key: self.0.recipient.unwrap_session_key(&row.wrapped)?,
-            epoch: row.epoch,
             owner_index: row.owner_index,
+            earlier: row.earlier.iter().map(unwrap).collect::<Result<_, _>>()?,
+            newest: unwrap(&row.newest)?,
         })
     }
 }
@@ -400,18 +501,68 @@ impl std::fmt::Debug for Keyring {
 
 struct Row {
     owner_index: u32,
-    epoch: u32,
     salt: [u8; 32],
-    wrapped: Vec<u8>,
+    earlier: Vec<Vec<u8>>,
+    newest: Vec<u8>,
 }
 
 fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringError> {
-    let sql = "SELECT owner_index, epoch, salt, wrapped FROM study_key WHERE study_uid = ?1";
-    let row = database.query_row(sql, [study_uid.as_str()], |row| {
-        Ok(Row { owner_index: row.get(0)?, epoch: row.get(1)?, salt: row.get(2)?, wrapped: row.get(3)? })
-    });
-    Ok(row.optional()?)
+    let sql = "SELECT owner_index, salt FROM study_key WHERE study_uid = ?1";
+    let row = database.query_row(sql, [study_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)));
+    let Some((owner_index, salt)) = row.optional()? else { return Ok(None) };
+    let mut statement =
+        database.prepare_cached("SELECT wrapped FROM study_epoch WHERE study_uid = ?1 ORDER BY epoch")?;
+    let mut earlier =
+        statement.query_map([study_uid.as_str()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    // Both tables are written together; a study without an epoch has no keys.
+    Ok(earlier.pop().map(|newest| Row { owner_index, salt, earlier, newest }))
 }
+
+fn insert_epoch(tx: &Transaction<'_>, study_uid: &Uid, epoch: u32, wrapped: &[u8]) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO study_epoch (study_uid, epoch, wrapped) VALUES (?1, ?2, ?3)",
+        params![study_uid.as_str(), epoch, wrapped],
+    )?;
+    Ok(())
+}
+
+/// What leads from each version of the database to the next.
+const MIGRATIONS: [&str; 3] = [
+    "CREATE TABLE study_key (
+       study_uid TEXT PRIMARY KEY,
+       owner_index INTEGER NOT NULL UNIQUE,
+       epoch INTEGER NOT NULL,
+       salt BLOB NOT NULL,
+       wrapped BLOB NOT NULL         -- OpenPGP PKESK of the session key to the site's own payload key
+     ) STRICT;",
+    "CREATE TABLE IF NOT EXISTS foreign_key (
+       study_id BLOB NOT NULL,       -- name on the ledger of another site's study
+       epoch INTEGER NOT NULL,
+       salt BLOB NOT NULL,
+       preview_only INTEGER NOT NULL, -- 1 for a key that opens previews and manifests only
+       wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key to the site's own payload key
+       PRIMARY KEY (study_id, epoch)
+     ) STRICT, WITHOUT ROWID;",
+    // Session keys in a table of their own, one an epoch.
+    "CREATE TABLE study_epoch (
+       study_uid TEXT NOT NULL,
+       epoch INTEGER NOT NULL,       -- from 0, without gaps
+       wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the session key to the site's own payload key
+       PRIMARY KEY (study_uid, epoch)
+     ) STRICT, WITHOUT ROWID;
+     -- The owner's words that began an epoch: each is the only one with its number towards its grantee, on every branch.
+     CREATE TABLE epoch_reason (
+       study_uid TEXT NOT NULL,
+       grantee BLOB NOT NULL,
+       seq INTEGER NOT NULL,
+       PRIMARY KEY (study_uid, grantee, seq)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE owner_number (next INTEGER NOT NULL) STRICT;
+     INSERT INTO owner_number SELECT coalesce(max(owner_index), -1) + 1 FROM study_key;
+     INSERT INTO study_epoch (study_uid, epoch, wrapped) SELECT study_uid, epoch, wrapped FROM study_key;
+     ALTER TABLE study_key DROP COLUMN epoch;
+     ALTER TABLE study_key DROP COLUMN wrapped;",
+];
 
 fn open_database(path: &Path) -> Result<Connection, KeyringError> {
     // SQLite gives its journals the permissions of the database.
@@ -421,38 +572,21 @@ fn open_database(path: &Path) -> Result<Connection, KeyringError> {
         .map_err(|e| KeyringError::File(path.to_owned(), e))?;
     let database = Connection::open(path)?;
     database.pragma_update(None, "secure_delete", true)?;
-    // EXTRA syncs the directory after the rollback journal is removed: without that a power cut brings the journal back, and with
-    // it the state before a key was kept that payloads are already sealed with.
+    // The journal is never removed: what it held of a page could not be overwritten afterwards. What ends a transaction is that the
+    // journal's head is overwritten and synced, which EXTRA and FULL do alike.
+    database.pragma_update(None, "journal_mode", "PERSIST")?;
     database.pragma_update(None, "synchronous", "EXTRA")?;
-    match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
-        0 => database.execute_batch(
-            "BEGIN;
-             CREATE TABLE study_key (
-               study_uid TEXT PRIMARY KEY,
-               owner_index INTEGER NOT NULL UNIQUE,
-               epoch INTEGER NOT NULL,
-               salt BLOB NOT NULL,
-               wrapped BLOB NOT NULL       -- OpenPGP PKESK of the session key to the site's own payload key
-             ) STRICT;
-             PRAGMA user_version = 1;
-             COMMIT;",
-        )?,
-        1 | 2 => {}
+    let found = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let steps = match found {
+        0 => &MIGRATIONS[..],
+        1 => &MIGRATIONS[1..],
+        2 => &MIGRATIONS[2..],
+        3 => &MIGRATIONS[3..],
         other => return Err(KeyringError::Version(other)),
+    };
+    for (version, step) in (found + 1..).zip(steps) {
+        database.execute_batch(&format!("BEGIN; {step} PRAGMA user_version = {version}; COMMIT;"))?;
     }
-    database.execute_batch(
-        "BEGIN;
-         CREATE TABLE IF NOT EXISTS foreign_key (
-           study_id BLOB NOT NULL,       -- name on the ledger of another site's study
-           epoch INTEGER NOT NULL,
-           salt BLOB NOT NULL,
-           preview_only INTEGER NOT NULL, -- 1 for a key that opens previews and manifests only
-           wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key to the site's own payload key
-           PRIMARY KEY (study_id, epoch)
-         ) STRICT, WITHOUT ROWID;
-         PRAGMA user_version = 2;
-         COMMIT;",
-    )?;
     Ok(database)
 }
 
@@ -550,3 +684,6 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), KeyringError> {
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| KeyringError::File(dir.to_owned(), e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! The publisher's two seams to this site: the archive as its outbox, the assembler as its source of sealed bytes.
 //!
+//! What is sealed for a study that others may have seen is sealed in an epoch of which nobody has the key from whom access was
+//! taken away before: versions of such a study are made only while this site knows what the ledger says.
+//!
 //! Must not know the chain.
 
 use std::io;
@@ -12,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
 use crate::assemble::{AssembleError, Assembler};
+use crate::follow::{Consents, FollowError};
 use crate::keyring::Keyring;
 use crate::publish::{
     ChannelPieces, ImageKind, Outbox, OutboxError, Plan, PlannedImage, Progress, Seen, Source, SourceError, StudyJob,
@@ -25,6 +29,19 @@ const DUE_MAX: u32 = 16;
 const IDLE: Duration = Duration::from_secs(2);
 /// Wait after a study could not be made ready.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Wait for the ledger to be followed, in milliseconds.
+const AFTER_BEHIND_MS: i64 = 200;
+
+/// Why a study could not be made ready.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    #[error("the assembler")]
+    Assemble(#[from] AssembleError),
+    #[error("the archive")]
+    Archive(#[from] ArchiveError),
+    #[error("the consents")]
+    Follow(#[from] FollowError),
+}
 
 /// [`Outbox`] and [`Source`] over archive, keyring and assembler.
 #[derive(Clone)]
@@ -32,13 +49,14 @@ pub struct SiteOutbox {
     archive: Archive,
     keyring: Keyring,
     assembler: Assembler,
+    consents: Consents,
 }
 
 impl SiteOutbox {
     /// Joins the parts.
     #[must_use]
-    pub fn new(archive: Archive, keyring: Keyring, assembler: Assembler) -> Self {
-        Self { archive, keyring, assembler }
+    pub fn new(archive: Archive, keyring: Keyring, assembler: Assembler, consents: Consents) -> Self {
+        Self { archive, keyring, assembler, consents }
     }
 
     /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
@@ -58,15 +76,17 @@ impl SiteOutbox {
         }
     }
 
-    async fn plan_due(&self, publisher: &Notify, stop: &CancellationToken) -> Result<i64, AssembleError> {
-        let mut failed = None;
+    async fn plan_due(&self, publisher: &Notify, stop: &CancellationToken) -> Result<i64, PlanError> {
+        let (mut failed, mut behind) = (None, false);
         for study in self.archive.studies_due(DUE_MAX)? {
             if stop.is_cancelled() {
                 break;
             }
             // One study that cannot be made ready must not stand in the way of the others.
-            match self.assembler.begin_version(&study).await {
-                Ok(()) => publisher.notify_one(),
+            match self.plan(&study).await {
+                Ok(true) => publisher.notify_one(),
+                Ok(false) => behind = true,
+                Err(PlanError::Assemble(AssembleError::Gone)) => tracing::debug!("a study went before it was ready"),
                 Err(error) => {
                     tracing::error!(%study, error = %crate::chain_of(&error), "a study cannot be made ready for the ledger");
                     failed = Some(error);
@@ -75,8 +95,24 @@ impl SiteOutbox {
         }
         match failed {
             Some(error) => Err(error),
+            None if behind => Ok(now_ms() + AFTER_BEHIND_MS),
             None => Ok(self.archive.next_due_ms()?.unwrap_or(i64::MAX)),
         }
+    }
+
+    /// Makes the next version of a study, unless it is not known now from whom access to it was taken away.
+    async fn plan(&self, study: &Uid) -> Result<bool, PlanError> {
+        let known = self.archive.publication(study)?.map(|publication| publication.study_id);
+        let now_s = u64::try_from(now_ms() / 1000).unwrap_or(0);
+        if known.is_some() && !self.consents.is_current(now_s) {
+            return Ok(false);
+        }
+        let withdrawn = || match known {
+            Some(study_id) => Ok::<_, PlanError>(self.consents.withdrawals(study_id)?),
+            None => Ok(Vec::new()),
+        };
+        self.assembler.begin_version(study, withdrawn).await?;
+        Ok(true)
     }
 
     fn uid(&self, job: &StudyJob) -> Result<Uid, ArchiveError> {
@@ -131,7 +167,8 @@ impl Source for SiteOutbox {
 
     async fn plan(&self, job: &StudyJob) -> Result<Plan, SourceError> {
         let uid = self.uid(job).map_err(later)?;
-        let keys = self.keyring.study_or_new(&uid).map_err(later)?;
+        let keys = self.keyring.study(&uid).map_err(later)?;
+        let keys = keys.ok_or_else(|| SourceError::Later("the study has no keys".into()))?;
         let images = self.archive.images_of(&uid, job.version).map_err(later)?;
         let images = images.into_iter().map(|image| PlannedImage {
             image: image.id,

@@ -267,7 +267,8 @@ impl Retrieve {
         let image = self.0.archive.image_of_instance(stored.id)?.ok_or_else(nowhere)?;
         if stored.origin == 0 {
             let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
-            return Ok(Sealed { key: keys.sealing(image.kind), image, source: None });
+            let key = keys.opening(image.kind, image.epoch).ok_or_else(nowhere)?;
+            return Ok(Sealed { key, image, source: None });
         }
         let of_preview = image.kind == ImageKind::Preview;
         let granted =

@@ -105,15 +105,17 @@ impl Desk {
         let images = this.archive.images_of(&uid, grant.version).map_err(because)?;
         let manifest = images.into_iter().find(|image| image.kind == ImageKind::Manifest);
         let manifest = manifest.filter(|image| image.id == grant.manifest_image).ok_or("nothing is published yet")?;
-        let (key, preview_only) = match mode {
-            Mode::Full => (keys.session_key.clone(), false),
-            Mode::Preview => (keys.session_key.preview_key(), true),
-        };
-        let wrapped = key.wrap(&recipient).map_err(because)?.into();
+        // What was sealed before somebody else was shut out is still granted to this one.
+        let preview_only = mode == Mode::Preview;
+        let mut delivered = Vec::new();
+        for (epoch, key) in keys.epochs() {
+            let key = if preview_only { key.preview_key() } else { key.clone() };
+            delivered.push(EpochKey { epoch, preview_only, wrapped: key.wrap(&recipient).map_err(because)?.into() });
+        }
         Ok(KeyDelivery {
             study_uid: uid.to_string(),
             salt: B256::from(*keys.salt.as_bytes()),
-            keys: vec![EpochKey { epoch: keys.epoch, preview_only, wrapped }],
+            keys: delivered,
             version: grant.version,
             manifest: ImagePlace {
                 image: manifest.id,

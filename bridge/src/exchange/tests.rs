@@ -127,7 +127,17 @@ impl World {
         );
         let place = Place { chain_id: 20181, registry: REGISTRY };
         let desk = Desk::new(archive, keyring, consents, Arc::new(move || Some(place)), identity.spki_sha256());
-        Self { _dir: dir, chain, desk, place, identity, study, session_key: keys.session_key, other, other_payload }
+        Self {
+            _dir: dir,
+            chain,
+            desk,
+            place,
+            identity,
+            study,
+            session_key: keys.session_key(0).unwrap().clone(),
+            other,
+            other_payload,
+        }
     }
 
     fn certificate(&self) -> Vec<u8> {

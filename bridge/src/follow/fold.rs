@@ -61,6 +61,31 @@ pub(super) struct Study {
     pub(super) pairs: BTreeMap<Address, Pair>,
 }
 
+/// The owner's words that took something away from a grantee who had it: a revocation, or a grant of less than before. A grant that
+/// ends by its own date takes nothing away that was not known to end.
+pub(super) fn withdrawals(events: &[Event]) -> Vec<(Address, u32)> {
+    let mut held: BTreeMap<Address, (Mode, B256)> = BTreeMap::new();
+    let mut taken = Vec::new();
+    for event in events {
+        let (grantee, seq, now) = match event.what {
+            What::Allowed { grantee, seq, mode, series, .. } => (grantee, seq, mode.map(|mode| (mode, series))),
+            What::Revoked { grantee, seq, .. } => (grantee, seq, None),
+            _ => continue,
+        };
+        let before = match now {
+            Some(now) => held.insert(grantee, now),
+            None => held.remove(&grantee),
+        };
+        let less = |(mode, series): (Mode, B256)| {
+            now.is_none_or(|(now, part)| now < mode || (part != series && !part.is_zero()))
+        };
+        if before.is_some_and(less) {
+            taken.push((grantee, seq));
+        }
+    }
+    taken
+}
+
 /// Folds the events of one study, in chain order.
 pub(super) fn study(events: &[Event]) -> Study {
     let mut study = Study::default();
@@ -205,5 +230,54 @@ impl Sources {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STUDY: B256 = B256::repeat_byte(1);
+    const B: Address = Address::repeat_byte(2);
+    const C: Address = Address::repeat_byte(3);
+
+    fn allowed(grantee: Address, seq: u32, mode: Mode, series: B256) -> What {
+        What::Allowed {
+            study: STUDY,
+            grantee,
+            owner: Address::ZERO,
+            seq,
+            series,
+            mode: Some(mode),
+            not_before: 0,
+            not_after: u64::MAX,
+            purpose: 0,
+            notes: B256::ZERO,
+            encryption_key: B256::ZERO,
+        }
+    }
+
+    fn revoked(grantee: Address, seq: u32) -> What {
+        What::Revoked { study: STUDY, grantee, owner: Address::ZERO, seq }
+    }
+
+    fn taken(said: Vec<What>) -> Vec<(Address, u32)> {
+        let event = |(block, what)| Event { block, block_hash: STUDY, transaction: STUDY, log_index: 0, what };
+        withdrawals(&(0..).zip(said).map(event).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_takes_access_away_is_a_withdrawal_and_nothing_else_is() {
+        let (full, preview, all, series) = (Mode::Full, Mode::Preview, B256::ZERO, B256::repeat_byte(9));
+        assert_eq!(taken(vec![revoked(B, 1)]), [], "nobody lost anything");
+        assert_eq!(taken(vec![allowed(B, 1, full, all), revoked(B, 2), revoked(B, 3)]), [(B, 2)]);
+        assert_eq!(taken(vec![allowed(B, 1, preview, all), allowed(B, 2, full, all)]), [], "more than before");
+        assert_eq!(taken(vec![allowed(B, 1, full, all), allowed(B, 2, preview, all)]), [(B, 2)]);
+        assert_eq!(taken(vec![allowed(B, 1, full, all), allowed(B, 2, full, series)]), [(B, 2)]);
+        assert_eq!(taken(vec![allowed(B, 1, full, series), allowed(B, 2, full, all)]), []);
+        let said = vec![allowed(B, 1, full, all), allowed(C, 1, full, all), revoked(B, 2), allowed(B, 3, full, all)];
+        assert_eq!(taken(said), [(B, 2)], "allowed anew, it was taken away once");
+        let said = vec![allowed(B, 1, full, all), revoked(B, 2), allowed(B, 3, full, all), revoked(B, 4)];
+        assert_eq!(taken(said), [(B, 2), (B, 4)]);
     }
 }

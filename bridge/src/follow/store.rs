@@ -545,6 +545,15 @@ impl Consents {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The owner's words that took something away from a grantee who had it, by grantee and number, in chain order. A number is used
+    /// once, so a word that comes back on another branch is the same one.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn withdrawals(&self, study_id: B256) -> Result<Vec<(Address, u32)>, FollowError> {
+        Ok(fold::withdrawals(&self.history(study_id)?))
+    }
+
     /// Everything that was said about a study, in chain order.
     ///
     /// # Errors

@@ -1,0 +1,133 @@
+#![allow(clippy::unwrap_used)]
+//! Strongest first: what was destroyed is nowhere in the files, and one word of an owner begins one epoch.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::config::Config;
+
+const OWNERS_WORD: (Address, u32) = (Address::repeat_byte(7), 2);
+
+fn keys() -> config::Keys {
+    Config::parse("", HashMap::new()).unwrap().keys
+}
+
+fn uid(number: u32) -> Uid {
+    Uid::new(&format!("1.2.826.0.1.99.{number}")).unwrap()
+}
+
+/// Everything in the database's file and in its journal.
+fn bytes(dir: &Path) -> Vec<u8> {
+    let journal = fs::read(dir.join(format!("{DATABASE}-journal"))).unwrap_or_default();
+    [fs::read(dir.join(DATABASE)).unwrap(), journal].concat()
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn nothing_of_destroyed_keys_is_in_the_files_and_their_neighbours_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    // Rows around it, so that pages are split and shared.
+    for number in 0..60 {
+        keyring.study_or_new(&uid(number)).unwrap();
+    }
+    for seq in 0..20 {
+        keyring.study_after(&uid(30), &[(OWNERS_WORD.0, seq)]).unwrap();
+    }
+    let database = Connection::open(dir.path().join(DATABASE)).unwrap();
+    let mut secrets: Vec<Vec<u8>> = {
+        let mut rows = database.prepare("SELECT wrapped FROM study_epoch WHERE study_uid = ?1").unwrap();
+        let rows = rows.query_map([uid(30).as_str()], |row| row.get(0)).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    drop(database);
+    let erased = keyring.study(&uid(30)).unwrap().unwrap();
+    assert_eq!((secrets.len(), erased.epoch()), (21, 20));
+    secrets.push(erased.salt.as_bytes().to_vec());
+    secrets.push(uid(30).as_str().as_bytes().to_vec());
+    assert!(secrets.iter().all(|secret| holds(&bytes(dir.path()), secret)), "the search itself works");
+
+    keyring.erase_study(&uid(30)).unwrap();
+    let left = bytes(dir.path());
+    assert!(!secrets.iter().any(|secret| holds(&left, secret)), "something is left");
+    assert!(keyring.study(&uid(30)).unwrap().is_none());
+    let neighbour = keyring.study(&uid(31)).unwrap().unwrap();
+    keyring.erase_study(&uid(30)).unwrap();
+    drop(keyring);
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    assert_eq!(keyring.study(&uid(31)).unwrap().unwrap().salt, neighbour.salt);
+
+    // The same study again is another one, and nobody's owner key is used twice.
+    let again = keyring.study_or_new(&uid(30)).unwrap();
+    assert!(again.salt != erased.salt && again.owner_index == 60 && again.epoch() == 0);
+}
+
+#[test]
+fn the_owner_key_of_the_newest_study_is_not_given_again_after_its_erasure() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    assert_eq!(keyring.study_or_new(&uid(1)).unwrap().owner_index, 0);
+    keyring.erase_study(&uid(1)).unwrap();
+    assert_eq!(keyring.study_or_new(&uid(2)).unwrap().owner_index, 1);
+}
+
+#[test]
+fn a_word_begins_one_epoch_across_restarts_and_the_keys_of_all_epochs_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    let first = keyring.study_after(&uid(1), &[]).unwrap();
+    assert_eq!(first.epoch(), 0);
+    for _ in 0..3 {
+        assert_eq!(keyring.study_after(&uid(1), &[OWNERS_WORD]).unwrap().epoch(), 1);
+        drop(keyring);
+        keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    }
+    let (b, c) = (Address::repeat_byte(8), Address::repeat_byte(9));
+    let third = keyring.study_after(&uid(1), &[OWNERS_WORD, (b, 4), (c, 2)]).unwrap();
+    assert_eq!(third.epoch(), 2, "words that come together begin one epoch");
+    // One of them leaves with a reorganisation and comes back.
+    assert_eq!(keyring.study_after(&uid(1), &[OWNERS_WORD, (c, 2)]).unwrap().epoch(), 2);
+    assert_eq!(keyring.study_after(&uid(1), &[OWNERS_WORD, (b, 4), (c, 2)]).unwrap().epoch(), 2);
+    let keys: Vec<_> = third.epochs().map(|(_, key)| key.clone()).collect();
+    assert!(keys[0] == *first.session_key(0).unwrap() && keys[0] != keys[1] && keys[1] != keys[2]);
+    assert!(third.sealing(ImageKind::Object) == keys[2]);
+    assert!(third.opening(ImageKind::Manifest, 1).unwrap() == keys[1].preview_key());
+    assert!(third.opening(ImageKind::Object, 3).is_none() && third.salt == first.salt);
+    assert_eq!(keyring.study_after(&uid(2), &[]).unwrap().epoch(), 0, "other studies stay in their epoch");
+}
+
+#[test]
+fn a_database_of_version_2_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    let recipient = keyring.0.recipient.recipient().unwrap();
+    drop(keyring);
+    let path = dir.path().join(DATABASE);
+    fs::remove_file(&path).unwrap();
+    let database = Connection::open(&path).unwrap();
+    for (version, step) in (1..).zip(&MIGRATIONS[..2]) {
+        database.execute_batch(&format!("{step} PRAGMA user_version = {version};")).unwrap();
+    }
+    let session_keys: Vec<_> = (0..3).map(|_| SessionKey::random()).collect();
+    for (number, key) in (0u8..).zip(&session_keys) {
+        let wrapped = key.wrap(&recipient).unwrap();
+        let sql = "INSERT INTO study_key (study_uid, owner_index, epoch, salt, wrapped) VALUES (?1, ?2, 0, ?3, ?4)";
+        let study = uid(u32::from(number));
+        database.execute(sql, params![study.as_str(), number, [number; 32], wrapped]).unwrap();
+    }
+    drop(database);
+    for _ in 0..2 {
+        let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+        for (number, key) in (0u8..).zip(&session_keys) {
+            let kept = keyring.study(&uid(u32::from(number))).unwrap().unwrap();
+            assert_eq!((kept.owner_index, kept.epoch()), (u32::from(number), 0));
+            assert!(kept.sealing(ImageKind::Object) == *key && kept.salt == Salt::from_bytes([number; 32]));
+        }
+    }
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    assert_eq!(keyring.study_or_new(&uid(9)).unwrap().owner_index, 3);
+    assert_eq!(keyring.study_after(&uid(0), &[OWNERS_WORD]).unwrap().epoch(), 1);
+}
