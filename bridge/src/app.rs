@@ -26,6 +26,7 @@ use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::dicom::{self, Door};
+use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
 use crate::follow::{self, Consents, FollowConfig, FollowError};
 use crate::keyring::{KEYSTORE, Keyring, KeyringError};
@@ -77,6 +78,9 @@ pub enum StartError {
     /// This site cannot hand out study keys.
     #[error("exchange with other sites")]
     Exchange(#[from] ExchangeError),
+    /// What an erasure has yet to destroy cannot be destroyed.
+    #[error("erasure")]
+    Erase(#[from] erase::EraseError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -147,10 +151,24 @@ impl Core {
         let slot = LedgerSlot::default();
         let path = data_dir.join("consent.sqlite");
         let consents = blocking(move || Consents::open(&path)).await??;
-        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler, consents.clone());
+        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler.clone(), consents.clone());
         let publisher = PublisherSlot::default();
+        let retrieve = Retrieve::new(archive.clone(), keyring.clone(), slot.clone());
+        let eraser = Eraser::new(erase::Parts {
+            archive: archive.clone(),
+            keyring: keyring.clone(),
+            assembler,
+            retrieve: retrieve.clone(),
+            consents: consents.clone(),
+            ledger: slot.clone(),
+            signer: certifier(&config.ledger, &keyring),
+            certificates: data_dir.join(erase::CERTIFICATES),
+        });
+        // Before anything is planned or served again.
+        eraser.destroy_keys()?;
         let site = Site::new(Parts {
-            retrieve: Retrieve::new(archive.clone(), keyring.clone(), slot.clone()),
+            retrieve,
+            eraser,
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
@@ -328,6 +346,7 @@ impl App {
             .await
             .map_err(StartError::Control)?;
         core.start_ledger_work();
+        core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
         let exchange = core.start_exchange(&doors).await?;
         let door = Door::new(
             core.site.clone(),
@@ -493,6 +512,20 @@ fn source_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
 /// Who signs for it.
 fn signing_account(settings: &config::Ledger, keyring: &Keyring) -> Address {
     settings.remote_signer.as_ref().map_or_else(|| keyring.signer().address(), |remote| remote.address.into())
+}
+
+/// What certifies for the source itself, whoever signs its transactions.
+fn certifier(settings: &config::Ledger, keyring: &Keyring) -> erase::Certifier {
+    let (settings, keyring) = (settings.clone(), keyring.clone());
+    Arc::new(move || {
+        let (settings, keyring) = (settings.clone(), keyring.clone());
+        Box::pin(async move {
+            match settings.remote_signer {
+                None => Ok(keyring.source().clone().into()),
+                Some(_) => signer(&settings, &keyring).await.map_err(|error| crate::chain_of(&error)),
+            }
+        })
+    })
 }
 
 /// What signs for it. A remote signer is asked for its key.

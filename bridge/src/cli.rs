@@ -5,6 +5,7 @@
 mod clients;
 mod consent;
 mod deidentify;
+mod erase;
 mod keys;
 mod output;
 
@@ -93,6 +94,8 @@ enum Command {
     },
     #[command(flatten)]
     Consent(consent::Command),
+    /// Erase a study: its keys, every copy here, its life on the ledger; with a certificate.
+    Erase(erase::Erase),
     /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
     Deidentify(deidentify::Deidentify),
     /// The site's keys.
@@ -202,6 +205,7 @@ async fn command(
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
+        Command::Erase(arguments) => erase::run(arguments, &config, output).await?,
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;

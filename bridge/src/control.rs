@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::decide;
+use crate::erase;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// Longest request or reply line, in bytes.
@@ -49,6 +50,8 @@ pub enum Request {
     Status,
     /// Something about consent.
     Consent(decide::Ask),
+    /// Erase a study.
+    Erase(erase::Ask),
 }
 
 /// What comes back.
@@ -72,6 +75,8 @@ pub enum Reply {
     Status(Box<SiteStatus>),
     /// To [`Request::Consent`].
     Consent(decide::Told),
+    /// To [`Request::Erase`].
+    Erased(Box<erase::Outcome>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -95,6 +100,10 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
         Request::Consent(ask) => {
             let told = decide::answer(site, ask).await.map(Reply::Consent);
             return told.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
+        Request::Erase(ask) => {
+            let erased = site.parts().eraser.erase(ask).await.map(|outcome| Reply::Erased(Box::new(outcome)));
+            return erased.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),

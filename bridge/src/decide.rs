@@ -129,6 +129,8 @@ pub enum Decision {
         /// The new owner.
         owner: String,
     },
+    /// End the study. Its source says so itself only when it erases the study.
+    Tombstone,
 }
 
 /// What can be asked about consent.
@@ -320,6 +322,10 @@ impl Desk<'_> {
                 let seq = ledger.next_study_seq(study).await?;
                 Action::Transfer { study, new_owner: account(&owner)?, seq, deadline }
             }
+            Decision::Tombstone => {
+                let seq = ledger.next_study_seq(study).await?;
+                Action::Tombstone { study, seq, deadline }
+            }
         };
         let contract = action.word().contract(ledger.addresses());
         Ok(Pending::new(ledger.chain_id(), contract, known.owner, action))
@@ -355,6 +361,9 @@ impl Desk<'_> {
     }
 
     async fn decide(&self, given: &str, decision: Decision) -> Result<Done, DecideError> {
+        if matches!(decision, Decision::Tombstone) {
+            return Err(DecideError::Asker("`pacs-bridge erase` ends a study".into()));
+        }
         let mut pending = self.pending(given, decision, CUSTODY_S).await?;
         let elsewhere = DecideError::OwnersKey { study: pending.study(), owner: pending.signer };
         let Some(uid) = self.uid_of(pending.study())? else { return Err(elsewhere) };

@@ -357,17 +357,19 @@ impl Keyring {
         Ok(self.study(study_uid)?.unwrap_or(keys))
     }
 
-    /// Destroys the salt and every session key of a study; nothing of them is left in the database's file or in its journal. Once
-    /// more does no harm.
+    /// Destroys the salt and every session key of the study with this owner key; nothing of them is left in the database's file or in
+    /// its journal. Once more does no harm, also when there is a new study of that UID: no number is given twice.
     ///
     /// # Errors
     /// [`KeyringError`].
-    pub fn erase_study(&self, study_uid: &Uid) -> Result<(), KeyringError> {
+    pub fn erase_study(&self, owner_index: u32) -> Result<(), KeyringError> {
+        const STUDY: &str = "(SELECT study_uid FROM study_key WHERE owner_index = ?1)";
         let mut database = self.database();
         let tx = database.transaction()?;
-        for table in ["epoch_reason", "study_epoch", "study_key"] {
-            tx.execute(&format!("DELETE FROM {table} WHERE study_uid = ?1"), [study_uid.as_str()])?;
+        for table in ["epoch_reason", "study_epoch"] {
+            tx.execute(&format!("DELETE FROM {table} WHERE study_uid IN {STUDY}"), [owner_index])?;
         }
+        tx.execute("DELETE FROM study_key WHERE owner_index = ?1", [owner_index])?;
         tx.commit()?;
         self.wipe_journal(&database)
     }

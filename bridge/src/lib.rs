@@ -19,6 +19,7 @@ pub mod decide;
 pub mod deidentify;
 pub mod demo;
 pub mod dicom;
+pub mod erase;
 pub mod exchange;
 pub mod follow;
 pub mod keyring;

@@ -115,6 +115,7 @@ impl SiteOutbox {
         Ok(true)
     }
 
+    /// A study can go while it is being published.
     fn uid(&self, job: &StudyJob) -> Result<Uid, ArchiveError> {
         self.archive.study_of_id(&job.study)?.ok_or_else(|| ArchiveError::Corrupt(format!("publication {}", job.study)))
     }
@@ -143,7 +144,8 @@ impl Outbox for SiteOutbox {
     }
 
     async fn record(&self, job: &StudyJob, seen: &[Seen]) -> Result<(), OutboxError> {
-        let uid = self.uid(job).map_err(outbox)?;
+        // Of a study that was erased meanwhile nothing is kept.
+        let Some(uid) = self.archive.study_of_id(&job.study).map_err(outbox)? else { return Ok(()) };
         let mut all = SeenOnLedger::default();
         for one in seen {
             match one {

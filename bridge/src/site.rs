@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::erase::Eraser;
 use crate::follow::Consents;
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
@@ -244,6 +245,8 @@ pub struct Parts {
     pub consents: Consents,
     /// Finds and opens objects.
     pub retrieve: Retrieve,
+    /// Erases studies.
+    pub eraser: Eraser,
     /// What the publisher says, once it runs.
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.

@@ -17,6 +17,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Overwrites a file with zeros, durably, and removes it.
+    fn scrub(&self, path: &Path) -> io::Result<()> {
+        overwrite(path)?;
+        self.remove(path)
+    }
     /// Bytes that may still be written.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
     /// Opens a file of exactly `bytes` bytes that can be written anywhere without the file system having to allocate
@@ -60,6 +65,19 @@ pub(super) fn create_anew(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn Di
         }
         created => created,
     }
+}
+
+/// Where the file system writes in place, nothing of the file is left on the device.
+fn overwrite(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let zeros = vec![0; 256 * 1024];
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        let count = left.min(zeros.len() as u64);
+        file.write_all(&zeros[..usize::try_from(count).unwrap_or(zeros.len())])?;
+        left -= count;
+    }
+    file.sync_all()
 }
 
 /// The operating system's file system.

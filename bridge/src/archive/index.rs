@@ -17,7 +17,9 @@ use super::{ArchiveError, FileId, NewInstance};
 use crate::config::Duplicates;
 
 /// Version of the schema in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
+/// What leads from version 2 to 3.
+const ERASURE: &str = include_str!("erasure.sql");
 /// Connections kept open for reading.
 const READERS_MAX: usize = 8;
 
@@ -28,14 +30,19 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     set_durability(&connection, Durability::Synced)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", -16_000)?;
+    // What names a patient is overwritten, not only unlinked.
+    connection.pragma_update(None, "secure_delete", true)?;
     // SQLite does not report what fails in a checkpoint of its own; see `checkpoint`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
         0 => connection.execute_batch(&format!(
-            "BEGIN;\n{}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;",
+            "BEGIN;\n{}\n{ERASURE}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;",
             include_str!("index.sql")
         ))?,
+        2 => {
+            connection.execute_batch(&format!("BEGIN;\n{ERASURE}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"))?
+        }
         SCHEMA_VERSION => {}
         found => return Err(ArchiveError::Version { found, known: SCHEMA_VERSION }),
     }
@@ -64,6 +71,15 @@ pub(super) fn set_durability(connection: &Connection, durability: Durability) ->
 /// rewritten from its start, so that its syncs do not grow the file.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+/// Moves everything into the database and leaves nothing in the write-ahead log; false when a reader needed it there. Never waits
+/// for one.
+pub(super) fn checkpoint_all(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(!busy?)
 }
 
 /// Reading connections, handed out one per query.
@@ -281,9 +297,10 @@ pub(super) fn series_row(tx: &Transaction<'_>, study: i64, levels: &Levels) -> R
 fn instance_row(tx: &Transaction<'_>, series: i64, new: &NewInstance) -> Result<(), ArchiveError> {
     let attributes: &DataSet = &new.levels.instance;
     tx.prepare_cached(
-        "INSERT INTO instance (series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
+        // Somebody may still hold the number of a row that was erased.
+        "INSERT INTO instance (id, series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
            file_sha256, received_ms, calling_ae, shard, file, file_crc32)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+         VALUES (1 + max((SELECT last FROM erased_row), (SELECT coalesce(max(id), 0) FROM instance)), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         series,

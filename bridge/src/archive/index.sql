@@ -2,7 +2,8 @@
 CREATE TABLE study (
   id INTEGER PRIMARY KEY,
   uid TEXT NOT NULL,
-  origin INTEGER NOT NULL DEFAULT 0,   -- 0 for what was received here, else the foreign_study that it came with
+  -- 0 for what was received here, above it the foreign_study that it came with, below it the erasure that takes it away
+  origin INTEGER NOT NULL DEFAULT 0,
   patient_id TEXT NOT NULL,
   patient_issuer TEXT NOT NULL,
   birth_date INTEGER,                  -- YYYYMMDD

@@ -6,14 +6,18 @@
 //! `write_behind`), and only when those and the index are durable is a segment used again. What a crash leaves in the log is
 //! filed at the next start (see `replay`).
 //!
+//! A segment that is used again keeps what the new records do not cover. When something must not be kept, every segment is
+//! emptied and overwritten with zeros once ([`Log::scrub`]).
+//!
 //! One thread appends, the archive's writer. Knows records' places; must not know the index.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
 use super::disk::{Disk, DiskFile, LogFile};
@@ -25,6 +29,11 @@ use super::{ArchiveError, FileId};
 pub(super) const SEGMENTS: u64 = 8;
 /// Largest object that goes through the log, in bytes; a larger one gains little by it and has a file at once.
 const OBJECT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Bytes overwritten at once.
+const SCRUB_BYTES: usize = 1024 * 1024;
+/// Between looks whether the log was overwritten.
+const SCRUB_LOOK: Duration = Duration::from_millis(100);
 
 /// The log. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +64,9 @@ pub(super) struct State {
     /// Those of them whose rows are committed, oldest first.
     pub(super) ready: VecDeque<Arc<Record>>,
     next_sequence: u64,
+    /// How often the log was to be overwritten, and how often it was.
+    pub(super) scrub: u64,
+    pub(super) scrubbed: u64,
     pub(super) last_append: Instant,
     pub(super) stop: bool,
 }
@@ -64,6 +76,8 @@ pub(super) struct Segment {
     file: Box<dyn LogFile>,
     /// Objects in it without a file, guarded by the log's lock.
     unfiled: Mutex<u64>,
+    /// The last overwriting that it had its share of.
+    scrubbed: AtomicU64,
 }
 
 /// The segment that is being written.
@@ -127,6 +141,8 @@ impl Log {
                 unfiled_bytes: 0,
                 ready: VecDeque::new(),
                 next_sequence,
+                scrub: 0,
+                scrubbed: 0,
                 last_append: Instant::now(),
                 stop: false,
             }),
@@ -226,6 +242,44 @@ impl Log {
         segment.file.sync()
     }
 
+    /// Bytes of the segments that exist.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.segment_bytes * self.0.state().made
+    }
+
+    /// Ends the segment that is being written. Whatever was appended before stands in segments below the sequence number that is
+    /// returned, whatever comes later in segments from it on. Only for the appending thread.
+    pub(super) fn roll(&self) -> u64 {
+        let mut state = self.0.state();
+        if let Some(open) = state.open.take() {
+            state.closed.push(open.segment);
+        }
+        state.next_sequence
+    }
+
+    /// Files everything that is in the log now and overwrites every byte of it with zeros. Objects may arrive meanwhile. Blocks;
+    /// `given_up` says when nobody works on it any more.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Interrupted`] when it was not finished.
+    pub(super) fn scrub(&self, given_up: impl Fn() -> bool) -> io::Result<()> {
+        if self.0.segment_bytes == 0 {
+            return Ok(());
+        }
+        let mut state = self.0.state();
+        state.scrub += 1;
+        let wanted = state.scrub;
+        self.0.changed.notify_all();
+        while state.scrubbed < wanted {
+            if state.stop || given_up() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let waited = self.0.changed.wait_timeout(state, SCRUB_LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
     /// Makes an object's file now if it has none yet. A file that the log does not know is left alone. On a full disk the
     /// object stays in the log, and its bytes are returned in memory, as a file.
     ///
@@ -256,10 +310,22 @@ impl Log {
     /// # Errors
     /// What the disk said.
     pub(super) fn remove_file(&self, file: &FileId) -> io::Result<()> {
+        self.remove_by(file, |disk, path| disk.remove(path))
+    }
+
+    /// The same, overwritten with zeros first.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub(super) fn scrub_file(&self, file: &FileId) -> io::Result<()> {
+        self.remove_by(file, |disk, path| disk.scrub(path))
+    }
+
+    fn remove_by(&self, file: &FileId, remove: impl Fn(&dyn Disk, &Path) -> io::Result<()>) -> io::Result<()> {
         if self.forget(&file.name) {
             return Ok(());
         }
-        match self.0.disk.remove(&self.0.shards.path(file)) {
+        match remove(self.0.disk.as_ref(), &self.0.shards.path(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         }
@@ -272,6 +338,16 @@ impl Log {
 }
 
 impl State {
+    /// Whether the log is to be overwritten.
+    pub(super) fn scrubs(&self) -> bool {
+        self.scrub > self.scrubbed && !self.stop
+    }
+
+    /// Whether a segment has yet to be overwritten.
+    pub(super) fn is_stale(&self, segment: &Segment) -> bool {
+        segment.scrubbed.load(Ordering::Relaxed) < self.scrub
+    }
+
     fn expect(&mut self, record: &Arc<Record>) {
         self.unfiled_bytes += room_of_file(record.object_bytes);
         self.pending.insert(record.file.name.clone(), record.clone());
@@ -307,7 +383,10 @@ impl Shared {
             state.closed.push(open.segment);
         }
         if state.open.is_none() {
-            let Some(segment) = state.free.pop() else { return Ok(None) };
+            // One that is about to be overwritten would have to be emptied first.
+            let at = state.free.iter().rposition(|segment| !state.is_stale(segment));
+            let at = at.or(state.free.len().checked_sub(1));
+            let Some(segment) = at.map(|at| state.free.remove(at)) else { return Ok(None) };
             let (page, link) = record::segment_page(state.next_sequence, rand::random());
             state.next_sequence += 1;
             if let Err(error) = segment.file.write_at(&page, 0) {
@@ -401,8 +480,9 @@ impl Shared {
 }
 
 impl Segment {
-    pub(super) fn new(file: Box<dyn LogFile>) -> Self {
-        Self { file, unfiled: Mutex::new(0) }
+    /// `scrubbed` is the last overwriting that the file had its share of.
+    pub(super) fn new(file: Box<dyn LogFile>, scrubbed: u64) -> Self {
+        Self { file, unfiled: Mutex::new(0), scrubbed: AtomicU64::new(scrubbed) }
     }
 
     /// Writes one record and fills its last page, so that no page need be read to be written.
@@ -425,6 +505,30 @@ impl Segment {
     /// Says that nothing in it counts. Not synced: a start that does not see this files again what is filed already.
     pub(super) fn retire(&self) -> io::Result<()> {
         self.file.write_at(&[0; PAGE_BYTES as usize], 0)
+    }
+}
+
+impl Segment {
+    /// Overwrites all of `bytes` bytes, none of which counts, for the overwriting of this number.
+    pub(super) fn scrub(&self, bytes: u64, number: u64) -> io::Result<()> {
+        // No start may look behind a first page whose records are half gone.
+        self.retire()?;
+        self.file.sync()?;
+        let zeros = vec![0; SCRUB_BYTES];
+        let mut there = vec![0; SCRUB_BYTES];
+        let mut at = 0;
+        while at < bytes {
+            let count = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(SCRUB_BYTES);
+            self.file.read_at(&mut there[..count], at)?;
+            // Most of a log that was never full is zeros.
+            if there[..count] != zeros[..count] {
+                self.file.write_at(&zeros[..count], at)?;
+            }
+            at += count as u64;
+        }
+        self.file.sync()?;
+        self.scrubbed.store(number, Ordering::Relaxed);
+        Ok(())
     }
 }
 

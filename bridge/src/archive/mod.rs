@@ -24,6 +24,7 @@ mod buffer;
 mod captures;
 mod commit;
 mod disk;
+mod erase;
 mod foreign;
 mod incoming;
 mod index;
@@ -54,6 +55,7 @@ use attributes::Levels;
 use buffer::Blocks;
 use commit::Committer;
 pub use disk::{Disk, DiskFile, FileSystems, LogFile, RealDisk};
+pub use erase::{Erasure, Holdings};
 pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
@@ -197,7 +199,7 @@ pub struct ObjectHead {
 pub struct Stored {
     /// Row, for ordering and paging only. Never given twice.
     pub id: i64,
-    /// 0 for what was received here, else the foreign study that it came with.
+    /// 0 for what was received here, above it the foreign study that it came with.
     pub origin: i64,
     /// Study it belongs to.
     pub study_uid: Uid,
@@ -554,7 +556,7 @@ const SELECT_VISIBLE: &str =
 
 /// Objects of study ?1 that have a file here and a sealed image on the ledger.
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
-   AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1)
+   AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1 AND st.origin >= 0)
    AND EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1)";
 
 fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {

@@ -1,14 +1,14 @@
 //! Files what a crash left in the intake log.
 //!
 //! Every object that counts gets its file anew, because the one that is there may never have reached the disk, and its row
-//! if the index lost it. Doing it twice does no harm. Knows the log's files and the index; must not know the disk's cache.
+//! if the index lost it; of a study that is being erased nothing counts. Doing it twice does no harm. Knows the log's files and the index; must not know the disk's cache.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dicom_scp::TransferSyntax;
 use dicom_scp::dataset::{ReadOptions, Scanner};
+use dicom_scp::{TransferSyntax, Uid};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
@@ -47,13 +47,18 @@ impl Replay<'_> {
     pub(super) fn run(mut self, directory: &Path) -> Result<u64, ArchiveError> {
         let io = |e| ArchiveError::io("reading the intake log", e);
         let mut used = self.used_segments(directory).map_err(io)?;
+        let erased = super::erase::erased_in_log(self.connection)?;
+        // What is received from now on must not be taken for what is being erased.
+        let next = erased.iter().map(|(_, before)| *before).max().unwrap_or(0).max(1);
         if used.is_empty() {
-            return Ok(1);
+            return Ok(next);
         }
         used.sort_by_key(|segment| segment.sequence);
         let mut count = 0;
         for segment in &used {
-            count += self.segment(segment)?;
+            let of_segment = |(_, before): &&(Uid, u64)| segment.sequence < *before;
+            let erased: Vec<Uid> = erased.iter().filter(of_segment).map(|(uid, _)| *uid).collect();
+            count += self.segment(segment, &erased)?;
         }
         if count > 0 {
             tracing::info!(objects = count, "filed objects that an earlier run had acknowledged and not filed yet");
@@ -62,7 +67,7 @@ impl Replay<'_> {
         for segment in &used {
             segment.file.write_at(&[0; PAGE_BYTES as usize], 0).map_err(io)?;
         }
-        Ok(used.last().map_or(0, |segment| segment.sequence) + 1)
+        Ok(next.max(used.last().map_or(0, |segment| segment.sequence) + 1))
     }
 
     fn used_segments(&self, directory: &Path) -> io::Result<Vec<Used>> {
@@ -82,7 +87,7 @@ impl Replay<'_> {
         Ok(used)
     }
 
-    fn segment(&mut self, segment: &Used) -> Result<u64, ArchiveError> {
+    fn segment(&mut self, segment: &Used, erased: &[Uid]) -> Result<u64, ArchiveError> {
         let io = |e| ArchiveError::io("reading the intake log", e);
         let (mut at, mut link, mut count) = (PAGE_BYTES, segment.link, 0);
         let mut page = [0; PAGE_BYTES as usize];
@@ -93,8 +98,10 @@ impl Replay<'_> {
             segment.file.read_at(&mut object, at + found.object_at).map_err(io)?;
             (at, link) = (at + found.record_bytes, found.link);
             if <[u8; 32]>::from(Sha256::digest(&object)) == found.description.file_sha256 {
-                self.object(found, &object)?;
-                count += 1;
+                if !is_of(erased, &found, &object) {
+                    self.object(found, &object)?;
+                    count += 1;
+                }
             } else {
                 self.incomplete(&found)?;
             }
@@ -161,6 +168,12 @@ impl Replay<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an object is of one of these studies.
+fn is_of(studies: &[Uid], found: &Found, object: &[u8]) -> bool {
+    // An object that is not understood was never filed in any study.
+    !studies.is_empty() && new_instance(found, object).is_ok_and(|new| studies.contains(&new.levels.study_uid))
 }
 
 /// What the object's sender announced and its header says, as when it was received.

@@ -79,7 +79,7 @@ impl Restorer {
         let filed = self.archive.write(move |db| {
             let tx = db.transaction()?;
             let mut filed = Vec::with_capacity(rows.len());
-            let sql = "UPDATE instance SET shard = ?2, file = ?3 WHERE id = ?1 AND file IS NULL";
+            let sql = "UPDATE instance SET shard = ?2, file = ?3 WHERE id = ?1 AND file IS NULL AND origin >= 0";
             for (row, id) in &rows {
                 filed.push(tx.prepare_cached(sql)?.execute(rusqlite::params![row, id.shard, id.name])? == 1);
             }
@@ -224,7 +224,10 @@ impl Drop for Slot {
     fn drop(&mut self) {
         if !self.keep {
             self.archive.release(self.bytes);
-            self.archive.remove_file(&self.id);
+            // It may be of a study that was erased while this was fetched.
+            if let Err(error) = self.archive.0.log.scrub_file(&self.id) {
+                tracing::warn!(%error, file = self.id.name, "cannot remove a file that is not needed");
+            }
         }
     }
 }

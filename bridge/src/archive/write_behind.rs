@@ -45,6 +45,9 @@ enum Step {
     Make(u64),
     File(Arc<Record>),
     Free(Vec<Arc<Segment>>),
+    Scrub(Arc<Segment>),
+    /// Files that no segment was made of in this run.
+    ScrubUnmade,
     Wait(Option<Duration>),
     Stop,
 }
@@ -102,6 +105,8 @@ impl Worker {
                         Step::Make(number) => self.make(number),
                         Step::File(record) => self.file(record),
                         Step::Free(segments) => self.free(segments),
+                        Step::Scrub(segment) => self.scrub(segment),
+                        Step::ScrubUnmade => self.scrub_unmade(),
                         Step::Wait(_) | Step::Stop => return,
                     }
                 }
@@ -116,11 +121,18 @@ impl Worker {
             return if state.stop { Step::Stop } else { Step::Wait(Some(REST)) };
         }
         let closed = state.closed.len() as u64;
-        let pressed = (closed > 0 && closed * 2 >= state.made) || state.stop;
+        let pressed = (closed > 0 && closed * 2 >= state.made) || state.stop || state.scrubs();
         let may = |after: Option<Instant>| after.is_none_or(|after| after <= Instant::now());
         let files = (pressed || since >= PAUSE) && may(self.file_after);
         if let Some(record) = files.then(|| state.ready.pop_front()).flatten() {
             return Step::File(record);
+        }
+        if state.scrubs()
+            && state.open.as_ref().is_some_and(|open| state.is_stale(&open.segment))
+            && let Some(stale) = state.open.take()
+        {
+            // A group that is being written into it holds it in use until its files are made.
+            state.closed.push(stale.segment);
         }
         let rests = since >= REST || state.stop;
         if let Some(open) = state.open.take_if(|open| rests && open.segment.is_filed()) {
@@ -131,6 +143,9 @@ impl Worker {
             state.closed = rest;
             return Step::Free(filed);
         }
+        if let Some(step) = self.scrub_step(state) {
+            return step;
+        }
         if state.stop && (state.ready.is_empty() || !may(self.file_after)) {
             return Step::Stop;
         }
@@ -139,7 +154,21 @@ impl Worker {
         }
         let nothing = state.ready.is_empty() && state.open.is_none() && state.closed.is_empty();
         let waits_for_disk = self.make_after.is_some() && state.made < SEGMENTS;
-        Step::Wait((!nothing || waits_for_disk).then_some(PAUSE / 2))
+        Step::Wait((!nothing || waits_for_disk || state.scrubs()).then_some(PAUSE / 2))
+    }
+
+    /// What comes next for a log that is to be overwritten; nothing while it waits for objects to be filed.
+    fn scrub_step(&self, state: &mut State) -> Option<Step> {
+        if !state.scrubs() {
+            return None;
+        }
+        let stale = state.free.iter().position(|segment| state.is_stale(segment));
+        if let Some(at) = stale {
+            return Some(Step::Scrub(state.free.swap_remove(at)));
+        }
+        // None is being written: this thread closed it above.
+        let waits = state.open.iter().map(|open| &open.segment).chain(&state.closed).any(|one| state.is_stale(one));
+        (!waits).then_some(Step::ScrubUnmade)
     }
 
     fn wait(&self, state: MutexGuard<'_, State>, patience: Option<Duration>) {
@@ -149,7 +178,10 @@ impl Worker {
             Some(patience) => drop(changed.wait_timeout_while(state, patience, |state| !state.stop)),
             None => {
                 self.blocks.trim();
-                drop(changed.wait_while(state, |state| !state.stop && state.ready.is_empty() && state.open.is_none()));
+                let idle = |state: &mut State| {
+                    !state.stop && !state.scrubs() && state.ready.is_empty() && state.open.is_none()
+                };
+                drop(changed.wait_while(state, idle));
             }
         }
     }
@@ -167,7 +199,8 @@ impl Worker {
         match made {
             Ok(file) => {
                 let mut state = shared.state();
-                state.free.push(Arc::new(Segment::new(file)));
+                let scrubbed = state.scrubbed;
+                state.free.push(Arc::new(Segment::new(file, scrubbed)));
                 state.made += 1;
                 self.make_after = None;
             }
@@ -208,6 +241,38 @@ impl Worker {
                 self.poison("syncing filed objects", &error);
             }
         }
+    }
+
+    fn scrub(&self, segment: Arc<Segment>) {
+        let shared = self.log.shared();
+        let number = shared.state().scrub;
+        let scrubbed = segment.scrub(shared.segment_bytes, number);
+        shared.state().free.push(segment);
+        if let Err(error) = scrubbed {
+            self.poison("overwriting the intake log", &error);
+        }
+    }
+
+    /// Ends an overwriting.
+    fn scrub_unmade(&self) {
+        let shared = self.log.shared();
+        let (made, number) = {
+            let state = shared.state();
+            (state.made, state.scrub)
+        };
+        let scrubbed = (made..SEGMENTS).try_for_each(|unmade| {
+            let path = shared.directory.join(format!("{unmade:08}.log"));
+            if !path.exists() {
+                return Ok(());
+            }
+            let file = shared.disk.log_file(&path, shared.segment_bytes)?;
+            Segment::new(file, 0).scrub(shared.segment_bytes, number)
+        });
+        match scrubbed {
+            Ok(()) => shared.state().scrubbed = number,
+            Err(error) => self.poison("overwriting the intake log", &error),
+        }
+        shared.changed.notify_all();
     }
 
     fn poison(&self, what: &str, error: &io::Error) {

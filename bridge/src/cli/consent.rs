@@ -230,7 +230,7 @@ pub(super) async fn run(command: Command, config: &Config, output: &Output, pass
 }
 
 /// Asks the running bridge: only that follows the ledger.
-async fn tell(config: &Config, ask: Ask) -> Result<Told, Failed> {
+pub(super) async fn tell(config: &Config, ask: Ask) -> Result<Told, Failed> {
     let data_dir = &config.site.data_dir;
     match control::ask(data_dir, &Request::Consent(ask)).await? {
         Some(Reply::Consent(told)) => Ok(told),
@@ -350,13 +350,13 @@ fn password_of(of: &str, file: Option<&Path>, environment: Password) -> Result<Z
     Ok(password)
 }
 
-fn read(file: &Path) -> Result<Pending, Failed> {
+pub(super) fn read(file: &Path) -> Result<Pending, Failed> {
     let text = std::fs::read_to_string(file).map_err(|e| Failed(format!("action file {}: {e}", file.display())))?;
     serde_json::from_str(&text).map_err(|e| Failed(format!("{} is not an action: {e}", file.display())))
 }
 
 /// Writes a file whole or not at all; what is in it was decided about somebody's health data.
-fn write(file: &Path, value: &impl serde::Serialize) -> Result<(), Failed> {
+pub(super) fn write(file: &Path, value: &impl serde::Serialize) -> Result<(), Failed> {
     let fail = |e: std::io::Error| Failed(format!("file {}: {e}", file.display()));
     let part = file.with_extension("part");
     let mut out = std::fs::OpenOptions::new();

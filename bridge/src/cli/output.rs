@@ -44,6 +44,7 @@ impl Output {
             Reply::Verdicts(verdicts) if self.json => self.json(&verdicts),
             Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
             Reply::Consent(told) => self.told(&told),
+            Reply::Erased(outcome) => self.json(&outcome),
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }

@@ -83,6 +83,8 @@ pub enum Action {
     Revoke { study: B256, grantee: Address, seq: u32, deadline: u64 },
     /// Hand the study to the owner's own key.
     Transfer { study: B256, new_owner: Address, seq: u32, deadline: u64 },
+    /// End the study: nobody is served it any more, and its source destroys its keys.
+    Tombstone { study: B256, seq: u32, deadline: u64 },
 }
 
 impl Action {
@@ -128,6 +130,9 @@ impl Action {
                 seq,
                 deadline,
             }),
+            Self::Tombstone { study, seq, deadline } => {
+                Word::Tombstone(messages::TombstoneStudy { studyId: study, seq, deadline })
+            }
         }
     }
 
@@ -136,7 +141,7 @@ impl Action {
     pub fn grantee(&self) -> Option<Address> {
         match self {
             Self::Allow { grantee, .. } | Self::Deny { grantee, .. } | Self::Revoke { grantee, .. } => Some(*grantee),
-            Self::Transfer { .. } => None,
+            Self::Transfer { .. } | Self::Tombstone { .. } => None,
         }
     }
 
@@ -147,6 +152,7 @@ impl Action {
             Self::Deny { .. } => "denied",
             Self::Revoke { .. } => "revoked",
             Self::Transfer { .. } => "transferred",
+            Self::Tombstone { .. } => "ended",
         }
     }
 
@@ -167,6 +173,11 @@ impl Action {
             Self::Deny { study, grantee, .. } => format!("deny {grantee} what it asked for of study {study}"),
             Self::Revoke { study, grantee, .. } => format!("take from {grantee} the access to study {study}"),
             Self::Transfer { study, new_owner, .. } => format!("hand study {study} to the owner key {new_owner}"),
+            Self::Tombstone { study, .. } => {
+                format!(
+                    "end study {study} for ever: nobody is served it any more, and its source destroys its keys and copies"
+                )
+            }
         }
     }
 }
@@ -223,7 +234,7 @@ impl Pending {
     ///
     /// # Errors
     /// [`PendingError`].
-    pub(super) fn checked_signature(&self, chain_id: u64, contract: Address) -> Result<Bytes, PendingError> {
+    pub(crate) fn checked_signature(&self, chain_id: u64, contract: Address) -> Result<Bytes, PendingError> {
         self.check_format()?;
         if (self.chain_id, self.contract) != (chain_id, contract) {
             return Err(PendingError::Elsewhere {
