@@ -18,7 +18,7 @@ use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use dicom_scp::Uid;
 use rand::RngCore;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use zeroize::Zeroizing;
 
 use crate::config;
@@ -199,8 +199,11 @@ impl Keyring {
         let database = Mutex::new(open_database(&path)?);
         let journal = data_dir.join(format!("{DATABASE}-journal"));
         let keyring = Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database, journal }));
-        // Whoever destroyed something may have been stopped before this.
-        keyring.wipe_journal(&keyring.database())?;
+        // Whoever destroyed something may have been stopped before this. Who is at work now does it himself.
+        match keyring.wipe_journal(&keyring.database()) {
+            Err(KeyringError::Database(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+            other => other?,
+        }
         Ok(keyring)
     }
 
@@ -374,24 +377,13 @@ impl Keyring {
         self.wipe_journal(&database)
     }
 
-    /// Overwrites what the last transaction left in the rollback journal. The lock on the database is held, so none is under way.
-    fn wipe_journal(&self, _database: &MutexGuard<'_, Connection>) -> Result<(), KeyringError> {
-        let path = &self.0.journal;
-        let wipe = || {
-            let mut file = fs::OpenOptions::new().write(true).open(path)?;
-            let mut left = file.metadata()?.len();
-            let zeros = [0; 4096];
-            while left > 0 {
-                let count = left.min(4096);
-                file.write_all(&zeros[..usize::try_from(count).unwrap_or(0)])?;
-                left -= count;
-            }
-            file.sync_all()
-        };
-        match wipe() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KeyringError::File(path.clone(), error)),
-            _ => Ok(()),
-        }
+    /// Overwrites what the last transaction left in the rollback journal. That nothing is written meanwhile, by another process either,
+    /// is why this is a transaction, and that it writes nothing itself is why it needs no journal.
+    fn wipe_journal(&self, database: &MutexGuard<'_, Connection>) -> Result<(), KeyringError> {
+        database.execute_batch("BEGIN EXCLUSIVE")?;
+        let wiped = overwrite(&self.0.journal);
+        database.execute_batch("ROLLBACK")?;
+        wiped
     }
 
     /// The certificate that session keys for this site are wrapped to.
@@ -680,6 +672,25 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
     fs::rename(&part, path).map_err(fail)?;
     sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Overwrites a file with zeros, durably. One that is not there is no error.
+fn overwrite(path: &Path) -> Result<(), KeyringError> {
+    let work = || {
+        let mut file = fs::OpenOptions::new().write(true).open(path)?;
+        let zeros = [0; 4096];
+        let mut left = file.metadata()?.len();
+        while left > 0 {
+            let count = left.min(4096);
+            file.write_all(&zeros[..usize::try_from(count).unwrap_or(0)])?;
+            left -= count;
+        }
+        file.sync_all()
+    };
+    match work() {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KeyringError::File(path.to_owned(), error)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the names in a directory durable.

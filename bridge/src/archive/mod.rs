@@ -580,6 +580,8 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 #[cfg(test)]
+mod erase_tests;
+#[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
 mod search_tests;
