@@ -370,6 +370,45 @@ fn an_erasure_that_is_killed_again_and_again_is_finished_and_takes_nothing_else_
 }
 
 #[test]
+fn a_study_on_its_way_to_the_ledger_can_be_erased_and_others_get_there() {
+    let runtime = Runtime::new().unwrap();
+    let mut a = founder();
+    // Large enough to be under way for a while.
+    let phantoms = slices(1, 60, 256);
+    runtime.block_on(async {
+        let mut open = connect(a.dicom, "CT1").await.unwrap();
+        for phantom in &phantoms {
+            assert_eq!(tests::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+        }
+    });
+    let mut study = Value::Null;
+    wait_for("the study to be planned", || {
+        study = a.json(&["study", "show", &uid(1)])["study_id"].clone();
+        study.is_string()
+    });
+    let study_id: B256 = study.as_str().unwrap().parse().unwrap();
+    let secrets = kept_secrets(&a, 1);
+    a.json(&["erase", &uid(1), "--yes"]);
+    assert!(listed(&a).is_empty());
+    let other = store(&runtime, &a, 2, 0..6);
+    a.wait_final(1);
+    wait_for("the certificate", || only_certificate(&a).is_some());
+    let file = only_certificate(&a).unwrap();
+    assert!(a.cli(&["erase", "--check", file.to_str().unwrap()]).status.success());
+    assert!(fetched(&runtime, &a, 2) == other);
+    let images = images_on_chain(&runtime, &a);
+    let keys = keyring(&a).study(&Uid::new(&uid(2)).unwrap()).unwrap().unwrap();
+    let opens = opened(&images, &all_keys(keys.epochs().map(|(_, key)| key)));
+    assert!(opens.iter().all(|id| images[id].0 != study_id) && !opens.is_empty());
+    a.terminate();
+    let mut needles = secrets;
+    let who = subject(1);
+    needles.extend([who.patient_name, who.patient_id, who.study_uid].map(String::into_bytes));
+    needles.extend(phantoms.iter().map(|phantom| phantom.sop_instance.to_string().into_bytes()));
+    assert_eq!(found(a.data(), &needles), [], "something is left in a file of A's");
+}
+
+#[test]
 fn a_patients_own_key_ends_the_patients_study_and_nothing_goes_before_it_says_so() {
     let runtime = Runtime::new().unwrap();
     let a = Bridge::start(OPEN);

@@ -131,3 +131,17 @@ fn a_database_of_version_2_is_taken_over() {
     assert_eq!(keyring.study_or_new(&uid(9)).unwrap().owner_index, 3);
     assert_eq!(keyring.study_after(&uid(0), &[OWNERS_WORD]).unwrap().epoch(), 1);
 }
+
+#[test]
+fn a_backup_brings_the_keys_of_every_epoch_back() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let keyring = Keyring::open(here.path(), &keys()).unwrap();
+    let kept = keyring.study_after(&uid(1), &[OWNERS_WORD]).unwrap();
+    let file = here.path().join("backup");
+    crate::keys::backup(here.path(), &keys(), &file, "a good password").unwrap();
+    crate::keys::restore(there.path(), &file, "a good password").unwrap();
+    let restored = Keyring::open(there.path(), &keys()).unwrap();
+    let again = restored.study(&uid(1)).unwrap().unwrap();
+    assert!(kept.epoch() == 1 && again.epochs().eq(kept.epochs()) && again.salt == kept.salt);
+    assert_eq!(restored.study_after(&uid(1), &[OWNERS_WORD]).unwrap().epoch(), 1, "what began an epoch is known too");
+}
