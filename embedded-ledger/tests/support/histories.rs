@@ -159,9 +159,11 @@ pub fn step() -> impl Strategy<Value = Step> {
     // Above 100: that key's signature for another chain.
     let signer = prop_oneof![12 => Just(0u8), 3 => 11u8..14, 1 => Just(2u8), 1 => 111u8..114];
     let ahead = prop_oneof![1 => Just(0u32), 6 => Just(1), 1 => 2u32..9];
-    let terms =
-        (prop_oneof![3 => Just(0u8), 1 => 1u8..3], 0u8..3, 0u64..40, 0u64..120, prop_oneof![Just(0u16), Just(3)])
-            .prop_map(|(series, mode, from, length, purpose)| Terms { series, mode, from, to: from + length, purpose });
+    let modes = prop_oneof![1 => Just(0u8), 4 => 1u8..3];
+    // Short, so that they end while somebody looks, or long, so that there is something to be taken away.
+    let lengths = prop_oneof![0u64..120, 5 * 86_400u64..20 * 86_400];
+    let terms = (prop_oneof![3 => Just(0u8), 1 => 1u8..3], modes, 0u64..40, lengths, prop_oneof![Just(0u16), Just(3)])
+        .prop_map(|(series, mode, from, length, purpose)| Terms { series, mode, from, to: from + length, purpose });
     let owned = (by.clone(), study.clone(), signer.clone(), ahead.clone());
     let granted = (by.clone(), study.clone(), grantee, signer, ahead);
     let wait = prop_oneof![5 => 1u64..60, 2 => Just(u64::from(DELAY) - 30), 1 => Just(u64::from(DELAY))];
