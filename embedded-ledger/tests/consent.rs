@@ -9,7 +9,7 @@ mod histories;
 
 use std::collections::BTreeMap;
 
-use histories::{DELAY, Model, START, Step, Terms, World, step};
+use histories::{DELAY, Model, START, STUDIES, Step, Terms, World, step};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -36,7 +36,7 @@ proptest! {
                 let expected = model.take(&step).is_some();
                 accepted += usize::from(expected);
                 assert_eq!(world.take(&step).await, expected, "{step:?}\n{model:#?}");
-                world.compare(&model, &step).await;
+                world.compare(&model, STUDIES, &step).await;
                 if !matches!(step, Step::Wait { .. }) {
                     history.push(step);
                 }
@@ -75,6 +75,6 @@ async fn every_message_signed_in_rust_is_understood_by_the_contracts() {
     for step in &steps {
         assert!(world.take(step).await, "{step:?}");
         assert!(model.take(step).is_some(), "{step:?}");
-        world.compare(&model, step).await;
+        world.compare(&model, STUDIES, step).await;
     }
 }
