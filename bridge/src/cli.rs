@@ -7,6 +7,7 @@ mod consent;
 mod deidentify;
 mod keys;
 mod output;
+mod together;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

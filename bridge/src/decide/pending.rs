@@ -83,6 +83,10 @@ pub enum Action {
     Revoke { study: B256, grantee: Address, seq: u32, deadline: u64 },
     /// Hand the study to the owner's own key.
     Transfer { study: B256, new_owner: Address, seq: u32, deadline: u64 },
+    /// Name who may recover the study; nobody when zero.
+    NameGuardians { study: B256, guardians: B256, seq: u32, deadline: u64 },
+    /// Object to a recovery under way.
+    VetoRecovery { study: B256, seq: u32, deadline: u64 },
 }
 
 impl Action {
@@ -128,6 +132,12 @@ impl Action {
                 seq,
                 deadline,
             }),
+            Self::NameGuardians { study, guardians, seq, deadline } => {
+                Word::NameGuardians(messages::NameGuardians { studyId: study, guardians, seq, deadline })
+            }
+            Self::VetoRecovery { study, seq, deadline } => {
+                Word::VetoRecovery(messages::VetoRecovery { studyId: study, seq, deadline })
+            }
         }
     }
 
@@ -136,7 +146,7 @@ impl Action {
     pub fn grantee(&self) -> Option<Address> {
         match self {
             Self::Allow { grantee, .. } | Self::Deny { grantee, .. } | Self::Revoke { grantee, .. } => Some(*grantee),
-            Self::Transfer { .. } => None,
+            Self::Transfer { .. } | Self::NameGuardians { .. } | Self::VetoRecovery { .. } => None,
         }
     }
 
@@ -147,6 +157,8 @@ impl Action {
             Self::Deny { .. } => "denied",
             Self::Revoke { .. } => "revoked",
             Self::Transfer { .. } => "transferred",
+            Self::NameGuardians { .. } => "guardians named",
+            Self::VetoRecovery { .. } => "recovery vetoed",
         }
     }
 
@@ -167,6 +179,13 @@ impl Action {
             Self::Deny { study, grantee, .. } => format!("deny {grantee} what it asked for of study {study}"),
             Self::Revoke { study, grantee, .. } => format!("take from {grantee} the access to study {study}"),
             Self::Transfer { study, new_owner, .. } => format!("hand study {study} to the owner key {new_owner}"),
+            Self::NameGuardians { study, guardians, .. } if guardians.is_zero() => {
+                format!("let nobody recover study {study}")
+            }
+            Self::NameGuardians { study, guardians, .. } => {
+                format!("let the guardians of commitment {guardians} recover study {study}, and nobody else")
+            }
+            Self::VetoRecovery { study, .. } => format!("object to the recovery of study {study} that is under way"),
         }
     }
 }

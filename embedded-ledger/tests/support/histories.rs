@@ -183,14 +183,14 @@ pub fn step() -> impl Strategy<Value = Step> {
     let modes = prop_oneof![1 => Just(0u8), 4 => 1u8..3];
     // Short, so that they end while somebody looks, or long, so that there is something to be taken away.
     let lengths = prop_oneof![0u64..120, 5 * 86_400u64..20 * 86_400];
-    let terms = (prop_oneof![3 => Just(0u8), 1 => 1u8..3], modes, 0u64..40, lengths, prop_oneof![Just(0u16), Just(3)])
+    let terms = (prop_oneof![6 => Just(0u8), 1 => 1u8..3], modes, 0u64..40, lengths, prop_oneof![Just(0u16), Just(3)])
         .prop_map(|(series, mode, from, length, purpose)| Terms { series, mode, from, to: from + length, purpose });
     let owned = (by.clone(), study.clone(), signer.clone(), ahead.clone());
     let granted = (by.clone(), study.clone(), grantee, signer, ahead);
-    let wait = prop_oneof![5 => 1u64..60, 2 => Just(u64::from(DELAY) - 30), 1 => Just(u64::from(DELAY))];
+    let wait = prop_oneof![8 => 1u64..60, 2 => Just(u64::from(DELAY) - 30), 1 => Just(u64::from(DELAY))];
     prop_oneof![
         5 => (by.clone(), study.clone()).prop_map(|(by, study)| Step::Request { by, study }),
-        12 => (granted.clone(), 0u64..90, terms).prop_map(|((by, study, grantee, signer, seq), deadline, terms)| {
+        24 => (granted.clone(), 0u64..90, terms).prop_map(|((by, study, grantee, signer, seq), deadline, terms)| {
             Step::Allow { by, study, grantee, signer, seq, deadline, terms }
         }),
         3 => granted.clone().prop_map(|(by, study, grantee, signer, seq)| Step::Deny { by, study, grantee, signer, seq }),
@@ -213,7 +213,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         4 => (2u8..8, study.clone(), 0u32..4).prop_map(|(by, study, version)| Step::Amend { by, study, version }),
         2 => (2u8..5, 3u8..7).prop_map(|(by, operator)| Step::Offer { by, operator }),
         3 => (3u8..7, 2u8..4).prop_map(|(by, source)| Step::Accept { by, source }),
-        1 => (2u8..4, 2u8..7).prop_map(|(by, operator)| Step::Dismiss { by, operator }),
+        2 => (2u8..4, 3u8..7).prop_map(|(by, operator)| Step::Dismiss { by, operator }),
         1 => (owned.clone(), 0u8..4).prop_map(|((by, study, signer, seq), rare)| match rare {
             0 => Step::Tombstone { by, study, signer, seq },
             _ => Step::NameGuardians { by, study, signer, seq, some: true },
@@ -225,7 +225,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => owned.prop_map(|(by, study, signer, seq)| Step::Veto { by, study, signer, seq }),
         3 => (by, study).prop_map(|(by, study)| Step::Complete { by, study }),
         1 => (2u8..4).prop_map(|source| Step::Suspend { source }),
-        2 => (2u8..4).prop_map(|source| Step::Reinstate { source }),
+        5 => (2u8..4).prop_map(|source| Step::Reinstate { source }),
         7 => wait.prop_map(|seconds| Step::Wait { seconds }),
         5 => any::<usize>().prop_map(|nth| Step::Replay { nth }),
     ]
