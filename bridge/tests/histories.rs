@@ -224,7 +224,7 @@ impl Site {
             *asked += 1;
             // Now and then somebody else: he may act for the grantee today, or not any more.
             let other = SIGNERS[usize::try_from(*asked / 2).unwrap() % SIGNERS.len()];
-            let signer = if *asked % 2 == 0 { grantee } else { other };
+            let signer = if asked.is_multiple_of(2) { grantee } else { other };
             let mut request = KeyRequest {
                 study_id: study(n),
                 grantee: address(grantee),
