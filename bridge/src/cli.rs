@@ -8,6 +8,7 @@ mod deidentify;
 mod erase;
 mod keys;
 mod output;
+mod together;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -4,9 +4,13 @@
 //! An owner's decision leaves this machine as a [`Pending`] action: a small file that says everything that is signed and nothing
 //! that identifies a patient. Must not know the command line or the control socket.
 
+mod emergency;
+mod guardians;
 mod pending;
 mod shown;
 
+pub use emergency::{EmergencyError, EmergencyPaper};
+pub use guardians::{GuardianError, GuardianPaper, Recovery};
 pub use pending::{Action, Pending, PendingError};
 pub use shown::{
     Done, HandOver, RequestRow, SourceRow, TraceReport, TraceRow, TraceState, moment, parse_moment, parse_span,
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::SignerSync as _;
-use contracts::messages::{self, EmergencyReason, Purpose};
+use contracts::messages::{self, Purpose};
 use contracts::{Emergency, Grant};
 use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,7 @@ use crate::follow::{Asked, FollowError, Mode, StudyInfo};
 use crate::keyring::KeyringError;
 use crate::ledger::consent::{Sent, Wish};
 use crate::ledger::node::Node as _;
+use crate::ledger::operators::Acceptance;
 use crate::ledger::{Ledger, LedgerError, LedgerKind};
 use crate::site::Site;
 
@@ -71,6 +76,12 @@ pub enum DecideError {
     /// The pending action is not fit to be sent.
     #[error("the action")]
     Pending(#[from] PendingError),
+    /// The file about guardians is not fit for what is wanted.
+    #[error("the file")]
+    Guardians(#[from] GuardianError),
+    /// The file about an emergency is not fit for what is wanted.
+    #[error("the request")]
+    Emergency(#[from] EmergencyError),
     /// The operator: no ledger is connected.
     #[error("the ledger is away")]
     Away,
@@ -131,6 +142,13 @@ pub enum Decision {
     },
     /// End the study. Its source says so itself only when it erases the study.
     Tombstone,
+    /// Name who may recover the study, instead of those named before.
+    NameGuardians {
+        /// [`GuardianPaper::commitment`]; nobody when there is none.
+        commitment: Option<B256>,
+    },
+    /// Object to a recovery that guardians proposed.
+    VetoRecovery,
 }
 
 /// What can be asked about consent.
@@ -208,6 +226,70 @@ pub enum Ask {
         /// The study.
         study: String,
     },
+    /// Make the file that owner and guardians keep; nothing is sent.
+    Guardians {
+        /// The study.
+        study: String,
+        /// Accounts.
+        guardians: Vec<String>,
+        /// So many must agree.
+        need: u8,
+        /// So many seconds the owner has to object.
+        delay_s: u32,
+    },
+    /// Make the file that guardians sign for a new owner; nothing is sent.
+    Recovery {
+        /// What the owner gave them.
+        guardians: GuardianPaper,
+        /// The new owner.
+        owner: String,
+        /// Seconds until it cannot be sent any more.
+        good_s: u64,
+    },
+    /// Propose a new owner on the word of guardians.
+    ProposeRecovery {
+        /// What they signed.
+        recovery: Box<Recovery>,
+    },
+    /// Complete a recovery to which the owner did not object in time.
+    CompleteRecovery {
+        /// The study.
+        study: String,
+    },
+    /// Make the file that a second operator approves before the glass is broken; nothing is sent.
+    Emergency {
+        /// The study's id on the ledger.
+        study: String,
+        /// A word of [`messages::EmergencyReason`].
+        reason: String,
+        /// Seconds until it ends.
+        seconds: u64,
+    },
+    /// Break the glass as a second operator approved.
+    ApprovedEmergency {
+        /// What was approved.
+        emergency: EmergencyPaper,
+    },
+    /// Say on the ledger whether one operator alone may break the glass.
+    EmergencyApproval {
+        /// Two must agree.
+        required: bool,
+    },
+    /// Let another account act for this source, once it accepts.
+    OfferOperator {
+        /// The account.
+        operator: String,
+    },
+    /// Send what that account signed.
+    AcceptOperator {
+        /// The offer, signed.
+        acceptance: Acceptance,
+    },
+    /// An account acts for this source no longer.
+    DismissOperator {
+        /// The account.
+        operator: String,
+    },
 }
 
 /// What comes back.
@@ -226,6 +308,14 @@ pub enum Told {
     Sources(Vec<SourceRow>),
     /// To [`Ask::HandOver`].
     HandOver(HandOver),
+    /// To [`Ask::Guardians`].
+    Guardians(GuardianPaper),
+    /// To [`Ask::Recovery`].
+    Recovery(Box<Recovery>),
+    /// To [`Ask::Emergency`].
+    Emergency(EmergencyPaper),
+    /// To [`Ask::OfferOperator`].
+    Offer(Acceptance),
 }
 
 /// Answers.
@@ -251,6 +341,22 @@ pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
         Ask::Admit { source } => desk.admit(&source).await.map(Told::Done),
         Ask::Suspend { source } => desk.suspend(&source, true).await.map(Told::Done),
         Ask::Reinstate { source } => desk.suspend(&source, false).await.map(Told::Done),
+        Ask::Guardians { study, guardians, need, delay_s } => {
+            desk.guardians(&study, &guardians, need, delay_s).map(Told::Guardians)
+        }
+        Ask::Recovery { guardians, owner, good_s } => {
+            desk.recovery(guardians, &owner, good_s).await.map(|made| Told::Recovery(Box::new(made)))
+        }
+        Ask::ProposeRecovery { recovery } => desk.propose_recovery(&recovery).await.map(Told::Done),
+        Ask::CompleteRecovery { study } => desk.complete_recovery(&study).await.map(Told::Done),
+        Ask::Emergency { study, reason, seconds } => {
+            desk.emergency(&study, &reason, seconds).await.map(Told::Emergency)
+        }
+        Ask::ApprovedEmergency { emergency } => desk.approved_emergency(&emergency).await.map(Told::Done),
+        Ask::EmergencyApproval { required } => desk.emergency_approval(required).await.map(Told::Done),
+        Ask::OfferOperator { operator } => desk.offer_operator(&operator).await.map(Told::Offer),
+        Ask::AcceptOperator { acceptance } => desk.accept_operator(&acceptance).await.map(Told::Done),
+        Ask::DismissOperator { operator } => desk.dismiss_operator(&operator).await.map(Told::Done),
     }
 }
 
@@ -325,6 +431,14 @@ impl Desk<'_> {
             Decision::Tombstone => {
                 let seq = ledger.next_study_seq(study).await?;
                 Action::Tombstone { study, seq, deadline }
+            }
+            Decision::NameGuardians { commitment } => {
+                let (seq, guardians) = (ledger.next_study_seq(study).await?, commitment.unwrap_or_default());
+                Action::NameGuardians { study, guardians, seq, deadline }
+            }
+            Decision::VetoRecovery => {
+                let seq = ledger.next_study_seq(study).await?;
+                Action::VetoRecovery { study, seq, deadline }
             }
         };
         let contract = action.word().contract(ledger.addresses());
@@ -401,9 +515,7 @@ impl Desk<'_> {
 
     async fn break_glass(&self, given: &str, reason: &str, seconds: u64) -> Result<Done, DecideError> {
         let (ledger, study) = (self.ledger()?, self.study_id(given)?);
-        let known = || EmergencyReason::ALL.iter().map(|reason| reason.code()).collect::<Vec<_>>().join(", ");
-        let unknown = || DecideError::Word { given: reason.to_owned(), known: known() };
-        let reason = EmergencyReason::from_code(reason).ok_or_else(unknown)?;
+        let reason = emergency::reason(reason)?;
         let now = ledger.now_s();
         let emergency = Emergency {
             studyId: study,

@@ -29,8 +29,10 @@ use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
 
 /// What may be in a backup besides the database.
-const FILES: [&str; 8] =
-    [SOURCE, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_WORDS, OWNER_SEED, PAYLOAD, PASSWORD];
+const FILES: [&str; 9] =
+    [SOURCE, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_WORDS, OWNER_SEED, PAYLOAD, EXCHANGE_TLS, PASSWORD];
+/// The key with which this site answers other bridges, which know it from the ledger.
+pub const EXCHANGE_TLS: &str = "exchange-tls.pkcs8";
 const FORMAT: &str = "pacs-bridge keys";
 const VERSION: u64 = 1;
 /// Argon2id: one pass, four lanes, 2^21 KiB would be the standard's first choice; 2^16 KiB with three passes is its second, for

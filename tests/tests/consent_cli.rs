@@ -27,6 +27,25 @@ fn table(bridge: &Bridge, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Brings a study onto the ledger; its UID.
+fn published(bridge: &Bridge, seed: u32) -> String {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut open = tests::dicom::connect(bridge.dicom, "CT1").await.unwrap();
+        let phantom = &slices(seed, 1, 32)[0];
+        assert_eq!(tests::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+    });
+    bridge.wait_final(1);
+    subject(seed).study_uid
+}
+
+/// A key of somebody, in a file of its own; its account and the file.
+fn somebody(dir: &Path, name: &str) -> (String, String) {
+    let key = alloy::signers::local::PrivateKeySigner::random();
+    let file = dir.join(name);
+    std::fs::write(&file, bridge::ledger::keystore::encrypt(&key, "a key of mine").unwrap()).unwrap();
+    (key.address().to_string(), text(&file).to_owned())
+}
+
 fn events(trace: &Value) -> Vec<&str> {
     trace["history"].as_array().unwrap().iter().map(|row| row["event"].as_str().unwrap()).collect()
 }
@@ -161,4 +180,130 @@ fn requests_denials_emergencies_and_sources_are_shown() {
         row.unwrap()["state"].clone()
     };
     assert_eq!((state(GRANTEE), state(&source)), ("suspended".into(), "active".into()));
+}
+
+#[test]
+fn guardians_recover_a_study_together_and_the_owner_can_object() {
+    let bridge = Bridge::start(OPEN);
+    let uid = published(&bridge, 3);
+    let file = |name: &str| text(&bridge.dir.path().join(name)).to_owned();
+    let password = file("password");
+    std::fs::write(&password, "a key of mine\n").unwrap();
+    let people: Vec<_> =
+        ["a.json", "b.json", "c.json", "d.json"].iter().map(|name| somebody(bridge.dir.path(), name)).collect();
+    let (paper, recovery, copy) = (file("guardians"), file("recovery"), file("copy"));
+    let named = |need: &str, delay: &str| {
+        let mut args =
+            vec!["guardians", "set", uid.as_str(), "--need", need, "--delay", delay, "--paper", paper.as_str()];
+        people[..3].iter().for_each(|(account, _)| args.extend(["--guardian", account.as_str()]));
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let call = |args: &[String]| args.to_vec();
+    for (need, delay) in [("4", "7d"), ("2", "1h"), ("0", "7d")] {
+        let args = call(&named(need, delay));
+        let words = refused(&bridge, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(words.contains("could never act"), "{words}");
+    }
+    let args = named("2", "2d");
+    let done = bridge.json(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(done["action"], "guardians named", "{done}");
+
+    // Two of three must agree on one new owner; each signs a copy of his own.
+    let owner = people[3].0.as_str();
+    bridge.json(&["recover", "propose", &paper, "--owner", owner, "--out", &recovery]);
+    std::fs::copy(&recovery, &copy).unwrap();
+    let approve = |file: &str, key: &str| {
+        vec!["recover", "approve", file, "--key", key, "--password-file", &password]
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| bridge.json(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let words = refused(&bridge, &approve(&recovery, &people[3].1).iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(words.contains("must be signed by a guardian"), "{words}");
+    run(approve(&recovery, &people[0].1));
+    let words = refused(&bridge, &["recover", "submit", &recovery]);
+    assert!(words.contains("signed by 1 guardians, 2 must"), "{words}");
+    let signed = run(approve(&copy, &people[2].1));
+    let mut forged = signed.clone();
+    forged["new_owner"] = GRANTEE.into();
+    let forgery = file("forged");
+    std::fs::write(&forgery, forged.to_string()).unwrap();
+    let words = refused(&bridge, &["recover", "submit", &recovery, &forgery]);
+    assert!(words.contains("another recovery"), "{words}");
+    let done = bridge.json(&["recover", "submit", &recovery, &copy]);
+    assert_eq!(done["action"], "recovery proposed", "{done}");
+    assert!(done["account"].as_str().unwrap().eq_ignore_ascii_case(owner), "{done}");
+    let words = refused(&bridge, &["recover", "submit", &recovery, &copy]);
+    assert!(words.contains("signature"), "the number is used up: {words}");
+    let words = refused(&bridge, &["recover", "complete", &uid]);
+    assert!(words.contains("may object until"), "{words}");
+
+    // The owner objects, here with the key in custody, and names nobody any more.
+    assert_eq!(bridge.json(&["recover", "veto", &uid])["action"], "recovery vetoed");
+    let words = refused(&bridge, &["recover", "complete", &uid]);
+    assert!(words.contains("no recovery"), "{words}");
+    let unsigned = file("clear");
+    let told = table(&bridge, &["guardians", "clear", &uid, "--unsigned", &unsigned]);
+    assert!(told.contains("let nobody recover study"), "{told}");
+    bridge.json(&["guardians", "clear", &uid]);
+    let words = refused(&bridge, &["recover", "propose", &paper, "--owner", owner, "--out", &recovery]);
+    assert!(words.contains("not the guardians"), "{words}");
+    let trace = bridge.json(&["trace", &uid]);
+    assert_eq!(events(&trace), ["created", "guardians", "recovery", "recovery ended", "guardians"], "{trace}");
+}
+
+#[test]
+fn where_two_operators_must_agree_one_alone_does_not_break_the_glass() {
+    let bridge = Bridge::start(OPEN);
+    let uid = published(&bridge, 4);
+    let source = bridge.json(&["status"])["source"].as_str().unwrap().to_owned();
+    let file = |name: &str| text(&bridge.dir.path().join(name)).to_owned();
+    let password = file("password");
+    std::fs::write(&password, "a key of mine\n").unwrap();
+    let (second, key) = somebody(bridge.dir.path(), "second.json");
+    let (_, stranger) = somebody(bridge.dir.path(), "stranger.json");
+    let (offer, request) = (file("offer"), file("request"));
+    let signed = |what: [&str; 2], file: &str, key: &str| {
+        bridge.json(&[what[0], what[1], file, "--key", key, "--password-file", &password])
+    };
+
+    assert_eq!(bridge.json(&["break-glass", "demand-approval"])["action"], "second operator demanded");
+    let words = refused(&bridge, &["break-glass", &uid, "--reason", "patient-unable"]);
+    assert!(words.contains("demands that a second operator approves"), "{words}");
+
+    bridge.json(&["operators", "offer", &second, "--out", &offer]);
+    let words = refused(&bridge, &["operators", "submit", &offer]);
+    assert!(words.contains("not accepted yet"), "{words}");
+    let words = refused(&bridge, &["operators", "accept", &offer, "--key", &stranger, "--password-file", &password]);
+    assert!(words.contains("the offer is for"), "{words}");
+    signed(["operators", "accept"], &offer, &key);
+    assert_eq!(bridge.json(&["operators", "submit", &offer])["action"], "operator accepted");
+
+    bridge.json(&["break-glass", &uid, "--reason", "patient-unable", "--for", "30m", "--request", &request]);
+    let words = refused(&bridge, &["break-glass", "submit", &request]);
+    assert!(words.contains("not approved yet"), "{words}");
+    signed(["break-glass", "approve"], &request, &stranger);
+    let words = refused(&bridge, &["break-glass", "submit", &request]);
+    assert!(words.contains("is not another operator"), "{words}");
+    let approved = signed(["break-glass", "approve"], &request, &key);
+    let mut longer = approved.clone();
+    longer["until"] = (approved["until"].as_u64().unwrap() + 3600).into();
+    let forgery = file("forged");
+    std::fs::write(&forgery, longer.to_string()).unwrap();
+    let words = refused(&bridge, &["break-glass", "submit", &forgery]);
+    assert!(words.contains("changed after it was signed"), "{words}");
+    let done = bridge.json(&["break-glass", "submit", &request]);
+    assert_eq!((&done["action"], &done["state"]), (&"glass broken".into(), &"emergency".into()), "{done}");
+
+    // The owner sees it, and who agreed.
+    let trace = bridge.json(&["trace", &uid, &source]);
+    assert_eq!(events(&trace), ["created", "glass broken"], "{trace}");
+    let detail = trace["history"][1]["detail"].as_str().unwrap().to_lowercase();
+    assert!(detail.contains(&format!("approved by {}", second.to_lowercase())), "{detail}");
+
+    assert_eq!(bridge.json(&["operators", "dismiss", &second])["action"], "operator dismissed");
+    let words = refused(&bridge, &["operators", "dismiss", &second]);
+    assert!(!words.is_empty(), "{words}");
+    assert_eq!(bridge.json(&["break-glass", "waive-approval"])["action"], "one operator suffices");
 }

@@ -87,7 +87,9 @@ fn get(bridge: &Bridge, study: u32) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn what_a_backup_holds_opens_evicted_studies_again() {
-    let mut bridge = Bridge::start(OPEN);
+    let mut bridge = Bridge::start(&format!("{OPEN}[exchange]\nbind = \"127.0.0.1:0\"\n"));
+    let answers_with = |bridge: &Bridge| std::fs::read(bridge.data().join("keystore/exchange-tls.pkcs8")).unwrap();
+    let key = answers_with(&bridge);
     let sent = send(&bridge, 1);
     bridge.wait_final(1);
     bridge.json(&["evict", &subject(1).study_uid]);
@@ -128,6 +130,7 @@ fn what_a_backup_holds_opens_evicted_studies_again() {
     done(&keys(&bridge.config(), "a good password", &["restore", "--from", to]));
     assert_eq!(shown(&bridge.config()), before);
     bridge.run();
+    assert!(answers_with(&bridge) == key, "other bridges would take the restored site for an impostor");
     assert!(get(&bridge, 1) == sent, "the evicted study did not come back byte for byte");
     send(&bridge, 2);
     bridge.wait_final(2);

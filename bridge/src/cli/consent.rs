@@ -1,7 +1,7 @@
 //! The patient's and the consortium's commands. What is decided is in [`crate::decide`]; here it gets a face, and keys that are not
 //! the bridge's are used without it.
 
-use std::io::{BufRead as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use clap::Subcommand;
 use zeroize::Zeroizing;
 
 use super::output::Output;
+use super::together::{self, BreakGlassCommand, GuardiansCommand, OperatorsCommand, RecoverCommand};
 use super::{Failed, control};
 use crate::config::Config;
 use crate::control::{Reply, Request};
@@ -101,16 +102,32 @@ pub(super) enum Command {
         grantee: Option<String>,
     },
     /// Let this site in for an emergency. Everybody on the ledger sees it.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     BreakGlass {
+        #[command(subcommand)]
+        command: Option<BreakGlassCommand>,
         /// Study id on the ledger.
-        study: String,
+        #[arg(required = true)]
+        study: Option<String>,
         /// life-threatening, patient-unable, public-safety, legal-order.
-        #[arg(long)]
-        reason: String,
+        #[arg(long, required = true)]
+        reason: Option<String>,
         /// For how long, such as 30m; a day at most.
         #[arg(long = "for", value_name = "SPAN", default_value = EMERGENCY)]
         lasting: String,
+        /// Do not break it: write to this file what a second operator must approve first.
+        #[arg(long, value_name = "FILE")]
+        request: Option<PathBuf>,
     },
+    /// Who may give a study a new owner key when the patient has lost his.
+    #[command(subcommand)]
+    Guardians(GuardiansCommand),
+    /// Give a study a new owner key on the word of its guardians.
+    #[command(subcommand)]
+    Recover(RecoverCommand),
+    /// Who acts for this source besides its bridge, such as the second of two who must agree to break the glass.
+    #[command(subcommand)]
+    Operators(OperatorsCommand),
     /// The sources of the consortium.
     Sources {
         #[command(subcommand)]
@@ -181,7 +198,7 @@ pub(super) enum SourcesCommand {
     },
 }
 
-type Password = Option<Zeroizing<String>>;
+pub(super) type Password = Option<Zeroizing<String>>;
 
 /// Runs one.
 pub(super) async fn run(command: Command, config: &Config, output: &Output, password: Password) -> Result<(), Failed> {
@@ -213,11 +230,24 @@ pub(super) async fn run(command: Command, config: &Config, output: &Output, pass
             Ask::Request { study, preview_only: mode == Wanted::Preview, purpose }
         }
         Command::Trace { study, grantee } => Ask::Trace { study, grantee },
-        Command::BreakGlass { study, reason, lasting } => {
-            let bad = || Failed(format!("\"{lasting}\" is not a span such as 30m or 24h"));
-            let seconds = decide::parse_span(&lasting).ok_or_else(bad)?;
+        Command::BreakGlass { command: Some(command), .. } => {
+            return together::break_glass(command, config, output, password).await;
+        }
+        Command::BreakGlass { command: None, study, reason, lasting, request } => {
+            let missing = || Failed("name the study and --reason".into());
+            let (study, reason) = study.zip(reason).ok_or_else(missing)?;
+            let seconds = span(&lasting)?;
+            if let Some(file) = request {
+                let told = tell(config, Ask::Emergency { study, reason, seconds }).await?;
+                let Told::Emergency(paper) = &told else { return Err(otherwise()) };
+                write(&file, paper)?;
+                return output.reply(Reply::Consent(told));
+            }
             Ask::BreakGlass { study, reason, seconds }
         }
+        Command::Guardians(command) => return together::guardians(command, config, output).await,
+        Command::Recover(command) => return together::recover(command, config, output, password).await,
+        Command::Operators(command) => return together::operators(command, config, output, password).await,
         Command::Sources { command } => match command {
             None | Some(SourcesCommand::List) => Ask::Sources,
             Some(SourcesCommand::Admit { address }) => Ask::Admit { source: address },
@@ -235,12 +265,21 @@ pub(super) async fn tell(config: &Config, ask: Ask) -> Result<Told, Failed> {
     match control::ask(data_dir, &Request::Consent(ask)).await? {
         Some(Reply::Consent(told)) => Ok(told),
         Some(Reply::Error(words)) => Err(Failed(words)),
-        Some(_) => Err(Failed("the bridge answered something else; is it of the same version?".into())),
+        Some(_) => Err(otherwise()),
         None => Err(Failed(format!("no bridge runs on {}; `pacs-bridge serve` starts it", data_dir.display()))),
     }
 }
 
-async fn decided(
+/// A running bridge that speaks otherwise.
+pub(super) fn otherwise() -> Failed {
+    Failed("the bridge answered something else; is it of the same version?".into())
+}
+
+pub(super) fn span(text: &str) -> Result<u64, Failed> {
+    decide::parse_span(text).ok_or_else(|| Failed(format!("\"{text}\" is not a span such as 30m, 24h or 7d")))
+}
+
+pub(super) async fn decided(
     study: String,
     decision: Decision,
     unsigned: Option<PathBuf>,
@@ -287,7 +326,7 @@ async fn claim(
 
 /// Makes a key and its file; durable before anything is owned by it.
 async fn make_key(file: PathBuf, password_file: Option<PathBuf>, password: Password) -> Result<String, Failed> {
-    let password = password_of("the new key", password_file.as_deref(), password)?;
+    let password = password_of("the new key", Prompt::Twice, password_file.as_deref(), password)?;
     let made = tokio::task::spawn_blocking(move || {
         let key = PrivateKeySigner::random();
         let text = keystore::encrypt(&key, &password)?;
@@ -305,9 +344,7 @@ async fn sign(
     output: &Output,
 ) -> Result<(), Failed> {
     let mut pending = read(&file)?;
-    let text = std::fs::read_to_string(&key).map_err(|e| Failed(format!("key file {}: {e}", key.display())))?;
-    let password = password_of("the key", password_file.as_deref(), password)?;
-    let key = tokio::task::spawn_blocking(move || keystore::decrypt(&text, &password)).await??;
+    let key = open_key(key, password_file, password).await?;
     let refused = |e: decide::PendingError| Failed(format!("the action in {} {e}", file.display()));
     pending.sign(&key).map_err(refused)?;
     write(&file, &pending)?;
@@ -319,6 +356,17 @@ async fn sign(
     Ok(())
 }
 
+/// A key that is not the bridge's.
+pub(super) async fn open_key(
+    file: PathBuf,
+    password_file: Option<PathBuf>,
+    password: Password,
+) -> Result<PrivateKeySigner, Failed> {
+    let text = std::fs::read_to_string(&file).map_err(|e| Failed(format!("key file {}: {e}", file.display())))?;
+    let password = password_of("the key", Prompt::Once, password_file.as_deref(), password)?;
+    Ok(tokio::task::spawn_blocking(move || keystore::decrypt(&text, &password)).await??)
+}
+
 fn moment(given: Option<String>) -> Result<Option<u64>, Failed> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let parse = |text: String| {
@@ -328,8 +376,20 @@ fn moment(given: Option<String>) -> Result<Option<u64>, Failed> {
     given.map(parse).transpose()
 }
 
+/// A password that opens is asked for once; one that will close, twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prompt {
+    Once,
+    Twice,
+}
+
 /// From a file, from the environment, or from a line of standard input; never from the command line, which others can see.
-fn password_of(of: &str, file: Option<&Path>, environment: Password) -> Result<Zeroizing<String>, Failed> {
+fn password_of(
+    of: &str,
+    prompt: Prompt,
+    file: Option<&Path>,
+    environment: Password,
+) -> Result<Zeroizing<String>, Failed> {
     let first = |text: &str| Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
     let password = if let Some(file) = file {
         let text =
@@ -337,9 +397,14 @@ fn password_of(of: &str, file: Option<&Path>, environment: Password) -> Result<Z
         first(&Zeroizing::new(text))
     } else if let Some(password) = environment {
         password
+    } else if std::io::stdin().is_terminal() {
+        // Not shown while it is typed.
+        let typed = Zeroizing::new(rpassword::prompt_password(format!("password of {of}: "))?);
+        if prompt == Prompt::Twice && *typed != *Zeroizing::new(rpassword::prompt_password("the same again: ")?) {
+            return Err(Failed("the passwords differ".into()));
+        }
+        typed
     } else {
-        print!("password of {of}: ");
-        std::io::stdout().flush()?;
         let mut line = Zeroizing::new(String::new());
         std::io::stdin().lock().read_line(&mut line)?;
         first(&line)

@@ -64,6 +64,13 @@ impl Output {
             Told::Sources(rows) if self.json => self.json(rows),
             Told::Sources(rows) => sources(rows),
             Told::HandOver(paper) => self.json(paper),
+            Told::Guardians(paper) => self.json(paper),
+            Told::Recovery(recovery) if self.json => self.json(recovery),
+            Told::Recovery(recovery) => println!("{}", recovery.in_words()),
+            Told::Emergency(paper) if self.json => self.json(paper),
+            Told::Emergency(paper) => println!("{}", paper.in_words()),
+            Told::Offer(offer) if self.json => self.json(offer),
+            Told::Offer(offer) => println!("let {} act for source {}", offer.operator, offer.source),
         }
     }
 

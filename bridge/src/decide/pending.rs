@@ -85,6 +85,10 @@ pub enum Action {
     Transfer { study: B256, new_owner: Address, seq: u32, deadline: u64 },
     /// End the study: nobody is served it any more, and its source destroys its keys.
     Tombstone { study: B256, seq: u32, deadline: u64 },
+    /// Name who may recover the study; nobody when zero.
+    NameGuardians { study: B256, guardians: B256, seq: u32, deadline: u64 },
+    /// Object to a recovery under way.
+    VetoRecovery { study: B256, seq: u32, deadline: u64 },
 }
 
 impl Action {
@@ -133,6 +137,12 @@ impl Action {
             Self::Tombstone { study, seq, deadline } => {
                 Word::Tombstone(messages::TombstoneStudy { studyId: study, seq, deadline })
             }
+            Self::NameGuardians { study, guardians, seq, deadline } => {
+                Word::NameGuardians(messages::NameGuardians { studyId: study, guardians, seq, deadline })
+            }
+            Self::VetoRecovery { study, seq, deadline } => {
+                Word::VetoRecovery(messages::VetoRecovery { studyId: study, seq, deadline })
+            }
         }
     }
 
@@ -141,7 +151,9 @@ impl Action {
     pub fn grantee(&self) -> Option<Address> {
         match self {
             Self::Allow { grantee, .. } | Self::Deny { grantee, .. } | Self::Revoke { grantee, .. } => Some(*grantee),
-            Self::Transfer { .. } | Self::Tombstone { .. } => None,
+            Self::Transfer { .. } | Self::Tombstone { .. } | Self::NameGuardians { .. } | Self::VetoRecovery { .. } => {
+                None
+            }
         }
     }
 
@@ -153,6 +165,8 @@ impl Action {
             Self::Revoke { .. } => "revoked",
             Self::Transfer { .. } => "transferred",
             Self::Tombstone { .. } => "ended",
+            Self::NameGuardians { .. } => "guardians named",
+            Self::VetoRecovery { .. } => "recovery vetoed",
         }
     }
 
@@ -178,6 +192,13 @@ impl Action {
                     "end study {study} for ever: nobody is served it any more, and its source destroys its keys and copies"
                 )
             }
+            Self::NameGuardians { study, guardians, .. } if guardians.is_zero() => {
+                format!("let nobody recover study {study}")
+            }
+            Self::NameGuardians { study, guardians, .. } => {
+                format!("let the guardians of commitment {guardians} recover study {study}, and nobody else")
+            }
+            Self::VetoRecovery { study, .. } => format!("object to the recovery of study {study} that is under way"),
         }
     }
 }

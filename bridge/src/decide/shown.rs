@@ -241,6 +241,7 @@ fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
             ("recovery", Some(*new_owner), format!("possible from {}", moment(*ready_at)))
         }
         What::RecoveryEnded { new_owner, .. } => ("recovery ended", Some(*new_owner), String::new()),
+        What::GuardiansNamed { guardians, .. } if guardians.is_zero() => ("guardians", None, "nobody any more".into()),
         What::GuardiansNamed { .. } => ("guardians", None, "named by commitment".into()),
         What::Requested { grantee, mode, purpose: number, number: times, .. } => {
             let mode = mode.map_or("?", Mode::code);
@@ -260,10 +261,11 @@ fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
             ("denied", Some(*grantee), format!("reason {reason}, number {seq}"))
         }
         What::Revoked { grantee, seq, .. } => ("removed", Some(*grantee), format!("revoked, number {seq}")),
-        What::GlassBroken { source, reason, until, .. } => {
+        What::GlassBroken { source, reason, until, approver, .. } => {
             let code = EmergencyReason::from(*reason).code();
             let reason = if code.is_empty() { reason.to_string() } else { code.to_owned() };
-            ("glass broken", Some(*source), format!("reason {reason}, until {}", moment(*until)))
+            let approved = if approver.is_zero() { String::new() } else { format!(", approved by {approver}") };
+            ("glass broken", Some(*source), format!("reason {reason}, until {}{approved}", moment(*until)))
         }
         _ => return None,
     })

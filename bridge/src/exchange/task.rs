@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -51,17 +51,23 @@ pub struct Settings {
 
 /// Why something could not be brought here or taken away.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub enum Trouble {
+    /// The source: away, or it says something else than the ledger.
     #[error("the source")]
     Exchange(#[from] ExchangeError),
+    /// The operator: the archive failed.
     #[error("the archive")]
     Archive(#[from] ArchiveError),
+    /// The operator: the keyring failed.
     #[error("the keyring")]
     Keyring(#[from] KeyringError),
+    /// The operator: the database of consents failed.
     #[error("the consents")]
     Consents(#[from] FollowError),
+    /// Nobody: the ledger is away, or a piece is not there yet.
     #[error("the ledger")]
     Retrieve(#[from] RetrieveError),
+    /// The source: its manifest cannot be read.
     #[error("the manifest")]
     Manifest(#[from] ManifestError),
 }
@@ -91,8 +97,8 @@ pub async fn run(parts: Parts, signer: Signer, stop: CancellationToken) {
         changed.borrow_and_update();
         let keeper = match &mut keeper {
             Some(keeper) => keeper,
-            none => match Keeper::begin(&parts, &signer).await {
-                Some(begun) => none.insert(begun),
+            none => match Bring::begin(&parts, &signer).await {
+                Some(bring) => none.insert(Keeper::new(Shelf::of(&bring), bring)),
                 None => {
                     tokio::select! {
                         () = stop.cancelled() => return,
@@ -101,7 +107,7 @@ pub async fn run(parts: Parts, signer: Signer, stop: CancellationToken) {
                 }
             },
         };
-        let wait = match keeper.pass().await {
+        let wait = match keeper.pass(now_s()).await {
             Ok(next_s) => Duration::from_secs(next_s.saturating_sub(now_s()).clamp(1, LOOK_S_MAX)),
             Err(trouble) => {
                 tracing::error!(error = %crate::chain_of(&trouble), "granted studies cannot be kept as the grants say");
@@ -122,9 +128,11 @@ pub async fn run(parts: Parts, signer: Signer, stop: CancellationToken) {
 
 /// What a grant lets this site have now, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    grant: Grant,
-    window: Window,
+pub struct Wanted {
+    /// The grant.
+    pub grant: Grant,
+    /// How much, and when.
+    pub window: Window,
 }
 
 impl Wanted {
@@ -150,38 +158,64 @@ struct Job {
     stop: CancellationToken,
 }
 
-struct Keeper {
-    bring: Bring,
+/// Brings granted studies here, from wherever they are.
+pub trait Bringing: Clone + Send + Sync + 'static {
+    /// Tries until the study is here as far as it is wanted. It may be dropped at any time.
+    fn until_done(&self, wanted: &Wanted) -> impl Future<Output = ()> + Send;
+
+    /// Ends when nothing that was fetched before will be filed any more.
+    fn settle(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// What is kept, and for whom.
+#[derive(Clone)]
+pub struct Shelf {
+    /// The account that owners let in.
+    pub grantee: Address,
+    /// What holds now.
+    pub consents: Consents,
+    /// Where studies are kept.
+    pub archive: Archive,
+    /// Where keys are kept.
+    pub keyring: Keyring,
+}
+
+impl Shelf {
+    fn of(bring: &Bring) -> Self {
+        let Parts { consents, archive, keyring, .. } = bring.parts.clone();
+        Self { grantee: bring.asker.grantee, consents, archive, keyring }
+    }
+}
+
+/// Keeps a shelf as the grants say.
+pub struct Keeper<B> {
+    shelf: Shelf,
+    bring: B,
     jobs: HashMap<B256, Job>,
     ended: Arc<Notify>,
 }
 
-impl Keeper {
-    /// Begins once the ledger says who this site is.
-    async fn begin(parts: &Parts, signer: &Signer) -> Option<Self> {
-        let ledger = parts.ledger.get()?;
-        let grantee = ledger.source().await.ok()?;
-        let asker = Asker {
-            grantee,
-            signer: signer.clone(),
-            encryption_key: parts.keyring.payload_certificate().ok()?.into(),
-            place: Place::of(ledger),
-        };
-        let bring = Bring { parts: parts.clone(), asker, room: Arc::new(Semaphore::new(JOBS_MAX)) };
-        Some(Self { bring, jobs: HashMap::new(), ended: Arc::default() })
+impl<B: Bringing> Keeper<B> {
+    /// Begins with what is there.
+    #[must_use]
+    pub fn new(shelf: Shelf, bring: B) -> Self {
+        Self { shelf, bring, jobs: HashMap::new(), ended: Arc::default() }
     }
 
     /// Makes what is here agree with the grants, as far as that needs nobody else, and begins what does. Returns when the next
-    /// grant begins or ends by itself, in seconds since 1970.
-    async fn pass(&mut self) -> Result<u64, Trouble> {
-        let (now, me) = (now_s(), self.bring.asker.grantee);
-        let grants = self.bring.parts.consents.granted_to(me)?;
+    /// grant begins or ends by itself. Times are in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Trouble`]; to be tried again.
+    pub async fn pass(&mut self, now: u64) -> Result<u64, Trouble> {
+        let me = self.shelf.grantee;
+        let grants = self.shelf.consents.granted_to(me)?;
         let next = grants.iter().filter_map(|grant| grant.next_change(now)).min().unwrap_or(u64::MAX);
         // What this site published itself is here anyway.
         let others = grants.into_iter().filter(|grant| grant.source != me);
         let wanted: HashMap<B256, Wanted> =
             others.filter_map(|grant| Some((grant.study_id, Wanted::now(grant, now)?))).collect();
-        let here = self.bring.parts.archive.foreign_studies()?;
+        let here = self.shelf.archive.foreign_studies()?;
         self.take_away(&wanted, &here).await?;
         let known: HashMap<B256, &ForeignStudy> = here.iter().map(|study| (study.study_id, study)).collect();
         for (study_id, wanted) in wanted {
@@ -192,7 +226,7 @@ impl Keeper {
 
     /// Hides everything that is not granted any more, and then removes it with its keys.
     async fn take_away(&mut self, wanted: &HashMap<B256, Wanted>, here: &[ForeignStudy]) -> Result<(), Trouble> {
-        let parts = self.bring.parts.clone();
+        let shelf = self.shelf.clone();
         // Less than before is granted: what is here is too much, and comes again as far as it may.
         let too_much = |study: &&ForeignStudy| match wanted.get(&study.study_id) {
             None => true,
@@ -200,28 +234,28 @@ impl Keeper {
         };
         let mut going: HashSet<B256> = here.iter().filter(too_much).map(|study| study.study_id).collect();
         for study in here.iter().filter(|study| going.contains(&study.study_id) && !study.hidden) {
-            parts.archive.hide_foreign(study.study_id).await?;
+            shelf.archive.hide_foreign(study.study_id).await?;
         }
         // Keys can be here before anything else is.
-        going.extend(parts.keyring.foreign_studies()?.into_iter().filter(|study| !wanted.contains_key(study)));
+        going.extend(shelf.keyring.foreign_studies()?.into_iter().filter(|study| !wanted.contains_key(study)));
         going.extend(self.jobs.keys().filter(|study| !wanted.contains_key(*study)));
         if going.is_empty() {
             return Ok(());
         }
         for study_id in &going {
             self.end_job(*study_id).await;
-            parts.keyring.erase_foreign(*study_id)?;
+            shelf.keyring.erase_foreign(*study_id)?;
         }
-        parts.retrieve.settle().await;
+        self.bring.settle().await;
         for study_id in going {
-            parts.archive.remove_foreign(study_id).await?;
+            shelf.archive.remove_foreign(study_id).await?;
             tracing::info!(%study_id, "a study of another site is granted no more and was removed");
         }
         Ok(())
     }
 
     async fn keep(&mut self, study_id: B256, wanted: Wanted, here: Option<&ForeignStudy>) -> Result<(), Trouble> {
-        let archive = &self.bring.parts.archive;
+        let archive = &self.shelf.archive;
         let here = here.filter(|study| study.window.mode <= wanted.window.mode && study.source == wanted.grant.source);
         if here.is_none_or(|study| study.hidden || study.window != wanted.window) {
             archive.show_foreign(study_id, wanted.grant.source, wanted.window).await?;
@@ -252,7 +286,8 @@ impl Keeper {
         }
     }
 
-    async fn end(mut self) {
+    /// Ends what is under way.
+    pub async fn end(mut self) {
         for study_id in self.jobs.keys().copied().collect::<Vec<_>>() {
             self.end_job(study_id).await;
         }
@@ -267,8 +302,11 @@ struct Bring {
     room: Arc<Semaphore>,
 }
 
-impl Bring {
-    /// Tries until the study is here.
+impl Bringing for Bring {
+    async fn settle(&self) {
+        self.parts.retrieve.settle().await;
+    }
+
     async fn until_done(&self, wanted: &Wanted) {
         let study_id = wanted.grant.study_id;
         let mut wait = RETRY_MIN;
@@ -286,6 +324,21 @@ impl Bring {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
+    }
+}
+
+impl Bring {
+    /// Begins once the ledger says who this site is.
+    async fn begin(parts: &Parts, signer: &Signer) -> Option<Self> {
+        let ledger = parts.ledger.get()?;
+        let grantee = ledger.source().await.ok()?;
+        let asker = Asker {
+            grantee,
+            signer: signer.clone(),
+            encryption_key: parts.keyring.payload_certificate().ok()?.into(),
+            place: Place::of(ledger),
+        };
+        Some(Self { parts: parts.clone(), asker, room: Arc::new(Semaphore::new(JOBS_MAX)) })
     }
 
     async fn once(&self, wanted: &Wanted) -> Result<(), Trouble> {

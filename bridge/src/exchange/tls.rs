@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::ExchangeError;
 
 /// The file of the key, beside the other keys.
-pub const KEY_FILE: &str = "exchange-tls.pkcs8";
+pub const KEY_FILE: &str = crate::keys::EXCHANGE_TLS;
 
 /// This site's TLS key.
 pub struct Identity {

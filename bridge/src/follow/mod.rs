@@ -235,7 +235,7 @@ pub struct StudyInfo {
     pub source: Address,
     /// Whether the source holds the owner's key for the patient.
     pub custodial: bool,
-    /// Newest number used by the owner about the study itself.
+    /// Newest number about the study itself that an event names. A veto's is in none: ask the contract which one comes next.
     pub seq: u32,
     /// Newest manifest version, 0 before the first.
     pub version: u32,

@@ -291,6 +291,12 @@ impl<N: Node, K: Clock> Client<N, K> {
         self.ask(self.addresses().consent, call, super::node::At::Latest).await
     }
 
+    /// The commitment to a study's guardians; zero when there are none.
+    pub async fn guardians_of(&self, study: B256) -> Result<B256, LedgerError> {
+        let call = Studies::guardiansOfCall { studyId: study };
+        self.ask(self.addresses().studies, call, super::node::At::Latest).await
+    }
+
     /// The owner's number about a study that comes next.
     pub async fn next_study_seq(&self, study: B256) -> Result<u32, LedgerError> {
         let call = Studies::getStudyCall { studyId: study };
@@ -301,7 +307,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(known.seq.saturating_add(1))
     }
 
-    async fn deliver(&self, to: Address, data: Bytes) -> Result<Sent, LedgerError> {
+    pub(super) async fn deliver(&self, to: Address, data: Bytes) -> Result<Sent, LedgerError> {
         Ok(self.send_once(to, data).await?.map_err(LedgerError::Refused)?.into())
     }
 }

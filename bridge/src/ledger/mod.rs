@@ -17,7 +17,7 @@ pub mod journal;
 pub mod keystore;
 pub mod node;
 mod open;
-mod operators;
+pub mod operators;
 pub mod owner;
 pub mod pieces;
 mod refusal;
