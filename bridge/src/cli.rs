@@ -7,6 +7,7 @@ mod consent;
 mod deidentify;
 mod keys;
 mod output;
+mod token;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -93,6 +94,11 @@ enum Command {
     },
     #[command(flatten)]
     Consent(consent::Command),
+    /// Bearer tokens of the HTTP API.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print the OpenAPI document of the HTTP API.
+    Api,
     /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
     Deidentify(deidentify::Deidentify),
     /// The site's keys.
@@ -202,6 +208,8 @@ async fn command(
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
+        Command::Token(command) => token::run(command, &config, output).await?,
+        Command::Api => print!("{}", crate::http::openapi()),
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;

@@ -230,7 +230,7 @@ pub(super) async fn run(command: Command, config: &Config, output: &Output, pass
 }
 
 /// Asks the running bridge: only that follows the ledger.
-async fn tell(config: &Config, ask: Ask) -> Result<Told, Failed> {
+pub(super) async fn tell(config: &Config, ask: Ask) -> Result<Told, Failed> {
     let data_dir = &config.site.data_dir;
     match control::ask(data_dir, &Request::Consent(ask)).await? {
         Some(Reply::Consent(told)) => Ok(told),
