@@ -5,7 +5,9 @@
 
 use std::net::IpAddr;
 
+use alloy::primitives::Address;
 use dicom_scp::AeTitle;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Operation, Peer};
 
@@ -18,6 +20,63 @@ pub enum Principal {
     Unknown(AeTitle),
     /// The ops person at this machine.
     Operator,
+    /// An account on the ledger: a patient, for the studies that it owns.
+    Account(Address),
+}
+
+/// What somebody with a bearer token may do, as tokens and configuration name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Right {
+    /// List studies, who may read them, what was said about them, and who asks for them.
+    Find,
+    /// Get previews.
+    Retrieve,
+    /// Decide about consent: with the key in custody for the operator, by actions to sign for an owner.
+    Decide,
+    /// Ask owners of other sites' studies to let this site in.
+    Request,
+    /// Let this site in without being asked.
+    BreakGlass,
+    /// See the state of the site.
+    Status,
+    /// See the sources of the consortium.
+    Sources,
+}
+
+impl Right {
+    /// Every right, in the order of the documentation.
+    pub const ALL: [Self; 7] =
+        [Self::Find, Self::Retrieve, Self::Decide, Self::Request, Self::BreakGlass, Self::Status, Self::Sources];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Find => "find",
+            Self::Retrieve => "retrieve",
+            Self::Decide => "decide",
+            Self::Request => "request",
+            Self::BreakGlass => "break-glass",
+            Self::Status => "status",
+            Self::Sources => "sources",
+        }
+    }
+
+    /// The right with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|right| right.name() == name)
+    }
+}
+
+/// Somebody who has shown a bearer token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Who it is.
+    pub principal: Principal,
+    /// What the token leaves of the principal's rights; none leaves all.
+    pub narrowed: Option<Vec<Right>>,
 }
 
 /// Why somebody is not even let in.
@@ -41,10 +100,27 @@ pub enum Refused {
 /// What a principal sees of the studies here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visible {
+    /// Every study of this site, and what the ledger says about those of others.
+    Everything,
     /// Every study of this site.
     All,
+    /// Those that an account owns on the ledger; any other is as if absent.
+    OwnedBy(Address),
     /// None; whatever is asked for is as if absent.
     Nothing,
+}
+
+impl Visible {
+    /// Whether a study is seen, that the index here shows or does not, and whose owner on the ledger is known or not.
+    #[must_use]
+    pub fn shows(self, here: bool, owner: Option<Address>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::All => here,
+            Self::OwnedBy(account) => owner == Some(account),
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// The rules as configured.
@@ -83,7 +159,47 @@ impl Access {
             Principal::Operator => true,
             Principal::Peer(title) => self.peer(title).is_some_and(|peer| peer.allow.contains(&operation)),
             Principal::Unknown(_) => self.unknown.contains(&operation),
+            // Accounts have no AE title.
+            Principal::Account(_) => false,
         }
+    }
+
+    /// Whether a caller may use something, of studies that it sees.
+    #[must_use]
+    pub fn grants(&self, caller: &Caller, right: Right) -> bool {
+        let left = caller.narrowed.as_ref().is_none_or(|rights| rights.contains(&right));
+        left && match (&caller.principal, right) {
+            (Principal::Operator, _) => true,
+            (Principal::Account(_), Right::Find | Right::Retrieve | Right::Decide | Right::Sources) => true,
+            (principal @ Principal::Peer(_), Right::Find) => self.may(principal, Operation::Find),
+            (principal @ Principal::Peer(_), Right::Retrieve) => {
+                self.may(principal, Operation::Get) || self.may(principal, Operation::Move)
+            }
+            (Principal::Account(_) | Principal::Peer(_) | Principal::Unknown(_), _) => false,
+        }
+    }
+
+    /// Every right that a caller has.
+    #[must_use]
+    pub fn rights(&self, caller: &Caller) -> Vec<Right> {
+        Right::ALL.into_iter().filter(|right| self.grants(caller, *right)).collect()
+    }
+
+    /// What a caller sees when it uses `right`.
+    #[must_use]
+    pub fn sees(&self, caller: &Caller, right: Right) -> Visible {
+        match caller.principal {
+            _ if !self.grants(caller, right) => Visible::Nothing,
+            Principal::Account(account) => Visible::OwnedBy(account),
+            Principal::Operator => Visible::Everything,
+            Principal::Peer(_) | Principal::Unknown(_) => Visible::All,
+        }
+    }
+
+    /// Whether a caller may have the key in custody sign. Only the site's own people: what they do with it, they answer for.
+    #[must_use]
+    pub fn signs_in_custody(&self, caller: &Caller) -> bool {
+        caller.principal == Principal::Operator && self.grants(caller, Right::Decide)
     }
 
     /// What a principal sees when it uses `operation`.
@@ -146,6 +262,48 @@ mod tests {
         let access = access("[[peer]]\nae_title = \"V\"\nhost = \"192.0.2.1\"\ncheck_host = true\n");
         let refused = access.dicom_caller(&title("V"), HERE.parse().unwrap()).unwrap_err();
         assert!(refused.to_string().contains("192.0.2.1"));
+    }
+
+    fn caller(principal: Principal) -> Caller {
+        Caller { principal, narrowed: None }
+    }
+
+    #[test]
+    fn a_token_narrows_and_never_widens() {
+        let access = access("[[peer]]\nae_title = \"V\"\nhost = \"127.0.0.1\"\nallow = [\"find\"]\n");
+        let mut viewer = caller(Principal::Peer(title("V")));
+        assert_eq!(access.rights(&viewer), [Right::Find]);
+        viewer.narrowed = Some(Right::ALL.to_vec());
+        assert_eq!(access.rights(&viewer), [Right::Find]);
+        viewer.narrowed = Some(vec![Right::Retrieve]);
+        assert_eq!(access.rights(&viewer), []);
+        assert_eq!(access.sees(&viewer, Right::Find), Visible::Nothing);
+        assert_eq!(access.rights(&caller(Principal::Operator)), Right::ALL);
+        assert_eq!(access.rights(&caller(Principal::Peer(title("GONE")))), []);
+        assert_eq!(access.rights(&caller(Principal::Unknown(title("CT1")))), []);
+    }
+
+    #[test]
+    fn an_account_sees_what_it_owns_and_signs_itself() {
+        let (access, account) = (access(""), Address::repeat_byte(7));
+        let patient = caller(Principal::Account(account));
+        let visible = access.sees(&patient, Right::Find);
+        assert!(visible.shows(true, Some(account)) && visible.shows(false, Some(account)));
+        assert!(!visible.shows(true, Some(Address::repeat_byte(8))) && !visible.shows(true, None));
+        assert!(access.grants(&patient, Right::Decide) && !access.signs_in_custody(&patient));
+        for right in [Right::Request, Right::BreakGlass, Right::Status] {
+            assert!(!access.grants(&patient, right));
+        }
+        assert!(access.signs_in_custody(&caller(Principal::Operator)));
+    }
+
+    #[test]
+    fn rights_have_names() {
+        for right in Right::ALL {
+            assert_eq!(Right::from_name(right.name()), Some(right));
+            assert_eq!(serde_json::to_value(right).unwrap(), right.name());
+        }
+        assert_eq!(Right::from_name("everything"), None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::dicom::{self, Door};
 use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
 use crate::follow::{self, Consents, FollowConfig, FollowError};
+use crate::http;
 use crate::keyring::{KEYSTORE, Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
@@ -41,6 +42,7 @@ use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
+use crate::tokens::{self, TokenError, Tokens};
 pub use rotate::{RotateError, Rotated};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
@@ -81,6 +83,12 @@ pub enum StartError {
     /// What an erasure has yet to destroy cannot be destroyed.
     #[error("erasure")]
     Erase(#[from] erase::EraseError),
+    /// The HTTP API's tokens cannot be read.
+    #[error("tokens")]
+    Tokens(#[from] TokenError),
+    /// The HTTP API cannot speak TLS.
+    #[error("TLS of the HTTP API")]
+    Tls(#[from] http::TlsError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -324,6 +332,7 @@ pub struct App {
     dicom: SocketAddr,
     rpc: Option<SocketAddr>,
     exchange: Option<SocketAddr>,
+    http: Option<SocketAddr>,
     served: tokio::task::JoinHandle<dicom_scp::scp::Drained>,
     doors: CancellationToken,
 }
@@ -348,6 +357,7 @@ impl App {
         core.start_ledger_work();
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
         let exchange = core.start_exchange(&doors).await?;
+        let http = core.start_http(&doors).await?;
         let door = Door::new(
             core.site.clone(),
             Access::new(&core.config),
@@ -356,7 +366,7 @@ impl App {
         );
         let options = dicom::options(&core.config.dicom);
         let served = tokio::spawn(dicom_scp::scp::serve(listener, options, Arc::new(door), doors.clone()));
-        Ok(Self { core, dicom, rpc, exchange, served, doors })
+        Ok(Self { core, dicom, rpc, exchange, http, served, doors })
     }
 
     /// The site, for whoever runs in the same process.
@@ -389,7 +399,9 @@ impl App {
         let rpc = self.rpc.map_or_else(String::new, |rpc| format!(" rpc={rpc}"));
         let (aet, chain) = (&config.dicom.ae_title, config.ledger.chain_id);
         let exchange = self.exchange.map_or_else(String::new, |exchange| format!(" exchange={exchange}"));
-        format!("pacs-bridge ready dicom={} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}", self.dicom)
+        let http = self.http.map_or_else(String::new, |http| format!(" http={http}"));
+        let dicom = self.dicom;
+        format!("pacs-bridge ready dicom={dicom} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}{http}")
     }
 
     /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
@@ -467,6 +479,25 @@ impl Core {
             exchange::task::run(parts, signer, stop).await;
         });
         Ok(bound)
+    }
+
+    /// The HTTP API. Returns where it is.
+    async fn start_http(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+        let settings = self.config.http.clone();
+        let Some(bind) = settings.bind else { return Ok(None) };
+        let path = self.config.site.data_dir.join(tokens::DATABASE);
+        let tokens = blocking(move || Tokens::open(&path)).await??;
+        let tls = settings.tls.as_ref().map(http::acceptor).transpose()?;
+        let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
+        let parts = http::Parts {
+            site: self.site.clone(),
+            access: Access::new(&self.config),
+            tokens,
+            settings,
+            tasks: self.tasks.clone(),
+        };
+        let address = http::serve(listener, tls, parts, doors.clone()).map_err(|e| StartError::Bind(bind, e))?;
+        Ok(Some(address))
     }
 
     /// Following and, where it is enabled, publishing: as soon as the ledger answers.

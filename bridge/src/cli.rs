@@ -9,6 +9,7 @@ mod erase;
 mod keys;
 mod output;
 mod together;
+mod token;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -97,6 +98,11 @@ enum Command {
     Consent(consent::Command),
     /// Erase a study: its keys, every copy here, its life on the ledger; with a certificate.
     Erase(erase::Erase),
+    /// Bearer tokens of the HTTP API.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print the OpenAPI document of the HTTP API.
+    Api,
     /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
     Deidentify(deidentify::Deidentify),
     /// The site's keys.
@@ -207,6 +213,8 @@ async fn command(
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
         Command::Erase(arguments) => erase::run(arguments, &config, output).await?,
+        Command::Token(command) => token::run(command, &config, output).await?,
+        Command::Api => print!("{}", crate::http::openapi()),
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
             keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;

@@ -6,15 +6,20 @@
 
 mod emergency;
 mod guardians;
+mod numbers;
 mod pending;
 mod shown;
+mod typed;
 
 pub use emergency::{EmergencyError, EmergencyPaper};
 pub use guardians::{GuardianError, GuardianPaper, Recovery};
+pub(crate) use numbers::whole;
 pub use pending::{Action, Pending, PendingError};
 pub use shown::{
     Done, HandOver, RequestRow, SourceRow, TraceReport, TraceRow, TraceState, moment, parse_moment, parse_span,
 };
+pub(crate) use shown::{purpose as purpose_word, state as grant_state};
+pub use typed::{TypedData, TypedDomain, TypedField};
 
 use std::time::Duration;
 
@@ -360,6 +365,24 @@ pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
     }
 }
 
+/// Says whether a signed action is the word of the owner of a study that is shown here, by what is known here, before the ledger
+/// is asked anything.
+///
+/// # Errors
+/// [`DecideError::Pending`] or [`DecideError::Study`] when it is not.
+pub fn check_signed(site: &Site, action: &Pending) -> Result<(), DecideError> {
+    let ledger = site.parts().ledger.get().ok_or(DecideError::Away)?;
+    let contract = action.action.word().contract(ledger.addresses());
+    action.checked_signature(ledger.chain_id(), contract)?;
+    let study = action.study();
+    let unknown = || DecideError::Study(study.to_string());
+    let known = site.consents().study(study)?.ok_or_else(unknown)?;
+    if known.owner != action.signer {
+        return Err(PendingError::Signature { needed: known.owner, found: Some(action.signer) }.into());
+    }
+    site.archive().names_of_id(&study)?.map(drop).ok_or_else(unknown)
+}
+
 /// The site, for one command.
 struct Desk<'a> {
     site: &'a Site,
@@ -383,8 +406,7 @@ impl Desk<'_> {
 
     /// The StudyInstanceUID of a study that this site has.
     fn uid_of(&self, study: B256) -> Result<Option<String>, DecideError> {
-        let all = self.site.archive().summaries()?;
-        Ok(all.into_iter().find(|known| known.study_id == Some(study)).map(|known| known.uid))
+        Ok(self.site.archive().names_of_id(&study)?.map(|known| known.uid.to_string()))
     }
 
     fn study(&self, given: &str) -> Result<StudyInfo, DecideError> {

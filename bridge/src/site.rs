@@ -444,6 +444,11 @@ impl Site {
         })
     }
 
+    /// The row of a study that was found in the archive.
+    pub(crate) fn row_of(&self, study: StudySummary) -> StudyRow {
+        StudyRow::of(study, &self.0)
+    }
+
     fn row(&self, study_uid: &Uid) -> Result<StudyRow, SiteError> {
         let unknown = || SiteError::Unknown(study_uid.to_string());
         let summary = self.0.archive.summary(study_uid.as_str())?.ok_or_else(unknown)?;

@@ -5,6 +5,7 @@
 
 pub mod dicom;
 pub mod faults;
+pub mod http;
 pub mod peers;
 
 use std::ffi::OsString;

@@ -63,7 +63,7 @@ use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
 use replay::Replay;
-pub use report::StudySummary;
+pub use report::{StudyNames, StudySummary};
 pub use restore::{Restored, Restorer, Restoring};
 use shards::Shards;
 use write_behind::WriteBehind;

@@ -447,7 +447,7 @@ pub(super) fn mode_number(mode: PieceMode) -> i64 {
     }
 }
 
-fn uid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uid> {
+pub(super) fn uid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uid> {
     let text: String = row.get(column)?;
     Uid::new(&text)
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))

@@ -1,15 +1,19 @@
 //! What the ops person sees of the archive: one row a study, and the counts behind it.
 
 use alloy::primitives::{Address, B256};
+use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, read};
-use rusqlite::Row;
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::index::as_u64;
+use super::publication::uid;
 use super::{Archive, ArchiveError, now_ms};
 
 /// One study in the index, with the state of its newest version on the ledger.
 #[derive(Debug, Clone, Default)]
 pub struct StudySummary {
+    /// Its number here, in the order of arrival: a place to go on from.
+    pub number: i64,
     /// StudyInstanceUID.
     pub uid: String,
     /// PatientName as sent.
@@ -54,6 +58,22 @@ pub struct StudySummary {
     pub source: Option<Address>,
 }
 
+/// The names of a study that may be shown now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudyNames {
+    /// StudyInstanceUID.
+    pub uid: Uid,
+    /// Its name on the ledger, once a version was planned.
+    pub study_id: Option<B256>,
+}
+
+/// Studies of which something changes without a new object: waiting for their quiet time, or on their way to the ledger.
+const IN_WORK: &str = "SELECT st.uid FROM shown_study st WHERE st.id IN
+   (SELECT study FROM outbox UNION SELECT study FROM publication WHERE final_ms IS NULL) ORDER BY st.id DESC LIMIT ?1";
+
+const NAMES: &str = "SELECT st.uid, coalesce(p.study_id, f.study_id) FROM shown_study st
+   LEFT JOIN publication p ON p.study = st.id LEFT JOIN foreign_study f ON f.id = st.origin";
+
 const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.received_ms, st.changed_ms,
    (SELECT group_concat(DISTINCT modality) FROM series WHERE study = st.id AND instances > 0),
    (SELECT count(*) FROM series WHERE study = st.id AND instances > 0),
@@ -62,7 +82,7 @@ const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.r
    o.due_ms, coalesce(p.version, 0), p.begun_ms, p.viewable_ms, p.final_ms,
    (SELECT coalesce(sum(pieces), 0) FROM image WHERE study = st.id),
    (SELECT count(*) FROM piece WHERE image IN (SELECT id FROM image WHERE study = st.id)), p.study_id,
-   f.study_id, f.source, f.version
+   f.study_id, f.source, f.version, st.id
    FROM shown_study st LEFT JOIN outbox o ON o.study = st.id LEFT JOIN publication p ON p.study = st.id
    LEFT JOIN foreign_study f ON f.id = st.origin WHERE st.instances > 0";
 
@@ -79,6 +99,68 @@ impl Archive {
         })
     }
 
+    /// Studies that came after the one with this number (0: from the first), in the order of arrival.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn summaries_after(&self, number: i64, limit: u32) -> Result<Vec<StudySummary>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT} AND st.id > ?1 ORDER BY st.id LIMIT ?2"))?;
+            let rows = statement.query_map(params![number, limit], summary)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The names of the study with this UID, if it is shown. Takes no longer for one that is there than for one that is not.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn names_of_uid(&self, study_uid: &Uid) -> Result<Option<StudyNames>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{NAMES} WHERE st.uid = ?1"))?;
+            Ok(statement.query_row([study_uid.as_str()], names).optional()?)
+        })
+    }
+
+    /// The names of the study with this name on the ledger, if it is shown: received here, or granted.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn names_of_id(&self, study_id: &B256) -> Result<Option<StudyNames>, ArchiveError> {
+        self.read(|db| {
+            let sql = format!(
+                "{NAMES} WHERE st.id IN (SELECT study FROM publication WHERE study_id = ?1 UNION ALL
+                   SELECT g.id FROM study g JOIN foreign_study o ON g.origin = o.id
+                     WHERE o.study_id = ?1 AND g.origin <> 0)"
+            );
+            Ok(db.prepare_cached(&sql)?.query_row([study_id.as_slice()], names).optional()?)
+        })
+    }
+
+    /// Studies that wait for their quiet time or are on their way to the ledger, the newest first.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn studies_in_work(&self, limit: u32) -> Result<Vec<Uid>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(IN_WORK)?;
+            let rows = statement.query_map([limit], |row| uid(row, 0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The encoded manifest of a study that is shown: of its newest version.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn shown_manifest(&self, study_uid: &Uid) -> Result<Option<Vec<u8>>, ArchiveError> {
+        self.read(|db| {
+            let sql = "SELECT coalesce(p.manifest, f.manifest) FROM shown_study st
+               LEFT JOIN publication p ON p.study = st.id LEFT JOIN foreign_study f ON f.id = st.origin WHERE st.uid = ?1";
+            Ok(db.prepare_cached(sql)?.query_row([study_uid.as_str()], |row| row.get(0)).optional()?.flatten())
+        })
+    }
+
     /// One study.
     ///
     /// # Errors
@@ -92,6 +174,10 @@ impl Archive {
     }
 }
 
+fn names(row: &Row<'_>) -> rusqlite::Result<StudyNames> {
+    Ok(StudyNames { uid: uid(row, 0)?, study_id: row.get::<_, Option<[u8; 32]>>(1)?.map(B256::from) })
+}
+
 fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
     let attributes: Vec<u8> = row.get(1)?;
     let set =
@@ -99,6 +185,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
     let text = |tag| set.text(tag).unwrap_or_default();
     let count = |column| row.get::<_, i64>(column).map(as_u64);
     Ok(StudySummary {
+        number: row.get(20)?,
         uid: row.get(0)?,
         patient_name: text(Tag(0x0010, 0x0010)),
         patient_id: text(Tag(0x0010, 0x0020)),

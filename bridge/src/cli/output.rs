@@ -97,6 +97,7 @@ impl Output {
             println!("  peers     {}", config.peers.len());
             println!("  publish   {publish}");
             println!("  ledger    {:?}, chain {}", config.ledger.kind, config.ledger.chain_id);
+            println!("  HTTP API  {}", config.http.bind.map_or_else(|| "off".to_owned(), |bind| bind.to_string()));
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// `[exchange]`
     pub exchange: Exchange,
+    /// `[http]`
+    pub http: Http,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -228,6 +230,36 @@ pub struct Exchange {
     pub fetch_ahead: bool,
 }
 
+/// `[http]`: the API for apps and pages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    /// Address and port on which it is served, if at all.
+    pub bind: Option<SocketAddr>,
+    /// The files of its certificate chain and key (PEM), if it speaks TLS itself.
+    pub tls: Option<TlsFiles>,
+    /// Somebody before us speaks TLS and names the caller.
+    pub behind_proxy: bool,
+    /// Origins whose pages may call it (CORS).
+    pub allowed_origins: Vec<String>,
+    /// Connections served at once; further ones are closed.
+    pub connections_max: usize,
+    /// Requests of one address a minute.
+    pub requests_per_minute: u32,
+    /// Longest body of a request, in bytes.
+    pub body_bytes_max: usize,
+    /// Longest wait for the head of a request, for its body, and for a TLS handshake.
+    pub receive_timeout: Duration,
+}
+
+/// Where a certificate and its key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM, our own first.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
 /// `[keys]`: the secrets.
 #[derive(Clone, PartialEq)]
 pub struct Keys {
@@ -307,7 +339,7 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange"]
+    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http"]
         .map(|t| root.take_value(t));
     root.end();
     let mut take = |i: usize| tables[i].take();
@@ -321,6 +353,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
         exchange: read_exchange(take(8), mistakes),
+        http: read_http(take(9), mistakes),
     }
 }
 
@@ -478,6 +511,57 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
     };
     s.end();
     exchange
+}
+
+fn read_http(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
+    let mut s = Section::open("http".into(), value, mistakes);
+    let bind = s.take("bind", None, |v| match text(v)?.as_str() {
+        "" => Ok(None),
+        _ => address(v).map(Some),
+    });
+    let certificate = s.take("tls_certificate_file", None, optional_path);
+    let key = s.take("tls_key_file", None, optional_path);
+    let behind_proxy = s.take("behind_proxy", false, flag);
+    if certificate.is_some() && key.is_none() {
+        s.mistake("tls_key_file", "missing; tls_certificate_file is of no use without it");
+    }
+    if key.is_some() && certificate.is_none() {
+        s.mistake("tls_certificate_file", "missing; tls_key_file is of no use without it");
+    }
+    let tls = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key });
+    let plain = tls.is_none() && !behind_proxy;
+    if let Some(bind) = bind.filter(|bind| plain && !bind.ip().is_loopback()) {
+        let what = format!(
+            "{bind} can be reached from elsewhere, and tokens must not cross a network in the clear: set tls_certificate_file and \
+             tls_key_file, or behind_proxy = true if a proxy before this port speaks TLS"
+        );
+        s.mistake("bind", what);
+    }
+    let http = Http {
+        bind,
+        tls,
+        behind_proxy,
+        allowed_origins: s.take("allowed_origins", Vec::new(), list(origin)),
+        connections_max: s.take("connections_max", 256, |v| number(1, 65_536)(v).map(to_usize)),
+        requests_per_minute: s.take("requests_per_minute", 600, |v| number(1, 10_000_000)(v).map(to_u32)),
+        body_bytes_max: s.take("body_bytes_max", 65_536, |v| number(4096, 16_777_216)(v).map(to_usize)),
+        receive_timeout: s.take("receive_timeout_ms", Duration::from_secs(10), milliseconds),
+    };
+    s.end();
+    http
+}
+
+/// A web origin as browsers state it (RFC 6454 6.2): scheme, host, and a port that is not the scheme's own.
+fn origin(v: &ValueKind) -> Result<String, String> {
+    let found = text(v)?;
+    let rest = found.strip_prefix("https://").or_else(|| found.strip_prefix("http://"));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:[]".contains(c);
+    if rest.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+        return Ok(found);
+    }
+    Err(format!(
+        "expected an origin such as \"https://viewer.example:8443\", in small letters and without a path, found \"{found}\""
+    ))
 }
 
 fn optional_account(v: &ValueKind) -> Result<Option<[u8; 20]>, String> {
@@ -707,6 +791,25 @@ mod tests {
     fn a_peer_named_twice_and_an_open_ledger_port_are_mistakes() {
         assert!(mistakes("[[peer]]\nae_title = \"A\"\n[[peer]]\nae_title = \"A\"\n")[0].contains("twice"));
         assert!(mistakes("[ledger]\nrpc_bind = \"0.0.0.0:8545\"\n")[0].contains("loopback"));
+    }
+
+    #[test]
+    fn the_http_api_is_in_the_clear_on_this_machine_only() {
+        assert!(
+            parse("[http]\nbind = \"127.0.0.1:8080\"\n").is_ok() && parse("[http]\nbind = \"[::1]:8080\"\n").is_ok()
+        );
+        for open in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080"] {
+            let found = mistakes(&format!("[http]\nbind = \"{open}\"\n"));
+            assert!(found[0].contains("http.bind") && found[0].contains("behind_proxy"), "{found:?}");
+            assert!(parse(&format!("[http]\nbind = \"{open}\"\nbehind_proxy = true\n")).is_ok());
+            let tls = "tls_certificate_file = \"chain.pem\"\ntls_key_file = \"key.pem\"\n";
+            assert!(parse(&format!("[http]\nbind = \"{open}\"\n{tls}")).is_ok());
+        }
+        assert!(mistakes("[http]\ntls_certificate_file = \"chain.pem\"\n")[0].contains("tls_key_file"));
+        for wrong in ["*", "null", "https://a.example/", "https://A.example", "a.example", "https://"] {
+            assert!(mistakes(&format!("[http]\nallowed_origins = [\"{wrong}\"]\n"))[0].contains("origin"), "{wrong}");
+        }
+        assert!(parse("[http]\nallowed_origins = [\"https://a.example\", \"http://127.0.0.1:3000\"]\n").is_ok());
     }
 
     #[test]

@@ -9,7 +9,10 @@ use alloy::signers::local::PrivateKeySigner;
 use contracts::Allowance;
 use contracts::messages::{self, Purpose};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::numbers::{Account, Hash, whole, wide, wide_schema};
+use super::typed::TypedData;
 use crate::follow::Mode;
 use crate::ledger::consent::{Word, signer_of};
 
@@ -60,35 +63,116 @@ pub enum PendingError {
 }
 
 /// What an owner decides, with everything that is signed. `seq` and `deadline` are as in the contracts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs)] // The fields are those of the messages, documented in IConsent and IStudies.
 pub enum Action {
     /// Let a grantee see the study or a series of it.
     Allow {
+        #[schema(value_type = Hash)]
         study: B256,
+        #[schema(value_type = Account)]
         grantee: Address,
+        #[schema(value_type = Hash)]
         series: B256,
+        #[schema(maximum = 255)]
+        #[serde(deserialize_with = "whole::deserialize")]
         mode: u8,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
         not_before: u64,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
         not_after: u64,
+        #[schema(maximum = 65535)]
+        #[serde(deserialize_with = "whole::deserialize")]
         purpose: u16,
+        #[schema(value_type = Hash)]
         encryption_key: B256,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
         seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
         deadline: u64,
     },
     /// Refuse what a grantee asked for.
-    Deny { study: B256, grantee: Address, reason: u16, seq: u32, deadline: u64 },
+    Deny {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(value_type = Account)]
+        grantee: Address,
+        #[schema(maximum = 65535)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        reason: u16,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
     /// Take access away.
-    Revoke { study: B256, grantee: Address, seq: u32, deadline: u64 },
+    Revoke {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(value_type = Account)]
+        grantee: Address,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
     /// Hand the study to the owner's own key.
-    Transfer { study: B256, new_owner: Address, seq: u32, deadline: u64 },
+    Transfer {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(value_type = Account)]
+        new_owner: Address,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
     /// End the study: nobody is served it any more, and its source destroys its keys.
-    Tombstone { study: B256, seq: u32, deadline: u64 },
+    Tombstone {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
     /// Name who may recover the study; nobody when zero.
-    NameGuardians { study: B256, guardians: B256, seq: u32, deadline: u64 },
+    NameGuardians {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(value_type = Hash)]
+        guardians: B256,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
     /// Object to a recovery under way.
-    VetoRecovery { study: B256, seq: u32, deadline: u64 },
+    VetoRecovery {
+        #[schema(value_type = Hash)]
+        study: B256,
+        #[schema(maximum = 4294967295_u32)]
+        #[serde(deserialize_with = "whole::deserialize")]
+        seq: u32,
+        #[serde(with = "wide")]
+        #[schema(schema_with = wide_schema)]
+        deadline: u64,
+    },
 }
 
 impl Action {
@@ -204,19 +288,27 @@ impl Action {
 }
 
 /// An action with where it is for, who must sign it, and the signature once there is one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Pending {
+    /// `pacs-bridge/action/1`.
+    #[schema(pattern = "^pacs-bridge/action/1$")]
     format: String,
     /// EIP-155 chain id.
+    #[serde(deserialize_with = "whole::deserialize")]
+    #[schema(minimum = 1, maximum = 9007199254740992_u64)]
     pub chain_id: u64,
     /// The contract that it is said to.
+    #[schema(value_type = Account)]
     pub contract: Address,
     /// The account that must sign.
+    #[schema(value_type = Account)]
     pub signer: Address,
     /// What is signed.
     pub action: Action,
-    /// The EIP-712 signature.
+    /// The EIP-712 signature: of an account 65 bytes, of a contract (EIP-1271) what that takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^0x([0-9a-fA-F]{2})*$", max_length = 4098)]
     pub signature: Option<Bytes>,
 }
 
@@ -235,6 +327,12 @@ impl Pending {
     #[must_use]
     pub fn digest(&self) -> B256 {
         self.action.word().digest(self.chain_id, self.contract)
+    }
+
+    /// What is signed, for a wallet (`eth_signTypedData_v4`).
+    #[must_use]
+    pub fn typed_data(&self) -> TypedData {
+        TypedData::of(&self.action.word(), self.chain_id, self.contract)
     }
 
     /// Signs it.
@@ -285,6 +383,32 @@ mod tests {
 
     fn action() -> Action {
         Action::Revoke { study: B256::repeat_byte(1), grantee: Address::repeat_byte(2), seq: 3, deadline: 4 }
+    }
+
+    #[test]
+    fn numbers_are_read_as_json_has_them_and_written_so_that_javascript_can_read_them() {
+        let text = |deadline: &str, seq: &str| {
+            let (study, grantee) = (B256::repeat_byte(1), Address::repeat_byte(2));
+            format!(
+                "{{\"revoke\":{{\"study\":\"{study}\",\"grantee\":\"{grantee}\",\"seq\":{seq},\"deadline\":{deadline}}}}}"
+            )
+        };
+        let read = |deadline: &str, seq: &str| serde_json::from_str::<Action>(&text(deadline, seq));
+        let deadline_of = |deadline: &str| match read(deadline, "3") {
+            Ok(Action::Revoke { deadline, .. }) => Some(deadline),
+            _ => None,
+        };
+        for (written, number) in [("7", 7), ("7.0", 7), ("\"7\"", 7), ("\"18446744073709551615\"", u64::MAX)] {
+            assert_eq!(deadline_of(written), Some(number), "{written}");
+        }
+        for wrong in ["-1", "7.5", "1e300", "\"\"", "\"+7\"", "\"18446744073709551616\"", "null", "true", "[7]"] {
+            assert_eq!(deadline_of(wrong), None, "{wrong}");
+        }
+        assert!(read("1", "3.0").is_ok() && read("1", "\"3\"").is_err() && read("1", "4294967296").is_err());
+        let large = Action::Revoke { study: B256::ZERO, grantee: Address::ZERO, seq: 1, deadline: u64::MAX };
+        let written = serde_json::to_string(&large).unwrap();
+        assert!(written.contains("\"18446744073709551615\""), "{written}");
+        assert_eq!(serde_json::from_str::<Action>(&written).unwrap(), large);
     }
 
     #[test]

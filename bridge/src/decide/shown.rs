@@ -52,7 +52,7 @@ pub struct RequestRow {
 }
 
 impl RequestRow {
-    pub(super) fn of(request: &AccessRequest, study_uid: Option<String>) -> Self {
+    pub(crate) fn of(request: &AccessRequest, study_uid: Option<String>) -> Self {
         let state = match request.asked {
             Asked::Nothing => "",
             Asked::Open => "open",
@@ -89,7 +89,7 @@ pub struct SourceRow {
 }
 
 impl SourceRow {
-    pub(super) fn of(source: &SourceInfo) -> Self {
+    pub(crate) fn of(source: &SourceInfo) -> Self {
         let state = match (source.suspended, source.defined) {
             (true, _) => "suspended",
             (false, true) => "active",
@@ -272,12 +272,12 @@ fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
 }
 
 /// The paper's word for a grant's state; an emergency is none of its words.
-pub(super) fn state(grant: &Grant, now_s: u64) -> &'static str {
+pub(crate) fn state(grant: &Grant, now_s: u64) -> &'static str {
     let trace = grant.trace_at(now_s);
     if trace != Trace::Authorised && grant.emergency_at(now_s) { "emergency" } else { trace.words() }
 }
 
-fn purpose(number: u16) -> String {
+pub(crate) fn purpose(number: u16) -> String {
     let code = Purpose::from(number).code();
     if code.is_empty() { number.to_string() } else { code.to_owned() }
 }

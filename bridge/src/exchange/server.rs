@@ -244,7 +244,7 @@ pub fn grant_mode(grant: &Grant, now_s: u64) -> Option<Mode> {
 }
 
 /// Whose address it is: of IPv6 the first 64 bits, because the others are free for whoever has these.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
         address => address,

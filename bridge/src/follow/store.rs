@@ -118,6 +118,8 @@ impl Consents {
             1 => {}
             other => return Err(FollowError::Version(other)),
         }
+        // Databases of earlier releases lack it; it holds nothing that is not in the table.
+        database.execute_batch("CREATE INDEX IF NOT EXISTS study_owner ON study (owner, id)")?;
         let cursor = cursor(&database)?;
         Ok(Self(Arc::new(Inner {
             database: Mutex::new(database),
@@ -488,6 +490,32 @@ impl Consents {
         Ok(row.optional()?)
     }
 
+    /// Studies that an account owns, in the order of their names, after one of them.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn studies_of(&self, owner: Address, after: Option<B256>, limit: u32) -> Result<Vec<B256>, FollowError> {
+        let database = self.database();
+        let sql = "SELECT id FROM study WHERE owner = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+        let after = after.as_ref().map_or(&[][..], B256::as_slice);
+        let mut query = database.prepare_cached(sql)?;
+        let rows = query.query_map(params![owner.as_slice(), after, limit], |row| word(row, 0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Events about studies in blocks above a height, in chain order.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn events_above(&self, height: u64, limit: u32) -> Result<Vec<Event>, FollowError> {
+        let database = self.database();
+        let sql = "SELECT block, log_index, block_hash, tx, topics, data FROM event
+          WHERE block > ?1 AND study IS NOT NULL ORDER BY block, log_index LIMIT ?2";
+        let mut query = database.prepare_cached(sql)?;
+        let rows = query.query_map(params![bits(height), limit], event)?;
+        Ok(rows.filter_map(Result::transpose).collect::<Result<_, _>>()?)
+    }
+
     /// A source by its identity.
     ///
     /// # Errors
@@ -522,13 +550,28 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Database`].
     pub fn requests(&self, study_id: Option<B256>) -> Result<Vec<AccessRequest>, FollowError> {
+        self.requests_where(study_id, None)
+    }
+
+    /// As [`Consents::requests`], for all studies that an account owns.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn requests_to(&self, owner: Address) -> Result<Vec<AccessRequest>, FollowError> {
+        self.requests_where(None, Some(owner))
+    }
+
+    fn requests_where(&self, study: Option<B256>, owner: Option<Address>) -> Result<Vec<AccessRequest>, FollowError> {
         let sql = "SELECT p.study, p.grantee, p.request_number, p.request_mode, p.request_purpose, p.request_notes,
             p.request_key, p.asked, p.request_block,
             EXISTS (SELECT 1 FROM source s WHERE s.identity = p.grantee AND s.defined AND NOT s.suspended)
-          FROM pair p WHERE p.asked > 0 AND (?1 IS NULL OR p.study = ?1) ORDER BY p.request_block, p.study, p.grantee";
+          FROM pair p WHERE p.asked > 0 AND (?1 IS NULL OR p.study = ?1)
+            AND (?2 IS NULL OR p.study IN (SELECT id FROM study WHERE owner = ?2))
+          ORDER BY p.request_block, p.study, p.grantee";
         let database = self.database();
         let mut query = database.prepare_cached(sql)?;
-        let rows = query.query_map([study_id.as_ref().map(B256::as_slice)], |row| {
+        let wanted = params![study.as_ref().map(B256::as_slice), owner.as_ref().map(|owner| owner.as_slice())];
+        let rows = query.query_map(wanted, |row| {
             Ok(AccessRequest {
                 study_id: word(row, 0)?,
                 grantee: account(row, 1)?,
@@ -612,15 +655,18 @@ fn events_of(database: &Connection, study: Option<B256>) -> rusqlite::Result<Vec
     let sql =
         "SELECT block, log_index, block_hash, tx, topics, data FROM event WHERE study IS ?1 ORDER BY block, log_index";
     let mut query = database.prepare_cached(sql)?;
-    let rows = query.query_map([study.as_ref().map(B256::as_slice)], |row| {
-        let topics: Vec<u8> = row.get(4)?;
-        let topics: Vec<B256> = topics.chunks_exact(32).map(B256::from_slice).collect();
-        let data: Vec<u8> = row.get(5)?;
-        let Some(what) = What::decode(&topics, &data) else { return Ok(None) };
-        let (block, log_index) = (time(row, 0)?, time(row, 1)?);
-        Ok(Some(Event { block, log_index, block_hash: word(row, 2)?, transaction: word(row, 3)?, what }))
-    })?;
+    let rows = query.query_map([study.as_ref().map(B256::as_slice)], event)?;
     rows.filter_map(Result::transpose).collect()
+}
+
+/// None for an event that this version does not know.
+fn event(row: &Row<'_>) -> rusqlite::Result<Option<Event>> {
+    let topics: Vec<u8> = row.get(4)?;
+    let topics: Vec<B256> = topics.chunks_exact(32).map(B256::from_slice).collect();
+    let data: Vec<u8> = row.get(5)?;
+    let Some(what) = What::decode(&topics, &data) else { return Ok(None) };
+    let (block, log_index) = (time(row, 0)?, time(row, 1)?);
+    Ok(Some(Event { block, log_index, block_hash: word(row, 2)?, transaction: word(row, 3)?, what }))
 }
 
 fn cursor(database: &Connection) -> rusqlite::Result<Option<Head>> {

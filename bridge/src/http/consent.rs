@@ -1,0 +1,292 @@
+//! Consent: who asks, what is decided, actions that owners sign themselves, and the sources of the consortium. Commands go the way
+//! of the command line's.
+
+use alloy::primitives::{Address as Account, B256, Signature};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::caller::{Address, Asked, Json, Known};
+use super::model::{
+    AccessRequest, Ask, BreakGlass, Claim, Claimed, Decide, Page, Requests, RequestsPage, Sent, Source, Sources,
+    Unsigned, Wanted,
+};
+use super::problem::Problem;
+use super::studies::find;
+use super::{Api, blocking, now_s, page, place, rows, tagged};
+use crate::access::{Caller, Principal, Right, Visible};
+use crate::decide::{self, Pending, RequestRow, Told};
+use crate::follow::{self, Asked as Answered};
+use crate::tokens::plain_code;
+
+/// How long the token of somebody who took a study over is good: 90 days.
+const CLAIMED_TOKEN_S: u64 = 90 * 86_400;
+
+/// What a command came to.
+async fn tell(api: &Api, known: &Known, ask: decide::Ask) -> Result<Sent, Problem> {
+    let site = api.site().clone();
+    // Who it was; about what is on the ledger.
+    tracing::info!(token = known.0.id, "a command about consent over HTTP");
+    let told = api.finish(async move { Ok(decide::answer(&site, ask).await?) }).await?;
+    match told {
+        Told::Done(done) => Ok(done.into()),
+        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+    }
+}
+
+fn json<T: serde::Serialize>(value: T) -> axum::Json<T> {
+    axum::Json(value)
+}
+
+/// Where a list of requests goes on: block, study, grantee.
+type Place = (u64, B256, Account);
+
+fn place_of(request: &follow::AccessRequest) -> Place {
+    (request.block, request.study_id, request.grantee)
+}
+
+fn parse_place(text: &str) -> Option<Place> {
+    let mut parts = text.splitn(3, ':');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Who asks for studies that the caller sees.
+#[utoipa::path(get, path = "/requests", operation_id = "listRequests", tag = "consent", params(RequestsPage),
+    responses((status = 200, description = "a page of requests", body = Requests), (status = 304, description = "as known")))]
+pub(super) async fn requests(
+    State(api): State<Api>,
+    known: Known,
+    Asked(asked): Asked<RequestsPage>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    known.must(&api, Right::Find)?;
+    let (limit, after) = (rows(asked.limit)?, place(asked.after)?);
+    let after = match after.as_deref().map(parse_place) {
+        None => None,
+        Some(Some(place)) => Some(place),
+        Some(None) => return Err(Problem::not_found()),
+    };
+    let visible = api.access().sees(known.caller(), Right::Find);
+    let all = asked.state.unwrap_or_default() == Wanted::All;
+    let found = blocking({
+        let api = api.clone();
+        move || listed(&api, visible, all, after, limit)
+    });
+    tagged(&headers, &found.await??)
+}
+
+fn listed(api: &Api, visible: Visible, all: bool, after: Option<Place>, limit: u32) -> Result<Requests, Problem> {
+    let (consents, archive) = (api.site().consents(), api.site().archive());
+    let requests = match visible {
+        Visible::OwnedBy(owner) => consents.requests_to(owner)?,
+        _ => consents.requests(None)?,
+    };
+    let mut found = Vec::new();
+    for request in requests {
+        let is_wanted =
+            (all || request.asked == Answered::Open) && after.is_none_or(|after| place_of(&request) > after);
+        if !is_wanted {
+            continue;
+        }
+        let names = archive.names_of_id(&request.study_id)?;
+        // An owner's are the owner's by the query.
+        if !matches!(visible, Visible::OwnedBy(_)) && !visible.shows(names.is_some(), None) {
+            continue;
+        }
+        let (block, study, grantee) = place_of(&request);
+        let row = RequestRow::of(&request, names.map(|names| names.uid.to_string()));
+        found.push((format!("{block}:{study}:{grantee}"), AccessRequest::from(row)));
+        if found.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    let (requests, next) = page(found, limit);
+    Ok(Requests { requests, next })
+}
+
+/// Ask the owner of another site's study to let this site in.
+#[utoipa::path(post, path = "/requests", operation_id = "requestAccess", tag = "consent", request_body = Ask,
+    responses((status = 200, description = "it is on the ledger", body = Sent)))]
+pub(super) async fn ask(
+    State(api): State<Api>,
+    known: Known,
+    Json(ask): Json<Ask>,
+) -> Result<axum::Json<Sent>, Problem> {
+    known.must(&api, Right::Request)?;
+    let study = on_ledger(&api, &known, Right::Request, &ask.study).await?;
+    let preview_only = ask.mode == super::model::Mode::Preview;
+    let purpose = ask.purpose.map(super::model::Purpose::word);
+    tell(&api, &known, decide::Ask::Request { study: study.to_string(), preview_only, purpose }).await.map(json)
+}
+
+/// A study that the ledger knows and the caller sees.
+async fn on_ledger(api: &Api, known: &Known, right: Right, given: &str) -> Result<B256, Problem> {
+    let found = find(api, known, right, given).await?;
+    found.info.map(|info| info.study_id).ok_or_else(Problem::not_found)
+}
+
+/// Decide with the key in custody.
+#[utoipa::path(post, path = "/decisions", operation_id = "decide", tag = "consent", request_body = Decide,
+    responses((status = 200, description = "it is on the ledger", body = Sent)))]
+pub(super) async fn decide(
+    State(api): State<Api>,
+    known: Known,
+    Json(asked): Json<Decide>,
+) -> Result<axum::Json<Sent>, Problem> {
+    known.must(&api, Right::Decide)?;
+    if !api.access().signs_in_custody(known.caller()) {
+        return Err(Problem::forbidden(
+            "only the site's own people use keys in custody; make an action and sign it yourself",
+        ));
+    }
+    let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
+    tell(&api, &known, decide::Ask::Decide { study: study.to_string(), decision: asked.decision.into() })
+        .await
+        .map(json)
+}
+
+/// Make an action for the owner's own key: what it says in words, and what is to be signed.
+#[utoipa::path(post, path = "/actions", operation_id = "makeAction", tag = "consent", request_body = Decide,
+    responses((status = 200, description = "the action, not signed", body = Unsigned)))]
+pub(super) async fn action(
+    State(api): State<Api>,
+    known: Known,
+    Json(asked): Json<Decide>,
+) -> Result<axum::Json<Unsigned>, Problem> {
+    known.must(&api, Right::Decide)?;
+    let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
+    let ask = decide::Ask::Unsigned { study: study.to_string(), decision: asked.decision.into() };
+    let Told::Unsigned(pending) = decide::answer(api.site(), ask).await? else { return Err(Problem::not_found()) };
+    Ok(json(Unsigned {
+        typed_data: pending.typed_data(),
+        digest: pending.digest().to_string(),
+        signer: pending.signer.to_string(),
+        words: pending.action.in_words(),
+        action: *pending,
+    }))
+}
+
+/// Send an action that its owner signed; this site pays. The signature is the authority: no token is needed.
+#[utoipa::path(post, path = "/actions/submit", operation_id = "submitAction", tag = "consent", request_body = Pending,
+    security(()), responses((status = 200, description = "it is on the ledger", body = Sent)))]
+pub(super) async fn submit(
+    State(api): State<Api>,
+    Address(from): Address,
+    Json(action): Json<Pending>,
+) -> Result<axum::Json<Sent>, Problem> {
+    if !api.0.relays.take(from) {
+        return Err(Problem::too_many());
+    }
+    let (site, signed) = (api.site().clone(), action.clone());
+    let checked = blocking(move || decide::check_signed(&site, &signed)).await?;
+    checked.map_err(|error| match error {
+        decide::DecideError::Study(_) => Problem::not_the_owners_word(),
+        other => other.into(),
+    })?;
+    if !api.0.owners.take(action.signer) {
+        return Err(Problem::too_many());
+    }
+    // Two at once would both look good and one would be paid for in vain.
+    let one_at_a_time = api.0.relaying.take(action.study());
+    let one_at_a_time =
+        one_at_a_time.ok_or_else(|| Problem::conflict("another action about this study is on its way"))?;
+    let site = api.site().clone();
+    let told = api.finish(async move {
+        let _held = one_at_a_time;
+        Ok(decide::answer(&site, decide::Ask::Submit { action: Box::new(action) }).await?)
+    });
+    match told.await? {
+        Told::Done(done) => Ok(json(done.into())),
+        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+    }
+}
+
+/// Take a study over with a code that the site printed: from then on the patient's own key decides. The code is the authority.
+#[utoipa::path(post, path = "/claims", operation_id = "claim", tag = "consent", request_body = Claim,
+    security(()), responses((status = 200, description = "it is on the ledger", body = Claimed)))]
+pub(super) async fn claim(
+    State(api): State<Api>,
+    Address(from): Address,
+    Json(claim): Json<Claim>,
+) -> Result<axum::Json<Claimed>, Problem> {
+    if !api.0.relays.take(from) {
+        return Err(Problem::too_many());
+    }
+    let owner = signed_for(&claim).ok_or_else(Problem::no_claim)?;
+    let tokens = api.tokens().clone();
+    let study = blocking(move || tokens.claimed_by(&claim.code, now_s())).await??.ok_or_else(Problem::no_claim)?;
+    let held = api.0.relaying.take(study);
+    let held = held.ok_or_else(|| Problem::conflict("something about this study is on its way"))?;
+    let (site, tokens) = (api.site().clone(), api.tokens().clone());
+    let done = api.finish(async move {
+        let _held = held;
+        let decision = decide::Decision::Transfer { owner: owner.to_string() };
+        let told = decide::answer(&site, decide::Ask::Decide { study: study.to_string(), decision }).await?;
+        let now = now_s();
+        let made = blocking(move || {
+            tokens.use_claim(study, now)?;
+            let caller = Caller { principal: Principal::Account(owner), narrowed: None };
+            tokens.create("claimed", &caller, now, Some(now + CLAIMED_TOKEN_S))
+        });
+        Ok((told, made.await??.1))
+    });
+    match done.await? {
+        (Told::Done(done), token) => Ok(json(Claimed {
+            sent: done.into(),
+            study_id: study.to_string(),
+            token: token.to_string(),
+            token_expires_s: now_s() + CLAIMED_TOKEN_S,
+        })),
+        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+    }
+}
+
+/// The account whose key signed that it takes the code.
+fn signed_for(claim: &Claim) -> Option<Account> {
+    let owner: Account = claim.owner.parse().ok()?;
+    let signature: Signature = claim.signature.parse().ok()?;
+    let text = format!("PACS Bridge: take over with {}", *plain_code(&claim.code));
+    let signer = signature.recover_address_from_msg(text.as_bytes()).ok()?;
+    (signer == owner && !owner.is_zero()).then_some(owner)
+}
+
+/// Let this site in for an emergency. Everybody on the ledger sees it, the owner first.
+#[utoipa::path(post, path = "/break-glass", operation_id = "breakGlass", tag = "consent", request_body = BreakGlass,
+    responses((status = 200, description = "it is on the ledger", body = Sent)))]
+pub(super) async fn break_glass(
+    State(api): State<Api>,
+    known: Known,
+    Json(asked): Json<BreakGlass>,
+) -> Result<axum::Json<Sent>, Problem> {
+    known.must(&api, Right::BreakGlass)?;
+    if !(1..=86_400).contains(&asked.seconds) {
+        return Err(Problem::bad_request("seconds must be from 1 to 86400"));
+    }
+    let study = on_ledger(&api, &known, Right::BreakGlass, &asked.study).await?;
+    let (study, reason, seconds) = (study.to_string(), asked.reason.word(), asked.seconds.into());
+    tell(&api, &known, decide::Ask::BreakGlass { study, reason, seconds }).await.map(json)
+}
+
+/// The sources of the consortium.
+#[utoipa::path(get, path = "/sources", operation_id = "listSources", tag = "consent", params(Page),
+    responses((status = 200, description = "a page of sources", body = Sources), (status = 304, description = "as known")))]
+pub(super) async fn sources(
+    State(api): State<Api>,
+    known: Known,
+    Asked(asked): Asked<Page>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    known.must(&api, Right::Sources)?;
+    let (limit, after) = (rows(asked.limit)?, place(asked.after)?);
+    let after = match after.map(|after| after.parse::<Account>()) {
+        None => None,
+        Some(Ok(after)) => Some(after),
+        Some(Err(_)) => return Err(Problem::not_found()),
+    };
+    let site = api.site().clone();
+    let mut all = blocking(move || site.consents().sources()).await??;
+    all.retain(|source| after.is_none_or(|after| source.identity > after));
+    let named = all.iter().map(|s| (s.identity.to_string(), Source::from(decide::SourceRow::of(s)))).collect();
+    let (sources, next) = page(named, limit);
+    tagged(&headers, &Sources { sources, next })
+}

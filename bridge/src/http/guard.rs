@@ -1,0 +1,81 @@
+//! Around every request: the caller's rate, cross-origin rules, the longest time an answer may take, and the headers that keep
+//! browsers from storing or sniffing what they get. Must not know what is asked for.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use std::time::Duration;
+
+use super::Api;
+use super::caller::Address;
+use super::problem::Problem;
+
+/// Longest time until the head of an answer: what is sent to the ledger becomes final within it, or the caller looks later.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// How long browsers remember what an origin may, in seconds.
+const PREFLIGHT_S: u64 = 600;
+
+/// Holds for every answer. Nothing here is a page, so nothing may be loaded by one of ours or framed by another's.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// The middleware.
+pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let origin = allowed_origin(&api, request.headers());
+    let mut response = match Address::of(&request, api.settings().behind_proxy) {
+        Some(Address(from)) if !api.requests().take(from) => Problem::too_many().into_response(),
+        Some(from) => {
+            request.extensions_mut().insert(from);
+            if origin.is_some() && is_preflight(&request) {
+                preflight()
+            } else {
+                let answered = tokio::time::timeout(ANSWER_MAX, next.run(request)).await;
+                answered.unwrap_or_else(|_| Problem::timed_out().into_response())
+            }
+        }
+        None => Problem::bad_request("the connection has no address").into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if api.is_encrypted() {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+    if !api.settings().allowed_origins.is_empty() {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag, retry-after"));
+    }
+    response
+}
+
+/// The origin that asks, if its pages may. Tokens travel in a header that pages set themselves, so no credentials are allowed.
+fn allowed_origin(api: &Api, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let known = api.settings().allowed_origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
+    known.then(|| origin.clone())
+}
+
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn preflight() -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST"));
+    let names = HeaderValue::from_static("authorization, content-type, if-none-match");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(PREFLIGHT_S));
+    response
+}
