@@ -351,6 +351,66 @@ fn a_printed_code_hands_a_study_to_the_patients_key_once() {
 }
 
 #[test]
+fn another_site_asks_sees_and_no_longer_sees() {
+    let http = "[http]\nbind = \"127.0.0.1:0\"\nrequests_per_minute = 1000000\n[exchange]\nbind = \"127.0.0.1:0\"\n";
+    let open = "[dicom]\nunknown_peers = [\"echo\", \"store\"]\n[publish]\nsettle_ms = 100\n";
+    let a = Bridge::start(&format!("{open}{http}[ledger]\nrpc_bind = \"127.0.0.1:0\"\n"));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut open = tests::dicom::connect(a.dicom, "CT1").await.unwrap();
+        assert_eq!(tests::dicom::store(&mut open, &slices(1, 1, 32)[0]).await, Some(dicom_scp::Status::SUCCESS));
+    });
+    a.wait_final(1);
+    let (uid, id) = (subject(1).study_uid, study_id(&a, 1));
+    let (rpc, admin) = (a.ready("rpc="), a.json(&["status"])["source"].as_str().unwrap().to_owned());
+    let ledger = format!("[ledger]\nkind = \"rpc\"\nurl = \"http://{rpc}\"\nadmin = \"{admin}\"\ndeploy = false\n");
+    let b = Bridge::start(&format!("{open}{http}{ledger}"));
+    let (at_a, at_b) = (Client::with_token(&a, &["--as", "operator"]), Client::with_token(&b, &["--as", "operator"]));
+
+    // Until the consortium has admitted it, the second site waits and says so.
+    let waiting = at_b.get("/health/ready");
+    assert_eq!((waiting.status, &waiting.json()["waits_for"][0]), (503, &"ledger".into()));
+    assert_eq!(
+        at_b.post("/actions", &json!({ "study": id, "decision": { "kind": "revoke", "grantee": GRANTEE } })).status,
+        404
+    );
+    let account = at_b.get("/status").json()["source"].as_str().unwrap().to_owned();
+    a.json(&["sources", "admit", &account]);
+    wait_for("the second site to be ready", || at_b.get("/health/ready").status == 200);
+    wait_for("its key to be known", || {
+        let all = at_a.get("/sources").json();
+        let of_b = |row: &&Value| row["source"] == account.as_str() && row["encryption_key"].is_string();
+        all["sources"].as_array().unwrap().iter().any(|row| of_b(&row))
+    });
+
+    // It asks; what is not granted is not there.
+    let listed = |client: &Client| client.get("/studies").json()["studies"].as_array().unwrap().len();
+    let mut events = at_b.listen();
+    let asked = at_b.post("/requests", &json!({ "study": id, "mode": "full" }));
+    assert_eq!(asked.status, 200, "{}", asked.json());
+    assert_eq!((listed(&at_a), listed(&at_b), at_b.get(&format!("/studies/{id}")).status), (1, 0, 404));
+    wait_for("the request at the first site", || {
+        at_a.get("/requests").json()["requests"][0]["study_uid"] == uid.as_str()
+    });
+
+    // Allowed, it is there with its pictures, and told.
+    let decide = |decision: Value| at_a.post("/decisions", &json!({ "study": uid, "decision": decision }));
+    let allowed = decide(json!({ "kind": "allow", "grantee": account, "mode": "full" }));
+    assert_eq!(allowed.status, 200, "{}", allowed.json());
+    wait_for("the picture at the second site", || at_b.get(&format!("/studies/{uid}/preview/0")).status == 200);
+    let full = at_b.get(&format!("/studies/{id}")).json();
+    assert_eq!((&full["study"]["state"], &full["study"]["uid"]), (&"granted".into(), &uid.as_str().into()), "{full}");
+    assert!(full["study"]["source"].as_str().unwrap().eq_ignore_ascii_case(&admin), "{full}");
+    events.wait_for(|text| text.contains("event: study") && text.contains(&uid) && text.contains("\"granted\""));
+    assert!(events.text.contains("\"allowed\""), "{}", events.text);
+
+    // Taken away, it is gone.
+    assert_eq!(decide(json!({ "kind": "revoke", "grantee": account })).status, 200);
+    wait_for("the study to be gone", || at_b.get(&format!("/studies/{uid}")).status == 404);
+    assert_eq!((listed(&at_a), listed(&at_b)), (1, 0));
+    events.wait_for(|text| text.contains("\"state\":null"));
+}
+
+#[test]
 fn hostile_callers_get_nothing_and_stop_nobody() {
     let mut bridge = site("receive_timeout_ms = 400\nbody_bytes_max = 8192\nrequests_per_minute = 1000000\n");
     let operator = Client::with_token(&bridge, &["--as", "operator"]);
