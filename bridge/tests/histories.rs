@@ -11,6 +11,7 @@ mod chain;
 mod histories;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +28,7 @@ use bridge::follow::{Consents, FollowConfig, Mode, follow};
 use bridge::keyring::{ForeignKey, ForeignKeys, Keyring};
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::rpc::RpcNode;
+use bridge::payload::container::Unsealed;
 use bridge::payload::describe::describe;
 use bridge::payload::keys::{RecipientSecret, SessionKey};
 use bridge::payload::manifest::{Manifest, ManifestObject};
@@ -106,7 +108,24 @@ fn phantoms(n: u8) -> Vec<Phantom> {
 struct Carrier {
     archive: Archive,
     keyring: Keyring,
-    library: Arc<HashMap<B256, (Uid, Vec<ManifestObject>)>>,
+    library: Arc<HashMap<B256, (Uid, Vec<(ManifestObject, Vec<u8>)>)>>,
+}
+
+impl Carrier {
+    /// Fetches objects ahead, so that there are copies that must go with the grant.
+    async fn fetch(&self, study: B256) {
+        let (_, objects) = &self.library[&study];
+        let missing = self.archive.foreign_instances(study).unwrap().into_iter().filter(|stored| stored.path.is_none());
+        let restorer = self.archive.restorer().unwrap();
+        for stored in missing {
+            let (object, bytes) =
+                objects.iter().find(|(object, _)| object.sop_instance_uid == stored.sop_instance).unwrap();
+            let mut restoring = restorer.begin(&stored).unwrap();
+            restoring.write_all(bytes).unwrap();
+            let unsealed = Unsealed { plain_bytes: object.file_bytes, plain_sha256: object.file_sha256 };
+            restorer.file(&[Arc::new(restoring.finish(&unsealed).unwrap())]).await.unwrap();
+        }
+    }
 }
 
 impl Bringing for Carrier {
@@ -119,13 +138,12 @@ impl Bringing for Carrier {
             ForeignMode::Previews => ForeignKey::Preview(SessionKey::random()),
         };
         let keys = ForeignKeys { salt: Salt::random(), epochs: vec![(0, key)] };
-        self.keyring.keep_foreign(grant.study_id, &keys).unwrap();
         let version = ForeignVersion {
             manifest: Manifest {
                 study_uid: *study_uid,
                 version: grant.version,
                 created_ms: 0,
-                objects: objects[..named(grant.version)].to_vec(),
+                objects: objects.iter().take(named(grant.version)).map(|(object, _)| object.clone()).collect(),
                 previews: Vec::new(),
             },
             image: grant.manifest_image,
@@ -133,6 +151,11 @@ impl Bringing for Carrier {
             piece_mode: PieceMode::Calldata,
         };
         self.archive.import_manifest(grant.study_id, version).await.unwrap();
+        if wanted.window.mode == ForeignMode::Everything {
+            self.fetch(grant.study_id).await;
+        }
+        // Last, because whoever looks whether it is all here looks at the keys.
+        self.keyring.keep_foreign(grant.study_id, &keys).unwrap();
     }
 
     async fn settle(&self) {}
@@ -180,7 +203,9 @@ impl Site {
             ForeignKey::Preview(_) => 1,
             ForeignKey::Session(_) => 2,
         });
-        here.is_some_and(|here| here.version == version) && opens == Some(mode)
+        let copies = self.archive.instances_of(&uid(n)).unwrap().iter().filter(|copy| copy.path.is_some()).count();
+        let fetched = mode < 2 || copies == named(version);
+        here.is_some_and(|here| here.version == version) && opens == Some(mode) && fetched
     }
 
     /// Studies of others with a manifest that this site may see now, and how much of them.
@@ -215,6 +240,10 @@ impl Site {
         assert_eq!(find(&self.archive, Level::Image), expected.values().flatten().cloned().collect(), "{}", why());
         let keys: BTreeSet<B256> = self.shelf.keyring.foreign_studies().unwrap().into_iter().collect();
         assert_eq!(keys, granted.iter().map(|(n, _)| study(*n)).collect(), "{}", why());
+        for (n, mode) in granted {
+            let copies = self.archive.instances_of(&uid(n)).unwrap().iter().filter(|copy| copy.path.is_some()).count();
+            assert_eq!(copies, if mode == 2 { named(model.studies[&n].version) } else { 0 }, "{}", why());
+        }
     }
 
     /// Whoever asks for the keys of a study of this site gets what he may see, and no answer when that is nothing.
@@ -278,10 +307,13 @@ async fn store(archive: &Archive, phantom: &Phantom) {
     incoming.finish().await.unwrap();
 }
 
-fn object(archive: &Archive, phantom: &Phantom) -> ManifestObject {
+fn object(archive: &Archive, phantom: &Phantom) -> (ManifestObject, Vec<u8>) {
     let stored = archive.instance(&phantom.sop_instance).unwrap().unwrap();
     let mut file = archive.open_file(&stored).unwrap().unwrap();
-    ManifestObject {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let object = ManifestObject {
         sop_class_uid: stored.sop_class,
         sop_instance_uid: stored.sop_instance,
         series_uid: stored.series_uid,
@@ -295,7 +327,8 @@ fn object(archive: &Archive, phantom: &Phantom) -> ManifestObject {
         epoch: 0,
         map: PLACED,
         meta_bytes: stored.meta_bytes,
-    }
+    };
+    (object, bytes)
 }
 
 /// The source's bridge has a new version, as before it says so on the ledger.

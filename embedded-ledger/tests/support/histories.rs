@@ -189,12 +189,12 @@ pub fn step() -> impl Strategy<Value = Step> {
     let granted = (by.clone(), study.clone(), grantee, signer, ahead);
     let wait = prop_oneof![8 => 1u64..60, 2 => Just(u64::from(DELAY) - 30), 1 => Just(u64::from(DELAY))];
     prop_oneof![
-        5 => (by.clone(), study.clone()).prop_map(|(by, study)| Step::Request { by, study }),
+        9 => (by.clone(), study.clone()).prop_map(|(by, study)| Step::Request { by, study }),
         24 => (granted.clone(), 0u64..90, terms).prop_map(|((by, study, grantee, signer, seq), deadline, terms)| {
             Step::Allow { by, study, grantee, signer, seq, deadline, terms }
         }),
         3 => granted.clone().prop_map(|(by, study, grantee, signer, seq)| Step::Deny { by, study, grantee, signer, seq }),
-        5 => (granted, 0u64..40).prop_map(|((by, study, grantee, signer, seq), deadline)| {
+        9 => (granted, 0u64..40).prop_map(|((by, study, grantee, signer, seq), deadline)| {
             Step::Revoke { by, study, grantee, signer, seq, deadline }
         }),
         4 => (2u8..8, study.clone(), prop_oneof![0u64..100, 86_390u64..86_410], 2u8..8, 2u8..8, 0u8..3)
