@@ -103,12 +103,15 @@ fn phantoms(n: u8) -> Vec<Phantom> {
     ct_series(&subject, OBJECTS, 8, u64::from(n))
 }
 
+/// What a manifest says of each object, and its file.
+type Objects = Vec<(ManifestObject, Vec<u8>)>;
+
 /// Carries manifests from site to site without a wire: what is granted is brought, be it late.
 #[derive(Clone)]
 struct Carrier {
     archive: Archive,
     keyring: Keyring,
-    library: Arc<HashMap<B256, (Uid, Vec<(ManifestObject, Vec<u8>)>)>>,
+    library: Arc<HashMap<B256, (Uid, Objects)>>,
 }
 
 impl Carrier {
