@@ -249,6 +249,10 @@ impl Retrieve {
         let room = self.0.ready.room().await.ok_or(RetrieveError::GivenUp)?;
         let _permit = self.0.fetches.acquire().await.map_err(|_| RetrieveError::GivenUp)?;
         let sealed = self.image_of(stored)?;
+        if sealed.image.kind != ImageKind::Object {
+            // It is made from a preview whenever it is opened, and never has a file.
+            return Err(RetrieveError::Nowhere(stored.sop_instance.to_string()));
+        }
         let restorer = self.0.ready.restorer().await?;
         let begin = || Ok(restorer.begin(stored)?);
         let (restoring, unsealed) = self.unsealed(&sealed, stored.file_bytes, begin).await?;

@@ -11,17 +11,17 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sha2::{Digest, Sha256};
 
 use super::attributes::Levels;
-use super::foreign::recount;
-use super::index::{as_i64, series_row};
+use super::foreign::{ForeignRow, insert_row, recount};
+use super::index::series_row;
 use super::part10::FileMeta;
-use super::{Archive, ArchiveError, Stored, now_ms};
+use super::{Archive, ArchiveError, Stored};
 use crate::payload::preview::{Pixels, Rendered, decode};
 use crate::study::ImageKind;
 
 /// Secondary Capture Image Storage (PS3.4 B.5).
 const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
-/// Pictures made into objects in one transaction.
-const BATCH: usize = 32;
+/// Pictures made into objects in one transaction. Each is small unless another site means harm; then this bounds what they take.
+const BATCH: usize = 8;
 /// Type 2 and 2C of the Patient, General Study and General Series modules, PS3.3 C.7.1.1, C.7.2.1, C.7.3.1: present, if only without a value.
 const TYPE_2: [(Tag, VR); 11] = [
     (Tag(0x0008, 0x0020), VR::DA),
@@ -60,8 +60,12 @@ struct Capture {
     study_row: i64,
     levels: Levels,
     number: i64,
+    sop_class: Uid,
     sop_instance: Uid,
+    /// The Part 10 file; its length and digest stay when it is let go.
     file: Vec<u8>,
+    file_bytes: u64,
+    file_sha256: [u8; 32],
     meta_bytes: u64,
 }
 
@@ -76,7 +80,9 @@ impl Archive {
             let shown = self.read(|db| shown(db, study_id, after))?;
             let Some(last) = shown.last() else { return Ok(()) };
             after = last.image;
-            let made = tokio::task::spawn_blocking(move || shown.iter().filter_map(Capture::of).collect::<Vec<_>>());
+            let made = tokio::task::spawn_blocking(move || {
+                shown.iter().filter_map(Capture::of).map(Capture::without_file).collect::<Vec<_>>()
+            });
             let made = made.await.map_err(|_| ArchiveError::Closed)?;
             self.write(move |db| {
                 let tx = db.transaction()?;
@@ -245,15 +251,26 @@ impl Capture {
         }
         header.put(Tag(0x7FE0, 0x0010), Element::bytes(VR::OB, samples));
         file.extend(header.write(Encoding::ExplicitLe));
+        let (file_bytes, file_sha256) = (file.len() as u64, Sha256::digest(&file).into());
         Some(Self {
+            file_bytes,
+            file_sha256,
             image: shown.image,
             study_row: shown.study_row,
             levels,
             number: shown.number,
+            sop_class: class,
             sop_instance,
             file,
             meta_bytes,
         })
+    }
+}
+
+impl Capture {
+    /// What its rows need.
+    fn without_file(self) -> Self {
+        Self { file: Vec::new(), ..self }
     }
 }
 
@@ -329,27 +346,16 @@ fn insert(tx: &Transaction<'_>, capture: &Capture) -> Result<(), ArchiveError> {
         return Ok(());
     }
     let series = series_row(tx, capture.study_row, &capture.levels)?;
-    let id: i64 =
-        tx.prepare_cached("UPDATE foreign_row SET last = last - 1 RETURNING last")?.query_row([], |row| row.get(0))?;
-    tx.prepare_cached(
-        "INSERT INTO instance (id, series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
-           file_sha256, received_ms, calling_ae, origin)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '', ?12)",
-    )?
-    .execute(params![
-        id,
-        series,
-        capture.sop_instance.as_str(),
-        SECONDARY_CAPTURE,
-        TransferSyntax::EXPLICIT_VR_LE.uid().as_str(),
-        capture.number,
-        capture.levels.instance.write(Encoding::ExplicitLe),
-        as_i64(capture.meta_bytes),
-        as_i64(capture.file.len() as u64),
-        <[u8; 32]>::from(Sha256::digest(&capture.file)),
-        now_ms(),
-        origin,
-    ])?;
+    let row = ForeignRow {
+        sop_instance: capture.sop_instance,
+        sop_class: capture.sop_class,
+        transfer_syntax: *TransferSyntax::EXPLICIT_VR_LE.uid(),
+        number: Some(capture.number),
+        meta_bytes: capture.meta_bytes,
+        file_bytes: capture.file_bytes,
+        file_sha256: capture.file_sha256,
+    };
+    let id = insert_row(tx, series, origin, &row, &capture.levels)?;
     tx.execute("UPDATE image SET instance = ?2 WHERE id = ?1", params![capture.image.as_slice(), id])?;
     Ok(())
 }

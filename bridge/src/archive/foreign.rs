@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use alloy::primitives::{Address, B256};
 use contracts::PieceMode;
+use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Encoding, ReadOptions, Tag, VR, read};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
@@ -429,6 +430,39 @@ fn insert_instance(
     object: &ManifestObject,
     levels: &Levels,
 ) -> Result<i64, ArchiveError> {
+    let row = ForeignRow {
+        sop_instance: object.sop_instance_uid,
+        sop_class: object.sop_class_uid,
+        transfer_syntax: object.transfer_syntax,
+        number: levels.instance.int(Tag(0x0020, 0x0013)),
+        meta_bytes: object.meta_bytes,
+        file_bytes: object.file_bytes,
+        file_sha256: object.file_sha256,
+    };
+    insert_row(tx, series, origin, &row, levels)
+}
+
+/// What is recorded of an object that was not received here.
+pub(super) struct ForeignRow {
+    pub(super) sop_instance: Uid,
+    pub(super) sop_class: Uid,
+    pub(super) transfer_syntax: Uid,
+    /// InstanceNumber.
+    pub(super) number: Option<i64>,
+    /// Offset of the data set in the file, in bytes.
+    pub(super) meta_bytes: u64,
+    pub(super) file_bytes: u64,
+    pub(super) file_sha256: [u8; 32],
+}
+
+/// Inserts a row without a file, under a number that is never given twice, and returns that.
+pub(super) fn insert_row(
+    tx: &Transaction<'_>,
+    series: i64,
+    origin: i64,
+    row: &ForeignRow,
+    levels: &Levels,
+) -> Result<i64, ArchiveError> {
     let id: i64 =
         tx.prepare_cached("UPDATE foreign_row SET last = last - 1 RETURNING last")?.query_row([], |row| row.get(0))?;
     tx.prepare_cached(
@@ -439,14 +473,14 @@ fn insert_instance(
     .execute(params![
         id,
         series,
-        object.sop_instance_uid.as_str(),
-        object.sop_class_uid.as_str(),
-        object.transfer_syntax.as_str(),
-        levels.instance.int(Tag(0x0020, 0x0013)),
+        row.sop_instance.as_str(),
+        row.sop_class.as_str(),
+        row.transfer_syntax.as_str(),
+        row.number,
         levels.instance.write(Encoding::ExplicitLe),
-        as_i64(object.meta_bytes),
-        as_i64(object.file_bytes),
-        object.file_sha256,
+        as_i64(row.meta_bytes),
+        as_i64(row.file_bytes),
+        row.file_sha256,
         now_ms(),
         origin,
     ])?;

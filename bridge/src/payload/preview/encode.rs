@@ -58,7 +58,7 @@ pub fn encode(rendered: &Rendered, bytes_max: usize) -> Result<Preview, PreviewE
 }
 
 /// Longest side of a preview that is decoded, in pixels: far more than any that is made.
-const DECODED_SIDE_MAX: u32 = 4096;
+const DECODED_SIDE_MAX: u32 = 2048;
 /// Most memory for decoding one, in bytes.
 const DECODED_BYTES_MAX: u64 = 64 << 20;
 

@@ -613,3 +613,19 @@ mod synthetic {
         assert_eq!(evenly_spaced(0, 10), [0_usize; 0]);
     }
 }
+
+/// Previews of other sites are decoded here too: nobody makes them as large as to fill the memory of those who look.
+#[test]
+fn a_picture_too_large_for_a_preview_is_not_decoded() {
+    for (width, sound) in [(2048, true), (2049, false)] {
+        let rendered = Rendered { width, height: 1, pixels: Pixels::Gray(vec![7; width as usize]) };
+        let preview = encode(&rendered, 1 << 20).unwrap();
+        assert_eq!(
+            decode(preview.media_type, &preview.bytes).is_ok_and(|picture| picture == rendered),
+            sound,
+            "{width}"
+        );
+    }
+    assert!(decode("image/gif", b"GIF89a").is_err());
+    assert!(decode("image/png", b"not a picture").is_err());
+}
