@@ -434,6 +434,7 @@ impl Core {
         let settings = self.config.exchange;
         let mut announcement = exchange::task::Announcement::default();
         let mut bound = None;
+        let stop = self.background.clone();
         if let Some(bind) = settings.bind {
             let keystore = self.config.site.data_dir.join(KEYSTORE);
             let identity = blocking(move || exchange::tls::Identity::open(&keystore)).await??;
@@ -442,16 +443,16 @@ impl Core {
             announcement.tls_key = identity.spki_sha256();
             let unstated = self.endpoint() == NO_ENDPOINT && !address.ip().is_unspecified();
             announcement.endpoint = unstated.then(|| format!("https://{address}"));
-            let slot = self.slot.clone();
-            let place = Arc::new(move || slot.get().map(Place::of));
-            let (archive, keyring) = (self.site.archive().clone(), self.keyring.clone());
-            let desk =
-                exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, announcement.tls_key);
+            let desk = self.desk(announcement.tls_key);
             let tls = identity.server_config()?;
             self.tasks.spawn(exchange::server::serve(listener, tls, desk, self.tasks.clone(), doors.clone()));
             bound = Some(address);
         }
-        let stop = self.background.clone();
+        if settings.envelopes {
+            let how = exchange::envelope::Answering { valid_s: settings.envelope_valid.as_secs() };
+            let (desk, consents, slot) = (self.desk(announcement.tls_key), self.consents.clone(), self.slot.clone());
+            self.tasks.spawn(exchange::envelope::answer(desk, consents, slot, how, stop.clone()));
+        }
         self.tasks.spawn(exchange::task::announce(self.slot.clone(), self.keyring.clone(), announcement, stop.clone()));
         let parts = exchange::task::Parts {
             consents: self.consents.clone(),
@@ -462,6 +463,7 @@ impl Core {
             settings: exchange::task::Settings {
                 request_timeout: settings.request_timeout,
                 fetch_ahead: settings.fetch_ahead,
+                envelopes: settings.envelopes,
             },
         };
         let (ledger, keyring) = (self.config.ledger.clone(), self.keyring.clone());
@@ -479,6 +481,14 @@ impl Core {
             exchange::task::run(parts, signer, stop).await;
         });
         Ok(bound)
+    }
+
+    /// Where it is decided who gets the keys of this site's studies.
+    fn desk(&self, tls_key: [u8; 32]) -> exchange::server::Desk {
+        let slot = self.slot.clone();
+        let place = Arc::new(move || slot.get().map(Place::of));
+        let (archive, keyring) = (self.site.archive().clone(), self.keyring.clone());
+        exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, tls_key)
     }
 
     /// The HTTP API. Returns where it is.

@@ -154,16 +154,44 @@ impl Assembler {
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
         let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
         let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
-        let old_previews = previous.map(|manifest| manifest.previews).unwrap_or_default();
+        let old_previews = previous.as_ref().map(|manifest| manifest.previews.clone()).unwrap_or_default();
         let (previews, mut images) = self.previews(&keys, &instances, &new, old_previews)?;
         let created_ms = u64::try_from(now_ms()).unwrap_or(0);
-        let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews }.encode();
-        let image = self.plain_image(&keys, ImageKind::Manifest, study_uid, version, "", manifest.clone())?;
+        let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews, series: None };
+        images.extend(self.series_manifests(&keys, previous.as_ref(), &manifest)?);
+        let manifest = manifest.encode();
+        let named = Named { kind: ImageKind::Manifest, subject: study_uid, series: None, version, media_type: "" };
+        let image = self.plain_image(&keys, &named, manifest.clone())?;
         let manifest_image = image.id;
-        // First viewable first: previews, then the manifest that names them, then the objects.
+        // First viewable first: previews, then the manifests that name them, then the objects.
         images.push(image);
         images.extend(object_images);
         Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
+    }
+
+    /// Manifests of the series that have changed, each for those who may see that series alone.
+    fn series_manifests(
+        &self,
+        keys: &StudyKeys,
+        previous: Option<&Manifest>,
+        manifest: &Manifest,
+    ) -> Result<Vec<PlannedImage>, AssembleError> {
+        let mut images = Vec::new();
+        let mut done = HashSet::new();
+        for series in manifest.objects.iter().filter(|object| object.by_series).map(|object| &object.series_uid) {
+            if !done.insert(series) {
+                continue;
+            }
+            let part = manifest.of_series(series);
+            let before = previous.map(|previous| previous.of_series(series));
+            if before.is_some_and(|before| before.objects == part.objects && before.previews == part.previews) {
+                continue;
+            }
+            let (kind, version) = (ImageKind::SeriesManifest, manifest.version);
+            let named = Named { kind, subject: series, series: Some(series), version, media_type: "" };
+            images.push(self.plain_image(keys, &named, part.encode())?);
+        }
+        Ok(images)
     }
 
     /// Manifest entries of all current objects, and the images of those that have none yet.
@@ -214,7 +242,8 @@ impl Assembler {
         };
         let id =
             image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch());
-        let (map, plain_sha256) = self.seal_to_spool(&keys.sealing(ImageKind::Object), &id, &mut file)?;
+        let key = keys.sealing(ImageKind::Object, Some(&stored.series_uid));
+        let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
         if plain_sha256 != stored.file_sha256 {
             return Err(AssembleError::Damaged(stored.sop_instance));
         }
@@ -232,12 +261,14 @@ impl Assembler {
             epoch: keys.epoch(),
             map,
             meta_bytes: stored.meta_bytes,
+            by_series: true,
         };
         let image = PlannedImage {
             id,
             kind: ImageKind::Object,
             instance: Some(stored.id),
             subject: stored.sop_instance,
+            series: Some(stored.series_uid),
             epoch: keys.epoch(),
             map,
             media_type: String::new(),
@@ -274,15 +305,16 @@ impl Assembler {
         let bytes_max = plain_bytes_fitting(self.0.settings.piece_bytes, SealOptions::default()).unwrap_or(0);
         let each = self.0.settings.preview_each_instance;
         let pictures = in_parallel(&series, |(uid, members)| {
-            Ok(picture::of_series(&self.0.archive, uid, members, new, each, bytes_max))
+            let pictures = picture::of_series(&self.0.archive, uid, members, new, each, bytes_max);
+            Ok(pictures.into_iter().map(|picture| (*uid, picture)).collect::<Vec<_>>())
         })?;
         let mut images = Vec::new();
-        for picture in pictures.into_iter().flatten() {
+        for (series, picture) in pictures.into_iter().flatten() {
             let media_type = picture.preview.media_type;
             let sha256 = Sha256::digest(&picture.preview.bytes).into();
-            let subject = &picture.subject;
-            let image =
-                self.plain_image(keys, ImageKind::Preview, subject, keys.epoch(), media_type, picture.preview.bytes)?;
+            let (kind, subject, version) = (ImageKind::Preview, &picture.subject, keys.epoch());
+            let named = Named { kind, subject, series: Some(&series), version, media_type };
+            let image = self.plain_image(keys, &named, picture.preview.bytes)?;
             previews.push(ManifestPreview {
                 subject: picture.subject,
                 kind: picture.kind,
@@ -293,6 +325,7 @@ impl Assembler {
                 image: image.id,
                 epoch: keys.epoch(),
                 map: image.map,
+                series: Some(series),
             });
             images.push(image);
         }
@@ -300,22 +333,16 @@ impl Assembler {
     }
 
     /// An image of bytes that the archive does not hold as an object.
-    fn plain_image(
-        &self,
-        keys: &StudyKeys,
-        kind: ImageKind,
-        subject: &Uid,
-        version: u32,
-        media_type: &str,
-        plain: Vec<u8>,
-    ) -> Result<PlannedImage, AssembleError> {
+    fn plain_image(&self, keys: &StudyKeys, named: &Named<'_>, plain: Vec<u8>) -> Result<PlannedImage, AssembleError> {
+        let Named { kind, subject, series, version, media_type } = *named;
         let id = image_id(&keys.salt, kind, subject.as_str(), &Sha256::digest(&plain).into(), version);
-        let (map, _) = self.seal_to_spool(&keys.sealing(kind), &id, &mut io::Cursor::new(&plain))?;
+        let (map, _) = self.seal_to_spool(&keys.sealing(kind, series), &id, &mut io::Cursor::new(&plain))?;
         Ok(PlannedImage {
             id,
             kind,
             instance: None,
             subject: *subject,
+            series: series.copied(),
             epoch: keys.epoch(),
             map,
             media_type: media_type.to_owned(),
@@ -367,7 +394,9 @@ impl Assembler {
     fn seal_again(&self, study_uid: &Uid, image: &Image, plain: Option<Vec<u8>>) -> Result<(), AssembleError> {
         // With the key of its own epoch, whatever has become of the study since; a study that has no keys gets none by this.
         let keys = self.0.keyring.study(study_uid)?;
-        let key = keys.and_then(|keys| keys.opening(image.kind, image.epoch)).ok_or(AssembleError::Gone)?;
+        let key = keys
+            .and_then(|keys| keys.opening(image.kind, image.series.as_ref(), image.epoch))
+            .ok_or(AssembleError::Gone)?;
         let (map, _) = match plain {
             Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?,
             None => {
@@ -396,6 +425,16 @@ impl Assembler {
             }
         }
     }
+}
+
+/// What an image of bytes that are no object is called, and whose key seals it.
+struct Named<'a> {
+    kind: ImageKind,
+    subject: &'a Uid,
+    series: Option<&'a Uid>,
+    /// Of its name: the manifest's version, or the epoch.
+    version: u32,
+    media_type: &'a str,
 }
 
 fn empty(spool: &Path) -> io::Result<()> {

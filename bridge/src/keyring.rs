@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
+use crate::payload::container::{SealOptions, seal_bytes, unseal_bytes};
+use crate::payload::envelope::{EnvelopeError, open_envelope};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
@@ -48,6 +50,9 @@ pub(crate) const PAYLOAD: &str = "payload-key.pgp";
 pub(crate) const PASSWORD: &str = "password";
 /// Salts and wrapped session keys, in the data directory.
 pub(crate) const DATABASE: &str = "keys.sqlite";
+
+/// Longest secret key of one answer.
+const ONE_TIME_KEY_BYTES_MAX: u64 = 16 * 1024;
 
 /// Why a secret could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +79,17 @@ pub enum KeyringError {
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
     /// The database was written by another version.
-    #[error("the study keys have format {0}, this program knows 3")]
+    #[error("the study keys have format {0}, this program knows 4")]
     Version(i64),
+    /// The database of study keys is damaged.
+    #[error("a key of another site's study names no series")]
+    Series,
+    /// An envelope cannot be opened, or the key for one not be kept.
+    #[error("envelope")]
+    Envelope(#[from] EnvelopeError),
+    /// The key that was made for an envelope is destroyed.
+    #[error("the key that was made for this envelope is destroyed")]
+    OneTimeKeyGone,
 }
 
 /// What a study's payloads and its name on the ledger depend on.
@@ -97,16 +111,17 @@ impl StudyKeys {
         u32::try_from(self.earlier.len()).unwrap_or(u32::MAX)
     }
 
-    /// What seals a new image of this kind.
+    /// What seals a new image of this kind, that belongs to a series or, a manifest, to none.
     #[must_use]
-    pub fn sealing(&self, kind: ImageKind) -> SessionKey {
-        of_kind(&self.newest, kind)
+    pub fn sealing(&self, kind: ImageKind, series: Option<&Uid>) -> SessionKey {
+        of_kind(&self.newest, kind, series)
     }
 
-    /// What opens an image of this kind that was sealed in an epoch, and seals it again.
+    /// What opens an image of this kind that was sealed in an epoch, and seals it again. Without a series: as images were sealed before
+    /// series had keys.
     #[must_use]
-    pub fn opening(&self, kind: ImageKind, epoch: u32) -> Option<SessionKey> {
-        self.session_key(epoch).map(|key| of_kind(key, kind))
+    pub fn opening(&self, kind: ImageKind, series: Option<&Uid>, epoch: u32) -> Option<SessionKey> {
+        self.session_key(epoch).map(|key| of_kind(key, kind, series))
     }
 
     /// The session key of an epoch.
@@ -121,11 +136,12 @@ impl StudyKeys {
     }
 }
 
-/// The key for images of a kind that follows from a session key.
-fn of_kind(session_key: &SessionKey, kind: ImageKind) -> SessionKey {
-    match kind {
-        ImageKind::Object => session_key.clone(),
-        ImageKind::Preview | ImageKind::Manifest => session_key.preview_key(),
+/// The key for images of a kind and of a series that follows from a session key.
+fn of_kind(session_key: &SessionKey, kind: ImageKind, series: Option<&Uid>) -> SessionKey {
+    let key = if kind == ImageKind::Object { session_key.clone() } else { session_key.preview_key() };
+    match series {
+        Some(series) => key.of_series(series),
+        None => key,
     }
 }
 
@@ -134,29 +150,49 @@ fn of_kind(session_key: &SessionKey, kind: ImageKind) -> SessionKey {
 pub struct ForeignKeys {
     /// Hides the UID on the ledger.
     pub salt: Salt,
-    /// What each epoch's payloads open with.
+    /// The series that the keys are for; none for keys of the whole study.
+    pub series: Option<Uid>,
+    /// What each epoch's payloads open with. Of a whole study there is one an epoch; of a series there may be both.
     pub epochs: Vec<(u32, ForeignKey)>,
 }
 
-/// A key of another site's study.
+/// A key of another site's study, or of a series of it.
 #[derive(Debug, Clone)]
 pub enum ForeignKey {
-    /// Opens everything of its epoch.
+    /// Opens everything of its epoch; of a series: its objects.
     Session(SessionKey),
     /// Opens previews and manifests.
     Preview(SessionKey),
 }
 
-impl ForeignKeys {
-    /// What opens an image of this kind and epoch, if this site may open it.
+impl ForeignKey {
+    /// Whether it opens previews and manifests only.
     #[must_use]
-    pub fn opening(&self, kind: ImageKind, epoch: u32) -> Option<SessionKey> {
-        let (_, key) = self.epochs.iter().find(|(of, _)| *of == epoch)?;
-        match (key, kind) {
-            (ForeignKey::Session(key), ImageKind::Object) => Some(key.clone()),
-            (ForeignKey::Session(key), ImageKind::Preview | ImageKind::Manifest) => Some(key.preview_key()),
-            (ForeignKey::Preview(key), ImageKind::Preview | ImageKind::Manifest) => Some(key.clone()),
-            (ForeignKey::Preview(_), ImageKind::Object) => None,
+    pub fn is_preview(&self) -> bool {
+        matches!(self, Self::Preview(_))
+    }
+
+    fn expose(&self) -> &SessionKey {
+        let (Self::Session(key) | Self::Preview(key)) = self;
+        key
+    }
+}
+
+impl ForeignKeys {
+    /// What opens an image of this kind, series and epoch, if this site may open it.
+    #[must_use]
+    pub fn opening(&self, kind: ImageKind, series: Option<&Uid>, epoch: u32) -> Option<SessionKey> {
+        let of_epoch = || self.epochs.iter().filter(|(of, _)| *of == epoch).map(|(_, key)| key);
+        if self.series.is_some() {
+            // Keys of a series are there as they are used, and for nothing else.
+            let of_previews = kind != ImageKind::Object;
+            let key = of_epoch().find(|key| key.is_preview() == of_previews);
+            return key.filter(|_| series == self.series.as_ref()).map(|key| key.expose().clone());
+        }
+        match of_epoch().next()? {
+            ForeignKey::Session(key) => Some(of_kind(key, kind, series)),
+            ForeignKey::Preview(_) if kind == ImageKind::Object => None,
+            ForeignKey::Preview(key) => Some(series.map_or_else(|| key.clone(), |series| key.of_series(series))),
         }
     }
 }
@@ -407,22 +443,28 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`].
     pub fn foreign(&self, study_id: B256) -> Result<Option<ForeignKeys>, KeyringError> {
-        let rows: Vec<([u8; 32], u32, bool, Vec<u8>)> = {
+        /// Salt, series, epoch, whether for previews only, wrapped key.
+        type Row = ([u8; 32], String, u32, bool, Vec<u8>);
+        let rows: Vec<Row> = {
             let database = self.database();
-            let sql = "SELECT salt, epoch, preview_only, wrapped FROM foreign_key WHERE study_id = ?1 ORDER BY epoch";
-            let mut statement = database.prepare_cached(sql)?;
-            let rows = statement
-                .query_map([study_id.as_slice()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            let mut statement = database.prepare_cached(
+                "SELECT salt, series, epoch, preview_only, wrapped FROM foreign_key WHERE study_id = ?1
+                 ORDER BY epoch, preview_only",
+            )?;
+            let rows = statement.query_map([study_id.as_slice()], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            })?;
             rows.collect::<Result<_, _>>()?
         };
-        let Some((salt, ..)) = rows.first() else { return Ok(None) };
+        let Some((salt, series, ..)) = rows.first() else { return Ok(None) };
         let salt = Salt::from_bytes(*salt);
+        let series = (!series.is_empty()).then(|| Uid::new(series)).transpose().map_err(|_| KeyringError::Series)?;
         let mut epochs = Vec::with_capacity(rows.len());
-        for (_, epoch, preview_only, wrapped) in &rows {
+        for (_, _, epoch, preview_only, wrapped) in &rows {
             let key = self.unwrap(wrapped)?;
             epochs.push((*epoch, if *preview_only { ForeignKey::Preview(key) } else { ForeignKey::Session(key) }));
         }
-        Ok(Some(ForeignKeys { salt, epochs }))
+        Ok(Some(ForeignKeys { salt, series, epochs }))
     }
 
     /// Keeps the keys of another site's study, wrapped to this site's own payload key, instead of those kept before.
@@ -433,19 +475,16 @@ impl Keyring {
         let recipient = self.0.recipient.recipient()?;
         let mut wrapped = Vec::with_capacity(keys.epochs.len());
         for (epoch, key) in &keys.epochs {
-            let (key, preview_only) = match key {
-                ForeignKey::Session(key) => (key, false),
-                ForeignKey::Preview(key) => (key, true),
-            };
-            wrapped.push((epoch, preview_only, key.wrap(&recipient)?));
+            wrapped.push((epoch, key.is_preview(), key.expose().wrap(&recipient)?));
         }
+        let series = keys.series.as_ref().map_or("", Uid::as_str);
         let mut database = self.database();
         let tx = database.transaction()?;
         tx.execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
         for (epoch, preview_only, wrapped) in wrapped {
             tx.execute(
-                "INSERT INTO foreign_key (study_id, epoch, salt, preview_only, wrapped) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![study_id.as_slice(), epoch, keys.salt.as_bytes(), preview_only, wrapped],
+                "INSERT INTO foreign_key (study_id, epoch, salt, series, preview_only, wrapped) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![study_id.as_slice(), epoch, keys.salt.as_bytes(), series, preview_only, wrapped],
             )?;
         }
         Ok(tx.commit()?)
@@ -457,17 +496,69 @@ impl Keyring {
     /// [`KeyringError`].
     pub fn erase_foreign(&self, study_id: B256) -> Result<(), KeyringError> {
         let database = self.database();
-        database.execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
+        for table in ["foreign_key", "one_time_key"] {
+            database.execute(&format!("DELETE FROM {table} WHERE study_id = ?1"), [study_id.as_slice()])?;
+        }
         self.wipe_journal(&database)
     }
 
-    /// The studies of other sites whose keys are here.
+    /// The certificate of the key that one answer about another site's study is to need, made and durable if there was none.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn one_time_key(&self, study_id: B256) -> Result<Vec<u8>, KeyringError> {
+        let known = "SELECT certificate FROM one_time_key WHERE study_id = ?1";
+        let known = self.database().query_row(known, [study_id.as_slice()], |row| row.get(0)).optional()?;
+        if let Some(certificate) = known {
+            return Ok(certificate);
+        }
+        let secret = RecipientSecret::generate()?;
+        let certificate = secret.recipient()?.to_bytes()?;
+        let open = Zeroizing::new(secret.to_open_bytes()?);
+        let key = SessionKey::random();
+        let (sealed, _) = seal_bytes(&open, &key, &study_id, SealOptions::default()).map_err(EnvelopeError::from)?;
+        let wrapped = key.wrap(&self.0.recipient.recipient()?)?;
+        self.database().execute(
+            "INSERT INTO one_time_key (study_id, certificate, wrapped, sealed) VALUES (?1, ?2, ?3, ?4)",
+            params![study_id.as_slice(), certificate, wrapped, sealed],
+        )?;
+        Ok(certificate)
+    }
+
+    /// Opens an envelope about another site's study with that key and this site's own.
+    ///
+    /// # Errors
+    /// [`KeyringError::Envelope`] also when the key was destroyed.
+    pub fn open_envelope(&self, study_id: B256, envelope: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        let sql = "SELECT wrapped, sealed FROM one_time_key WHERE study_id = ?1";
+        let row = self.database().query_row(sql, [study_id.as_slice()], |row| Ok((row.get(0)?, row.get(1)?)));
+        let (wrapped, sealed): (Vec<u8>, Vec<u8>) = row.optional()?.ok_or(KeyringError::OneTimeKeyGone)?;
+        let key = self.unwrap(&wrapped)?;
+        let open = unseal_bytes(&sealed, &key, &study_id, ONE_TIME_KEY_BYTES_MAX).map_err(EnvelopeError::from)?;
+        let one_time = RecipientSecret::from_open_bytes(&Zeroizing::new(open))?;
+        Ok(open_envelope(envelope, &study_id, &self.0.recipient, &one_time)?)
+    }
+
+    /// Destroys that key; nothing of it is left in the database's file, and envelopes for it open to nobody any more.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn forget_one_time_key(&self, study_id: B256) -> Result<(), KeyringError> {
+        let database = self.database();
+        match database.execute("DELETE FROM one_time_key WHERE study_id = ?1", [study_id.as_slice()])? {
+            0 => Ok(()),
+            _ => self.wipe_journal(&database),
+        }
+    }
+
+    /// The studies of other sites whose keys are here, or a key that was made to ask for them.
     ///
     /// # Errors
     /// [`KeyringError`].
     pub fn foreign_studies(&self) -> Result<Vec<B256>, KeyringError> {
         let database = self.database();
-        let mut statement = database.prepare_cached("SELECT DISTINCT study_id FROM foreign_key")?;
+        let sql = "SELECT study_id FROM foreign_key UNION SELECT study_id FROM one_time_key";
+        let mut statement = database.prepare_cached(sql)?;
         let rows = statement.query_map([], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -521,7 +612,7 @@ fn insert_epoch(tx: &Transaction<'_>, study_uid: &Uid, epoch: u32, wrapped: &[u8
 }
 
 /// What leads from each version of the database to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "CREATE TABLE study_key (
        study_uid TEXT PRIMARY KEY,
        owner_index INTEGER NOT NULL UNIQUE,
@@ -556,6 +647,26 @@ const MIGRATIONS: [&str; 3] = [
      INSERT INTO study_epoch (study_uid, epoch, wrapped) SELECT study_uid, epoch, wrapped FROM study_key;
      ALTER TABLE study_key DROP COLUMN epoch;
      ALTER TABLE study_key DROP COLUMN wrapped;",
+    // Keys of a series of another site's study, two an epoch.
+    "CREATE TABLE foreign_key_2 (
+       study_id BLOB NOT NULL,       -- name on the ledger of another site's study
+       epoch INTEGER NOT NULL,
+       preview_only INTEGER NOT NULL, -- 1 for a key that opens previews and manifests only
+       series TEXT NOT NULL,         -- Series Instance UID; empty for keys of the whole study
+       salt BLOB NOT NULL,
+       wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key to the site's own payload key
+       PRIMARY KEY (study_id, epoch, preview_only)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO foreign_key_2 SELECT study_id, epoch, preview_only, '', salt, wrapped FROM foreign_key;
+     DROP TABLE foreign_key;
+     ALTER TABLE foreign_key_2 RENAME TO foreign_key;
+     -- Keys made for one answer over the ledger.
+     CREATE TABLE one_time_key (
+       study_id BLOB PRIMARY KEY,    -- name on the ledger of another site's study
+       certificate BLOB NOT NULL,
+       wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key that seals it to the site's own payload key
+       sealed BLOB NOT NULL          -- the secret key, in a container of its own
+     ) STRICT;",
 ];
 
 fn open_database(path: &Path) -> Result<Connection, KeyringError> {
@@ -576,6 +687,7 @@ fn open_database(path: &Path) -> Result<Connection, KeyringError> {
         1 => &MIGRATIONS[1..],
         2 => &MIGRATIONS[2..],
         3 => &MIGRATIONS[3..],
+        4 => &MIGRATIONS[4..],
         other => return Err(KeyringError::Version(other)),
     };
     for (version, step) in (found + 1..).zip(steps) {

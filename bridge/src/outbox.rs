@@ -204,6 +204,8 @@ fn kind(kind: study::ImageKind) -> ImageKind {
         study::ImageKind::Object => ImageKind::Object,
         study::ImageKind::Preview => ImageKind::Preview,
         study::ImageKind::Manifest => ImageKind::Manifest,
+        // Like previews it is there before the study is announced.
+        study::ImageKind::SeriesManifest => ImageKind::Preview,
     }
 }
 

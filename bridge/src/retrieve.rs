@@ -271,7 +271,7 @@ impl Retrieve {
         let image = self.0.archive.image_of_instance(stored.id)?.ok_or_else(nowhere)?;
         if stored.origin == 0 {
             let keys = self.0.keyring.study(&stored.study_uid)?.ok_or_else(nowhere)?;
-            let key = keys.opening(image.kind, image.epoch).ok_or_else(nowhere)?;
+            let key = keys.opening(image.kind, image.series.as_ref(), image.epoch).ok_or_else(nowhere)?;
             return Ok(Sealed { key, image, source: None });
         }
         let of_preview = image.kind == ImageKind::Preview;
@@ -279,7 +279,7 @@ impl Retrieve {
             if of_preview { self.0.archive.foreign_of(stored)?.ok_or_else(nowhere)? } else { self.granted(stored)? };
         let not_granted = || RetrieveError::NotGranted(stored.sop_instance.to_string());
         let keys = self.0.keyring.foreign(granted.study_id)?.ok_or_else(not_granted)?;
-        let key = keys.opening(image.kind, image.epoch).ok_or_else(not_granted)?;
+        let key = keys.opening(image.kind, image.series.as_ref(), image.epoch).ok_or_else(not_granted)?;
         Ok(Sealed { image, key, source: Some(granted.source) })
     }
 

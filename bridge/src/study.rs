@@ -72,9 +72,14 @@ pub enum ImageKind {
     Preview,
     /// The list of everything in one version of a study.
     Manifest,
+    /// The part of that list which is about one series, for those who may see no other.
+    SeriesManifest,
 }
 
 impl ImageKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Object, Self::Preview, Self::Manifest, Self::SeriesManifest];
+
     /// The byte that separates the kinds in [`image_id`].
     #[must_use]
     pub fn tag(self) -> u8 {
@@ -82,6 +87,7 @@ impl ImageKind {
             Self::Object => 1,
             Self::Preview => 2,
             Self::Manifest => 3,
+            Self::SeriesManifest => 4,
         }
     }
 }

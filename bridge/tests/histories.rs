@@ -21,10 +21,10 @@ use alloy::signers::SignerSync;
 use bridge::archive::{Archive, ForeignMode, ForeignStudy, ForeignVersion, ObjectHead, PlannedImage, PlannedVersion};
 use bridge::config::{self, Config};
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
-use bridge::exchange::server::{Desk, grant_mode};
+use bridge::exchange::server::Desk;
 use bridge::exchange::task::{Bringing, Keeper, Shelf, Wanted};
 use bridge::exchange::{KeyRequest, Place};
-use bridge::follow::{Consents, FollowConfig, Mode, follow};
+use bridge::follow::{Consents, FollowConfig, Mode, Scope, follow};
 use bridge::keyring::{ForeignKey, ForeignKeys, Keyring};
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::rpc::RpcNode;
@@ -40,7 +40,7 @@ use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Tag, VR};
 use dicom_scp::matching::{Level, Query, QueryContext};
 use dicom_scp::sop_class::Model as QueryModel;
-use histories::{GRANTEES, Model, STUDIES, Step, World, address, manifest, series, step, study};
+use histories::{GRANTEES, Model, SALT, STUDIES, Step, World, address, manifest, series, series_uid, step, study};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use tokio::sync::Notify;
@@ -56,14 +56,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PLACED: PieceMap = PieceMap { pieces: 1, sealed_bytes: 10, piece_bytes: 10, root: B256::repeat_byte(9) };
 const HOUR_S: u64 = 3600;
 
-/// What of a whole study a grantee may see, for the purpose it was let in for: 0 nothing, 1 previews, 2 everything.
-fn sees(model: &Model, n: u8, grantee: u8) -> u8 {
-    let purpose = model.said.get(&(n, grantee)).and_then(|said| said.terms).map_or(0, |terms| terms.purpose);
-    model.allowed(n, 0, grantee, purpose).0
+/// How much of a study a grantee may see, for the purpose it was let in for: 0 nothing, 1 previews, 2 everything; and of which series, 0
+/// being the whole study.
+fn sees(model: &Model, n: u8, grantee: u8) -> (u8, u8) {
+    let terms = model.said.get(&(n, grantee)).and_then(|said| said.terms);
+    let (part, purpose) = terms.map_or((0, 0), |terms| (terms.series, terms.purpose));
+    match model.allowed(n, 0, grantee, purpose).0 {
+        0 => match model.allowed(n, part, grantee, purpose).0 {
+            0 => (0, 0),
+            mode => (mode, part),
+        },
+        mode => (mode, 0),
+    }
 }
 
 /// The same at another time, if nobody says anything until then.
-fn sees_at(model: &Model, n: u8, grantee: u8, now: u64) -> u8 {
+fn sees_at(model: &Model, n: u8, grantee: u8, now: u64) -> (u8, u8) {
     let then = Model {
         now,
         studies: model.studies.clone(),
@@ -86,9 +94,15 @@ fn number(mode: ForeignMode) -> u8 {
     }
 }
 
-/// What of a study a version of its manifest names.
-fn named(version: u32) -> usize {
-    version.min(OBJECTS) as usize
+/// What of a study, or of a series of it, a version of its manifest names.
+fn named(version: u32, part: u8) -> usize {
+    let objects = if part == 0 { OBJECTS } else { u32::from(part) };
+    version.min(objects) as usize
+}
+
+/// The series with this number; none for the whole study.
+fn series_of(part: u8) -> Option<Uid> {
+    (part != 0).then(|| Uid::new(&series_uid(part)).unwrap())
 }
 
 fn phantoms(n: u8) -> Vec<Phantom> {
@@ -140,14 +154,17 @@ impl Bringing for Carrier {
             ForeignMode::Everything => ForeignKey::Session(SessionKey::random()),
             ForeignMode::Previews => ForeignKey::Preview(SessionKey::random()),
         };
-        let keys = ForeignKeys { salt: Salt::random(), epochs: vec![(0, key)] };
+        let part = (0..3).find(|part| series(*part) == wanted.window.series).unwrap();
+        let keys = ForeignKeys { salt: Salt::random(), series: series_of(part), epochs: vec![(0, key)] };
         let version = ForeignVersion {
+            version: grant.version,
             manifest: Manifest {
                 study_uid: *study_uid,
                 version: grant.version,
                 created_ms: 0,
-                objects: objects.iter().take(named(grant.version)).map(|(object, _)| object.clone()).collect(),
+                objects: objects.iter().take(named(grant.version, part)).map(|(object, _)| object.clone()).collect(),
                 previews: Vec::new(),
+                series: None,
             },
             image: grant.manifest_image,
             map: PLACED,
@@ -186,7 +203,7 @@ impl Site {
             }
         }
         let arrived = async {
-            while !self.granted(model).all(|(n, mode)| self.has(n, mode, model.studies[&n].version)) {
+            while !self.granted(model).all(|(n, scope)| self.has(n, scope, model.studies[&n].version)) {
                 tokio::task::yield_now().await;
             }
         };
@@ -199,22 +216,22 @@ impl Site {
         Self { keeper, ..self }
     }
 
-    fn has(&self, n: u8, mode: u8, version: u32) -> bool {
+    fn has(&self, n: u8, (mode, part): (u8, u8), version: u32) -> bool {
         let here = self.archive.foreign_study(study(n)).unwrap();
         let keys = self.shelf.keyring.foreign(study(n)).unwrap();
         let opens = keys.map(|keys| match keys.epochs[0].1 {
-            ForeignKey::Preview(_) => 1,
-            ForeignKey::Session(_) => 2,
+            ForeignKey::Preview(_) => (1, keys.series),
+            ForeignKey::Session(_) => (2, keys.series),
         });
         let copies = self.archive.instances_of(&uid(n)).unwrap().iter().filter(|copy| copy.path.is_some()).count();
-        let fetched = mode < 2 || copies == named(version);
-        here.is_some_and(|here| here.version == version) && opens == Some(mode) && fetched
+        let fetched = mode < 2 || copies == named(version, part);
+        here.is_some_and(|here| here.version == version) && opens == Some((mode, series_of(part))) && fetched
     }
 
     /// Studies of others with a manifest that this site may see now, and how much of them.
-    fn granted(&self, model: &Model) -> impl Iterator<Item = (u8, u8)> {
+    fn granted(&self, model: &Model) -> impl Iterator<Item = (u8, (u8, u8))> {
         let others = STUDIES.filter(|n| model.studies[n].source != self.account && model.studies[n].version > 0);
-        others.map(|n| (n, sees(model, n, self.account))).filter(|(_, mode)| *mode > 0)
+        others.map(|n| (n, sees(model, n, self.account))).filter(|(_, (mode, _))| *mode > 0)
     }
 
     /// What is shown while nobody has looked at the grants since: less than was granted, perhaps, but never more.
@@ -223,8 +240,11 @@ impl Site {
             |here: &ForeignStudy| !here.hidden && (here.window.not_before..=here.window.not_after).contains(&model.now);
         for here in self.archive.foreign_studies().unwrap().iter().filter(|here| shown(here)) {
             let n = STUDIES.into_iter().find(|n| study(*n) == here.study_id).unwrap();
-            let allowed = sees(model, n, self.account);
-            assert!(number(here.window.mode) <= allowed, "study {n} at site {}, {step:?}\n{here:#?}", self.account);
+            let (allowed, part) = sees(model, n, self.account);
+            let window = here.window;
+            // An emergency adds the rest of the study.
+            let fits = part == 0 || window.series == series(part);
+            assert!(number(window.mode) <= allowed && fits, "study {n} at site {}, {step:?}\n{here:#?}", self.account);
         }
     }
 
@@ -232,8 +252,8 @@ impl Site {
     fn check(&self, model: &Model, step: &Step) {
         let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let own = STUDIES.filter(|n| model.studies[n].source == self.account).map(|n| (n, OBJECTS as usize));
-        let granted: Vec<(u8, u8)> = self.granted(model).collect();
-        let others = granted.iter().map(|(n, _)| (*n, named(model.studies[n].version)));
+        let granted: Vec<(u8, (u8, u8))> = self.granted(model).collect();
+        let others = granted.iter().map(|(n, (_, part))| (*n, named(model.studies[n].version, *part)));
         for (n, count) in own.chain(others) {
             let names = phantoms(n).into_iter().take(count).map(|phantom| phantom.sop_instance.to_string());
             expected.insert(uid(n).to_string(), names.collect());
@@ -243,9 +263,9 @@ impl Site {
         assert_eq!(find(&self.archive, Level::Image), expected.values().flatten().cloned().collect(), "{}", why());
         let keys: BTreeSet<B256> = self.shelf.keyring.foreign_studies().unwrap().into_iter().collect();
         assert_eq!(keys, granted.iter().map(|(n, _)| study(*n)).collect(), "{}", why());
-        for (n, mode) in granted {
+        for (n, (mode, part)) in granted {
             let copies = self.archive.instances_of(&uid(n)).unwrap().iter().filter(|copy| copy.path.is_some()).count();
-            assert_eq!(copies, if mode == 2 { named(model.studies[&n].version) } else { 0 }, "{}", why());
+            assert_eq!(copies, if mode == 2 { named(model.studies[&n].version, part) } else { 0 }, "{}", why());
         }
     }
 
@@ -269,14 +289,19 @@ impl Site {
             request.signature = key(signer).sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
             let answer = self.desk.decide(&request, place, model.now);
             let acts = if grantee < 4 { model.acts_for(signer) == Some(grantee) } else { signer == grantee };
-            let mode = if acts && model.studies[&n].version > 0 { sees(model, n, grantee) } else { 0 };
+            let seen = if acts && model.studies[&n].version > 0 { sees(model, n, grantee) } else { (0, 0) };
+            let (mode, part) = seen;
             let why = || format!("study {n}, {signer} for {grantee}, {step:?}: {answer:?}\n{model:#?}");
             match &answer {
                 Err(_) => assert_eq!(mode, 0, "{}", why()),
                 Ok(delivery) => {
                     assert_eq!(delivery.version, model.studies[&n].version, "{}", why());
                     assert!(mode > 0 && !delivery.keys.is_empty(), "{}", why());
-                    assert!(delivery.keys.iter().all(|key| key.preview_only == (mode == 1)), "{}", why());
+                    assert_eq!(delivery.series, series_of(part).map(|uid| uid.to_string()), "{}", why());
+                    let expected = if part == 0 { manifest(n, delivery.version) } else { part_manifest(n, part) };
+                    assert_eq!(delivery.manifest.image, expected, "{}", why());
+                    let opens = |previews| delivery.keys.iter().any(|key| key.preview_only == previews);
+                    assert_eq!((opens(true), opens(false)), (mode == 1 || part > 0, mode == 2), "{}", why());
                 }
             }
         }
@@ -330,8 +355,14 @@ fn object(archive: &Archive, phantom: &Phantom) -> (ManifestObject, Vec<u8>) {
         epoch: 0,
         map: PLACED,
         meta_bytes: stored.meta_bytes,
+        by_series: true,
     };
     (object, bytes)
+}
+
+/// The image that carries the manifest of a series of a study.
+fn part_manifest(n: u8, part: u8) -> B256 {
+    keccak256([n, part, 0, 0])
 }
 
 /// The source's bridge has a new version, as before it says so on the ledger.
@@ -341,12 +372,24 @@ async fn begin_version(archive: &Archive, n: u8, version: u32) {
         kind: ImageKind::Manifest,
         instance: None,
         subject: uid(n),
+        series: None,
         epoch: 0,
         map: PLACED,
         media_type: String::new(),
         plain: Some(Vec::new()),
     };
-    let (manifest_image, images) = (image.id, vec![image]);
+    let manifest_image = image.id;
+    let mut images = vec![image.clone()];
+    // The series are as they were in the first version.
+    if archive.publication(&uid(n)).unwrap().is_none() {
+        images.extend([1, 2].map(|part| PlannedImage {
+            id: part_manifest(n, part),
+            kind: ImageKind::SeriesManifest,
+            subject: series_of(part).unwrap(),
+            series: series_of(part),
+            ..image.clone()
+        }));
+    }
     let planned = PlannedVersion { study_id: study(n), version, manifest: Vec::new(), manifest_image, images };
     archive.begin_version(&uid(n), planned, PieceMode::Calldata).await.unwrap();
 }
@@ -460,8 +503,10 @@ impl Sites {
                 let found = grant.as_ref().and_then(|grant| grant.mode_for(model.now, series(part), purpose));
                 assert_eq!(found.map_or(0, Mode::number), model.allowed(n, part, grantee, purpose).0, "{}", why());
             }
-            let found = grant.as_ref().and_then(|grant| grant_mode(grant, model.now));
-            assert_eq!(found.map_or(0, Mode::number), sees(model, n, grantee), "{}", why());
+            let found = grant.as_ref().and_then(|grant| grant.scope_at(model.now));
+            let (mode, part) = sees(model, n, grantee);
+            let expected = Mode::from_number(mode).map(|mode| Scope { mode, series: series(part) });
+            assert_eq!(found, expected, "{}", why());
             let trace = grant.as_ref().map_or(0, |grant| grant.trace_at(model.now).number());
             assert_eq!(trace, model.trace(n, grantee), "{}", why());
         }
@@ -525,7 +570,14 @@ fn play_some(seed: u64) {
     let dir = tempfile::tempdir().unwrap();
     let settings = Config::parse("", HashMap::new()).unwrap().keys;
     let keyrings: Vec<Keyring> = std::thread::scope(|scope| {
-        let open = |site: u8| Keyring::open(&dir.path().join(site.to_string()), &settings).unwrap();
+        let open = |site: u8| {
+            let keyring = Keyring::open(&dir.path().join(site.to_string()), &settings).unwrap();
+            STUDIES.for_each(|n| drop(keyring.study_or_new(&uid(n)).unwrap()));
+            // The ledger of the histories knows series by salts that the histories chose.
+            let keys = rusqlite::Connection::open(dir.path().join(site.to_string()).join("keys.sqlite")).unwrap();
+            keys.execute("UPDATE study_key SET salt = ?1", [SALT.as_slice()]).unwrap();
+            keyring
+        };
         let opening: Vec<_> = SITES.iter().map(|site| scope.spawn(move || open(*site))).collect();
         opening.into_iter().map(|opening| opening.join().unwrap()).collect()
     });

@@ -13,6 +13,10 @@ contract Consent is IConsent, Signed {
     uint256 public constant ENCRYPTION_KEY_BYTES_MAX = 1024;
     /// @notice Longest emergency in seconds.
     uint64 public constant EMERGENCY_S_MAX = 1 days;
+    /// @notice Longest envelope in bytes.
+    uint256 public constant ENVELOPE_BYTES_MAX = 16_384;
+    /// @notice Longest life of an envelope in seconds.
+    uint64 public constant ENVELOPE_S_MAX = 30 days;
 
     bytes32 private constant ALLOW = keccak256(
         "Allow(bytes32 studyId,address grantee,bytes32 series,uint8 mode,uint64 notBefore,uint64 notAfter,uint16 purpose,bytes32 notes,bytes32 encryptionKey,uint32 seq,uint64 deadline)"
@@ -44,11 +48,8 @@ contract Consent is IConsent, Signed {
         address known = registry;
         IStudies(known).livingOwnerOf(studyId);
         if (mode == Mode.None) revert NoMode();
-        if (encryptionKey.length == 0 || encryptionKey.length > ENCRYPTION_KEY_BYTES_MAX) {
-            revert EncryptionKeyLength(encryptionKey.length);
-        }
-        address grantee = ISources(known).sourceOf(msg.sender);
-        if (grantee == address(0)) grantee = msg.sender;
+        _checkKey(encryptionKey);
+        address grantee = _sender();
         Grant storage grant = _grants[studyId][grantee];
         uint32 number = grant.requests + 1;
         grant.requests = number;
@@ -133,6 +134,29 @@ contract Consent is IConsent, Signed {
         emit EmergencyApprovalChanged(msg.sender, required);
     }
 
+    function askKeys(bytes32 studyId, bytes calldata oneTimeKey) external {
+        _checkKey(oneTimeKey);
+        address grantee = _sender();
+        _checkAllowed(studyId, grantee);
+        emit KeysAsked(studyId, grantee, oneTimeKey);
+    }
+
+    function deliverKeys(
+        bytes32 studyId,
+        address grantee,
+        bytes32 oneTimeKey,
+        uint64 until,
+        bytes calldata envelope
+    ) external {
+        address known = registry;
+        address source = ISources(known).sourceOf(msg.sender);
+        if (source == address(0) || source != IStudies(known).studySourceOf(studyId)) revert NotSource(msg.sender);
+        if (envelope.length == 0 || envelope.length > ENVELOPE_BYTES_MAX) revert EnvelopeLength(envelope.length);
+        if (until <= block.timestamp || until > block.timestamp + ENVELOPE_S_MAX) revert BadEnvelopeEnd(until);
+        _checkAllowed(studyId, grantee);
+        emit KeysDelivered(studyId, grantee, oneTimeKey, until, envelope);
+    }
+
     function isAllowed(bytes32 studyId, bytes32 series, address grantee, uint16 purpose)
         external
         view
@@ -175,6 +199,25 @@ contract Consent is IConsent, Signed {
 
     function _inForce(Grant storage grant) private view returns (bool) {
         return grant.decision == Decision.Allowed && block.timestamp >= grant.notBefore && block.timestamp <= grant.notAfter;
+    }
+
+    /// @dev Whom the sender speaks for.
+    function _sender() private view returns (address grantee) {
+        grantee = ISources(registry).sourceOf(msg.sender);
+        if (grantee == address(0)) grantee = msg.sender;
+    }
+
+    function _checkKey(bytes calldata key) private pure {
+        if (key.length == 0 || key.length > ENCRYPTION_KEY_BYTES_MAX) revert EncryptionKeyLength(key.length);
+    }
+
+    /// @dev Something of the study, whatever series or purpose it is for, is allowed now.
+    function _checkAllowed(bytes32 studyId, address grantee) private view {
+        address known = registry;
+        bool open = _inForce(_grants[studyId][grantee]) || block.timestamp <= _opened[studyId][grantee].until;
+        if (!open || !IStudies(known).isLiving(studyId) || ISources(known).isSuspended(grantee)) {
+            revert NotAllowed(studyId, grantee);
+        }
     }
 
     /// @dev What every message of the owner needs: a living study, a rising number, the signature of today's owner.

@@ -134,6 +134,10 @@ pub const GUARDIANS_MAX: usize = 8;
 pub const RECOVERY_DELAY_MIN_S: u32 = 86_400;
 /// Longest time the owner has to veto a recovery, in seconds: `Studies.RECOVERY_DELAY_MAX_S`.
 pub const RECOVERY_DELAY_MAX_S: u32 = 90 * 86_400;
+/// Longest life of an envelope in seconds: `Consent.ENVELOPE_S_MAX`.
+pub const ENVELOPE_S_MAX: u64 = 30 * 86_400;
+/// Longest envelope in bytes: `Consent.ENVELOPE_BYTES_MAX`.
+pub const ENVELOPE_BYTES_MAX: usize = 16_384;
 /// Longest emergency in seconds: `Consent.EMERGENCY_S_MAX`.
 pub const EMERGENCY_S_MAX: u64 = 86_400;
 /// Longest OpenPGP key that a request or a source may state, in bytes.

@@ -30,6 +30,23 @@ pub fn slices(study: u32, count: u32, side: u16) -> Vec<Phantom> {
     ct_series(&subject(study), count, side, u64::from(study))
 }
 
+/// The same objects in another series of their study: `from` and `to` are the last component of its UID, one digit each.
+pub fn in_series(study: u32, phantoms: Vec<Phantom>, from: char, to: char) -> Vec<Phantom> {
+    let name = |series: char| format!("{}.{series}", subject(study).study_uid);
+    let (from, to) = (name(from), name(to));
+    let moved = |phantom: Phantom| {
+        let uid = phantom.sop_instance.to_string().replacen(&from, &to, 1);
+        let mut bytes = phantom.bytes;
+        for at in 0..bytes.len().saturating_sub(from.len()) {
+            if bytes[at..].starts_with(from.as_bytes()) {
+                bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+            }
+        }
+        Phantom { sop_instance: dicom_scp::Uid::new(&uid).unwrap(), bytes, ..phantom }
+    };
+    phantoms.into_iter().map(moved).collect()
+}
+
 /// Writes objects as DICOM files, as another program would have them.
 pub fn write_files(dir: &Path, phantoms: &[Phantom]) -> Vec<PathBuf> {
     std::fs::create_dir_all(dir).unwrap();

@@ -17,14 +17,15 @@ use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall as _, SolStruct as _};
 use bridge::config::Config;
+use bridge::demo::phantom::Phantom;
 use bridge::keyring::Keyring;
-use contracts::messages::{Allow, Revoke, consent_domain};
+use contracts::messages::{Allow, Revoke, consent_domain, salted};
 use contracts::{Allowance, Consent, Sources};
 use dicom_scp::dataset::{Encoding, ReadOptions, read};
 use dicom_scp::matching::Level;
 use dicom_scp::scu::{Association, Proposal, ScuOptions};
 use dicom_scp::{AeTitle, DataSet, Tag, VR, sop_class};
-use tests::dicom::{get, slices, subject};
+use tests::dicom::{get, in_series, slices, subject};
 use tests::{Bridge, files_below, wait_for};
 use tokio::runtime::Runtime;
 
@@ -61,7 +62,10 @@ impl Consortium {
     }
 
     fn join(&self, exchange: bool) -> Bridge {
-        let exchange = if exchange { "[exchange]\nbind = \"127.0.0.1:0\"\n" } else { "" };
+        self.join_with(if exchange { "[exchange]\nbind = \"127.0.0.1:0\"\n" } else { "" })
+    }
+
+    fn join_with(&self, exchange: &str) -> Bridge {
         let ledger = format!(
             "[ledger]\nkind = \"rpc\"\nurl = \"http://{}\"\nadmin = \"{}\"\ndeploy = false\n",
             self.site.ready("rpc="),
@@ -92,11 +96,16 @@ impl Consortium {
 
     /// Relays what the owner of a study signs.
     fn allow(&self, owner: &PrivateKeySigner, study: B256, grantee: &Keyring, mode: u8, seq: u32) {
+        self.allow_part(owner, study, B256::ZERO, grantee, mode, seq);
+    }
+
+    /// The same for one series of it.
+    fn allow_part(&self, owner: &PrivateKeySigner, study: B256, series: B256, grantee: &Keyring, mode: u8, seq: u32) {
         let consent = contracts::deployment::addresses(self.admin).consent;
         let allowance = Allowance {
             studyId: study,
             grantee: grantee.source().address(),
-            series: B256::ZERO,
+            series,
             mode,
             notBefore: 0,
             notAfter: now_s() + 86_400,
@@ -127,6 +136,10 @@ impl Consortium {
 
     /// Unique keys of what a site shows at a level.
     fn find(&self, site: SocketAddr, level: Level) -> BTreeSet<String> {
+        self.find_below(site, level, &self.first(Level::Series))
+    }
+
+    fn find_below(&self, site: SocketAddr, level: Level, series: &str) -> BTreeSet<String> {
         self.runtime.block_on(async {
             let options = ScuOptions::new(AeTitle::new("FINDER").unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
             let model = if level == Level::Patient { sop_class::PATIENT_ROOT_FIND } else { sop_class::STUDY_ROOT_FIND };
@@ -135,7 +148,8 @@ impl Consortium {
             let mut identifier = DataSet::default();
             identifier.put_text(Tag(0x0008, 0x0052), VR::CS, level.as_str());
             let above = [Level::Study, Level::Series].into_iter().filter(|one| *one < level);
-            above.for_each(|one| identifier.put_text(one.unique_key(), VR::UI, &self.first(one)));
+            let keys = |one| if one == Level::Series { series.to_owned() } else { self.first(one) };
+            above.for_each(|one| identifier.put_text(one.unique_key(), VR::UI, &keys(one)));
             identifier.put_text(level.unique_key(), if level == Level::Patient { VR::LO } else { VR::UI }, "");
             let mut found = BTreeSet::new();
             let on_match = |answer: DataSet| {
@@ -146,6 +160,11 @@ impl Consortium {
             open.release().await.unwrap();
             found
         })
+    }
+
+    /// SOP Instance UIDs of what a site shows of a series of the first study.
+    fn images(&self, site: SocketAddr, series: &str) -> BTreeSet<String> {
+        self.find_below(site, Level::Image, series)
     }
 
     /// The first study, or its series.
@@ -159,7 +178,10 @@ impl Consortium {
 }
 
 fn store(runtime: &Runtime, site: &Bridge, study: u32) -> BTreeMap<String, Vec<u8>> {
-    let phantoms = slices(study, 5, 64);
+    store_all(runtime, site, slices(study, 5, 64))
+}
+
+fn store_all(runtime: &Runtime, site: &Bridge, phantoms: Vec<Phantom>) -> BTreeMap<String, Vec<u8>> {
     runtime.block_on(async {
         let mut open = tests::dicom::connect(site.dicom, "CT1").await.unwrap();
         for phantom in &phantoms {
@@ -275,4 +297,131 @@ fn what_the_owner_allows_is_what_another_site_sees() {
     assert!(grantee.foreign(second).unwrap().is_some(), "the other grant goes on");
     assert!(consortium.find(c.dicom, Level::Study).is_empty());
     assert!(!holds(c.data(), uid.as_bytes()), "nothing at C names the study");
+}
+
+/// Two sites that cannot reach each other: keys go over the ledger, in envelopes that open once.
+#[test]
+fn keys_go_over_the_ledger_where_sites_cannot_reach_each_other() {
+    const ENVELOPES: &str = "[exchange]\nenvelopes = true\n";
+    let consortium = Consortium::found();
+    // None of them has a port at which another could ask.
+    let (a, mut b, c) =
+        (consortium.join_with(ENVELOPES), consortium.join_with(ENVELOPES), consortium.join_with(ENVELOPES));
+    let runtime = &consortium.runtime;
+    let mut sent = store(runtime, &a, 1);
+    a.wait_final(1);
+    let (source, grantee) = (keyring(&a), keyring(&b));
+    let uid = dicom_scp::Uid::new(&subject(1).study_uid).unwrap();
+    let keys = source.study(&uid).unwrap().unwrap();
+    let owner = source.owner(keys.owner_index).unwrap();
+    let study = bridge::study::study_id(&keys.salt, uid.as_str());
+    consortium.allow(&owner, study, &grantee, 2, 1);
+    wait_for("the granted study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
+    let got = runtime.block_on(get(b.dicom, uid.as_str()));
+    assert!(got.failed.is_empty() && got.data_sets == sent, "{:?}", got.failed);
+
+    // Who has every byte of the ledger and B's keys of afterwards opens no envelope.
+    let envelopes = |site: &Bridge| {
+        let history = site.json(&["trace", &study.to_string()]);
+        let said = |row: &&serde_json::Value| row["event"] == "keys delivered";
+        history["history"].as_array().unwrap().iter().filter(said).count()
+    };
+    assert_eq!(envelopes(&a), 1, "{}", a.json(&["trace", &study.to_string()]));
+    let one_time_keys = || {
+        let keys = rusqlite::Connection::open(b.data().join("keys.sqlite")).unwrap();
+        keys.query_row("SELECT count(*) FROM one_time_key", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(one_time_keys(), 0, "the key for the envelope is destroyed");
+
+    // A restart asks for nothing that is here; a new version does, with another key.
+    b.kill();
+    b.run();
+    let late = slices(1, 6, 64).pop().unwrap();
+    sent.extend(store_all(runtime, &a, vec![late]));
+    wait_for("the late object at B", || consortium.find(b.dicom, Level::Image) == sent.keys().cloned().collect());
+    assert_eq!(envelopes(&a), 2);
+    let got = runtime.block_on(get(b.dicom, uid.as_str()));
+    assert!(got.failed.is_empty() && got.data_sets == sent, "{:?}", got.failed);
+
+    consortium.revoke(&owner, study, grantee.source().address(), 2);
+    wait_for("the study to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
+    wait_for("the keys at B to be destroyed", || grantee.foreign(study).unwrap().is_none());
+    assert!(consortium.find(c.dicom, Level::Study).is_empty());
+    assert!(!holds(c.data(), uid.as_str().as_bytes()), "nothing at C names the study");
+}
+
+/// Who may see one series learns nothing of the others: not their objects, not their headers, not their names.
+#[test]
+fn a_series_that_is_granted_is_all_that_another_site_learns() {
+    const STUDY: u32 = 1;
+    let consortium = Consortium::found();
+    let (mut a, b) = (consortium.join(true), consortium.join(false));
+    let runtime = &consortium.runtime;
+    // Two series, and of each an object that comes late.
+    let mut first = slices(STUDY, 4, 64);
+    let mut second = in_series(STUDY, first.clone(), '1', '2');
+    let late = [first.pop().unwrap(), second.pop().unwrap()];
+    let (mut first, mut second) = (store_all(runtime, &a, first), store_all(runtime, &a, second));
+    a.wait_final(1);
+    let (source, grantee) = (keyring(&a), keyring(&b));
+    let uid = dicom_scp::Uid::new(&subject(STUDY).study_uid).unwrap();
+    let keys = source.study(&uid).unwrap().unwrap();
+    let owner = source.owner(keys.owner_index).unwrap();
+    let salt = B256::from(*keys.salt.as_bytes());
+    let study = bridge::study::study_id(&keys.salt, uid.as_str());
+    let (one, other) = (format!("{uid}.1"), format!("{uid}.2"));
+    let part = |series: &str| salted(salt, series.as_bytes());
+    let shown = || {
+        let series = consortium.find(b.dicom, Level::Series);
+        (series, consortium.find(b.dicom, Level::Study).len())
+    };
+    let images = |series: &str| consortium.images(b.dicom, series);
+    let names = |objects: &BTreeMap<String, Vec<u8>>| objects.keys().cloned().collect::<BTreeSet<String>>();
+    let only = |series: &String| (BTreeSet::from([series.clone()]), 1);
+
+    consortium.allow_part(&owner, study, part(&one), &grantee, 2, 1);
+    wait_for("the granted series at B", || images(&one) == names(&first));
+    assert_eq!(shown(), only(&one));
+    let got = runtime.block_on(get(b.dicom, uid.as_str()));
+    assert!(got.failed.is_empty() && got.data_sets == first, "the series' bytes: {:?}", got.failed);
+    wait_for("its preview", || previews_here(&b) == (1, 0));
+
+    // What comes later, in the other series and in this one.
+    let [late_first, late_second] = late;
+    second.extend(store_all(runtime, &a, vec![late_second]));
+    a.wait_final(1);
+    first.extend(store_all(runtime, &a, vec![late_first]));
+    a.wait_final(1);
+    wait_for("the late object at B", || images(&one) == names(&first));
+    assert_eq!(shown(), only(&one));
+    assert!(!holds(b.data(), other.as_bytes()), "B has the name of the other series");
+    let verdicts = b.json(&["verify", uid.as_str()]);
+    let verdicts = verdicts.as_array().unwrap();
+    assert!(verdicts.len() == first.len() && verdicts.iter().all(|one| one["proven"] == true), "{verdicts:?}");
+
+    // The other series instead; the copies of this one go.
+    consortium.allow_part(&owner, study, part(&other), &grantee, 2, 2);
+    wait_for("the other series at B", || images(&other) == names(&second));
+    assert_eq!(shown(), only(&other));
+    wait_for("the copies of the first series to go", || objects_here(&b) == 0);
+    let got = runtime.block_on(get(b.dicom, uid.as_str()));
+    assert!(got.failed.is_empty() && got.data_sets == second, "{:?}", got.failed);
+
+    // Its previews alone, which a viewer gets as an object.
+    consortium.allow_part(&owner, study, part(&other), &grantee, 1, 3);
+    wait_for("the preview to be an object at B", || {
+        let got = runtime.block_on(get(b.dicom, uid.as_str()));
+        got.data_sets.len() == 1 && got.failed.is_empty()
+    });
+    assert_eq!(objects_here(&b), 0, "no copy stays");
+
+    // A series that does not exist; then everything.
+    consortium.allow_part(&owner, study, part("1.2.3"), &grantee, 2, 4);
+    wait_for("the series to go", || shown() == (BTreeSet::new(), 0));
+    consortium.allow(&owner, study, &grantee, 2, 5);
+    wait_for("the whole study at B", || shown().0 == BTreeSet::from([one.clone(), other.clone()]));
+    a.kill();
+    let got = runtime.block_on(get(b.dicom, uid.as_str()));
+    first.extend(second);
+    assert!(got.failed.is_empty() && got.data_sets == first, "B gets everything without A: {:?}", got.failed);
 }

@@ -195,14 +195,22 @@ async fn the_number_of_an_erased_object_is_never_given_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_of_version_2_is_taken_over() {
+async fn an_index_of_an_earlier_version_is_taken_over() {
+    const BEFORE_SERIES: &str = "ALTER TABLE image DROP COLUMN series; ALTER TABLE foreign_study DROP COLUMN series;";
+    const BEFORE_ERASURE: &str = "DROP TABLE erasure; DROP TABLE erased_row;";
+    for (version, before) in [(3, BEFORE_SERIES.to_owned()), (2, format!("{BEFORE_SERIES} {BEFORE_ERASURE}"))] {
+        take_over(version, &before).await;
+    }
+}
+
+async fn take_over(version: u32, before: &str) {
     let dir = tempfile::tempdir().unwrap();
     let archive = open(dir.path());
     store(&archive, &slices(1)).await;
     archive.close().await;
     drop(archive);
     let index = rusqlite::Connection::open(dir.path().join("index.sqlite")).unwrap();
-    index.execute_batch("DROP TABLE erasure; DROP TABLE erased_row; PRAGMA user_version = 2;").unwrap();
+    index.execute_batch(&format!("{before} PRAGMA user_version = {version};")).unwrap();
     drop(index);
     let archive = open(dir.path());
     assert_eq!(seen(&archive, 1), bytes_of(&slices(1)));

@@ -33,6 +33,8 @@ pub enum ForeignMode {
 pub struct Window {
     /// How much.
     pub mode: ForeignMode,
+    /// Of what: zero for the whole study, else the salted hash of a series, as the ledger names it.
+    pub series: B256,
     /// First second, since 1970.
     pub not_before: u64,
     /// Last second, since 1970.
@@ -52,13 +54,15 @@ pub struct ForeignStudy {
     pub window: Window,
     /// Whether it is taken back, or not given yet.
     pub hidden: bool,
-    /// Version of the manifest that was taken in; 0 before the first.
+    /// Version of the study whose manifest was taken in; 0 before the first.
     pub version: u32,
 }
 
 /// A manifest of another site, checked against the ledger by who gives it.
 #[derive(Debug, Clone)]
 pub struct ForeignVersion {
+    /// Version of the study. A manifest of one series is of the version in which that series changed last.
+    pub version: u32,
     /// The manifest.
     pub manifest: Manifest,
     /// The image that carries it.
@@ -69,7 +73,8 @@ pub struct ForeignVersion {
     pub piece_mode: PieceMode,
 }
 
-const SELECT: &str = "SELECT id, study_id, source, mode, not_before, not_after, hidden, version FROM foreign_study";
+const SELECT: &str =
+    "SELECT id, study_id, source, mode, not_before, not_after, hidden, version, series FROM foreign_study";
 
 impl Archive {
     /// Lets a study of another site be seen as `window` says; none of it is there before its manifest was taken in.
@@ -79,15 +84,17 @@ impl Archive {
     pub async fn show_foreign(&self, study_id: B256, source: Address, window: Window) -> Result<(), ArchiveError> {
         self.write(move |db| {
             db.execute(
-                "INSERT INTO foreign_study (study_id, source, mode, hidden, not_before, not_after) VALUES (?1, ?2, ?3, 0, ?4, ?5)
+                "INSERT INTO foreign_study (study_id, source, mode, hidden, not_before, not_after, series)
+                 VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)
                  ON CONFLICT (study_id) DO UPDATE SET source = excluded.source, mode = excluded.mode, hidden = 0,
-                   not_before = excluded.not_before, not_after = excluded.not_after",
+                   not_before = excluded.not_before, not_after = excluded.not_after, series = excluded.series",
                 params![
                     study_id.as_slice(),
                     source.as_slice(),
                     number(window.mode),
                     as_i64(window.not_before),
-                    as_i64(window.not_after)
+                    as_i64(window.not_after),
+                    window.series.as_slice(),
                 ],
             )?;
             Ok(())
@@ -326,7 +333,7 @@ fn import(
     let known = tx.query_row(known, [study_id.as_slice()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?)));
     let (origin, before) = known.optional()?.ok_or_else(|| refused("nobody let us see it"))?;
     let manifest = &version.manifest;
-    if manifest.version <= before {
+    if version.version <= before {
         return Ok(Imported::Done(false));
     }
     let wanted = keys(manifest);
@@ -344,15 +351,24 @@ fn import(
         if !kept.contains(&(object.sop_instance_uid.to_string(), object.file_sha256)) {
             let series = series_row(&tx, study, levels)?;
             let instance = insert_instance(&tx, series, origin, object, levels)?;
-            let named = Named { id: object.image, kind: ImageKind::Object, instance: Some(instance), map: &object.map };
-            insert_image(&tx, study, version, object.sop_instance_uid.as_str(), object.epoch, "", &named)?;
+            let named = Named {
+                id: object.image,
+                kind: ImageKind::Object,
+                instance: Some(instance),
+                subject: &object.sop_instance_uid,
+                series: object.by_series.then_some(&object.series_uid),
+                epoch: object.epoch,
+                media_type: "",
+                map: &object.map,
+            };
+            insert_image(&tx, study, version, &named)?;
         }
     }
     insert_previews(&tx, study, version)?;
     recount(&tx, study)?;
     tx.execute(
         "UPDATE foreign_study SET version = ?2, manifest = ?3 WHERE id = ?1",
-        params![origin, manifest.version, manifest.encode()],
+        params![origin, version.version, manifest.encode()],
     )?;
     tx.commit()?;
     Ok(Imported::Done(true))
@@ -371,20 +387,26 @@ fn insert_previews(tx: &Transaction<'_>, study: i64, version: &ForeignVersion) -
             remove_image(tx, &id)?;
         }
     }
-    for ManifestPreview { subject, media_type, image, epoch, map, .. } in &version.manifest.previews {
+    for ManifestPreview { subject, media_type, image, epoch, map, series, .. } in &version.manifest.previews {
         // Two series may have the same picture.
         if kept.insert(*image) {
-            let named = Named { id: *image, kind: ImageKind::Preview, instance: None, map };
-            insert_image(tx, study, version, subject.as_str(), *epoch, media_type, &named)?;
+            let (id, kind, epoch, series) = (*image, ImageKind::Preview, *epoch, series.as_ref());
+            let named = Named { id, kind, instance: None, subject, series, epoch, media_type, map };
+            insert_image(tx, study, version, &named)?;
         }
     }
     Ok(())
 }
 
+/// An image as a manifest names it.
 struct Named<'a> {
     id: B256,
     kind: ImageKind,
     instance: Option<i64>,
+    subject: &'a Uid,
+    series: Option<&'a Uid>,
+    epoch: u32,
+    media_type: &'a str,
     map: &'a PieceMap,
 }
 
@@ -393,32 +415,30 @@ fn insert_image(
     tx: &Transaction<'_>,
     study: i64,
     version: &ForeignVersion,
-    subject: &str,
-    epoch: u32,
-    media_type: &str,
     named: &Named<'_>,
 ) -> Result<(), ArchiveError> {
     let inserted = tx
         .prepare_cached(
             "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes, sealed_bytes,
-               root, mode, media_type, sealed)
+               root, mode, media_type, sealed, series)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT count(*) FROM image WHERE study = ?2 AND version = ?6), ?7, ?8, ?9, ?10,
-               ?11, ?12, ?13, 1) ON CONFLICT (id) DO NOTHING",
+               ?11, ?12, ?13, 1, ?14) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             named.id.as_slice(),
             study,
             named.kind.tag(),
             named.instance,
-            subject,
-            version.manifest.version,
-            epoch,
+            named.subject.as_str(),
+            version.version,
+            named.epoch,
             named.map.pieces,
             named.map.piece_bytes,
             as_i64(named.map.sealed_bytes),
             named.map.root.as_slice(),
             mode_number(version.piece_mode),
-            media_type,
+            named.media_type,
+            named.series.map(Uid::as_str),
         ])?;
     if inserted == 1 { Ok(()) } else { Err(refused("it names an image twice, or one of another study")) }
 }
@@ -618,7 +638,9 @@ fn number(mode: ForeignMode) -> i64 {
 
 fn foreign(row: &Row<'_>) -> rusqlite::Result<ForeignStudy> {
     let mode = if row.get::<_, i64>(3)? == 2 { ForeignMode::Everything } else { ForeignMode::Previews };
-    let window = Window { mode, not_before: as_u64(row.get(4)?), not_after: as_u64(row.get(5)?) };
+    // Studies of before series had keys have no hash there.
+    let series = B256::try_from(row.get::<_, Vec<u8>>(8)?.as_slice()).unwrap_or_default();
+    let window = Window { mode, series, not_before: as_u64(row.get(4)?), not_after: as_u64(row.get(5)?) };
     Ok(ForeignStudy {
         id: row.get(0)?,
         study_id: B256::from(row.get::<_, [u8; 32]>(1)?),

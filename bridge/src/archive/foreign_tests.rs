@@ -99,6 +99,7 @@ impl Elsewhere {
                 epoch: 0,
                 map,
                 meta_bytes: stored.meta_bytes,
+                by_series: true,
             }
         });
         let objects: Vec<ManifestObject> = objects.collect();
@@ -112,9 +113,11 @@ impl Elsewhere {
             image: name("preview", &version.to_string()),
             epoch: 0,
             map,
+            series: Some(objects[0].series_uid),
         }];
         ForeignVersion {
-            manifest: Manifest { study_uid: uid, version, created_ms: 0, objects, previews },
+            version,
+            manifest: Manifest { study_uid: uid, version, created_ms: 0, objects, previews, series: None },
             image: name("manifest", &version.to_string()),
             map,
             piece_mode: contracts::PieceMode::Calldata,
@@ -126,7 +129,7 @@ fn study_id(study: u32) -> B256 {
     B256::repeat_byte(u8::try_from(study).unwrap() + 1)
 }
 
-const ALWAYS: Window = Window { mode: ForeignMode::Everything, not_before: 0, not_after: u64::MAX };
+const ALWAYS: Window = Window { mode: ForeignMode::Everything, series: B256::ZERO, not_before: 0, not_after: u64::MAX };
 
 /// Answers at a level: unique key, and the counts that were asked for.
 fn find(archive: &Archive, level: Level, asked: &[Tag]) -> Vec<(String, Vec<String>)> {

@@ -17,9 +17,11 @@ use super::{ArchiveError, FileId, NewInstance};
 use crate::config::Duplicates;
 
 /// Version of the schema in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// What leads from version 2 to 3.
 const ERASURE: &str = include_str!("erasure.sql");
+/// What leads from version 3 to 4.
+const SERIES_KEYS: &str = include_str!("series_keys.sql");
 /// Connections kept open for reading.
 const READERS_MAX: usize = 8;
 
@@ -35,16 +37,16 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     // SQLite does not report what fails in a checkpoint of its own; see `checkpoint`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
-    match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
-        0 => connection.execute_batch(&format!(
-            "BEGIN;\n{}\n{ERASURE}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;",
-            include_str!("index.sql")
-        ))?,
-        2 => {
-            connection.execute_batch(&format!("BEGIN;\n{ERASURE}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"))?
-        }
-        SCHEMA_VERSION => {}
+    let steps: &[&str] = match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
+        0 => &[include_str!("index.sql"), ERASURE, SERIES_KEYS],
+        2 => &[ERASURE, SERIES_KEYS],
+        3 => &[SERIES_KEYS],
+        SCHEMA_VERSION => &[],
         found => return Err(ArchiveError::Version { found, known: SCHEMA_VERSION }),
+    };
+    if !steps.is_empty() {
+        let steps = steps.join("\n");
+        connection.execute_batch(&format!("BEGIN;\n{steps}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"))?;
     }
     Ok(connection)
 }

@@ -96,7 +96,7 @@ CREATE INDEX publication_open ON publication(final_ms) WHERE final_ms IS NULL;
 CREATE TABLE image (
   id BLOB PRIMARY KEY,
   study INTEGER NOT NULL REFERENCES study(id),
-  kind INTEGER NOT NULL,               -- 1 object, 2 preview, 3 manifest
+  kind INTEGER NOT NULL,               -- 1 object, 2 preview, 3 manifest, 4 manifest of a series
   instance INTEGER REFERENCES instance(id),
   subject TEXT NOT NULL,               -- UID of what it shows or holds
   version INTEGER NOT NULL,            -- of the manifest that brought it

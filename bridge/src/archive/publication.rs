@@ -25,6 +25,8 @@ pub struct PlannedImage {
     pub instance: Option<i64>,
     /// UID of the instance, series or study it is about.
     pub subject: Uid,
+    /// The series whose key seals it.
+    pub series: Option<Uid>,
     /// Which of the study's session keys seals it.
     pub epoch: u32,
     /// Its pieces.
@@ -59,6 +61,8 @@ pub struct Image {
     pub kind: ImageKind,
     /// UID of the instance, series or study it is about.
     pub subject: Uid,
+    /// The series whose key seals it. None for the study's manifest, and for what was sealed before series had keys.
+    pub series: Option<Uid>,
     /// Version of the manifest that brought it.
     pub version: u32,
     /// Which of the study's session keys seals it.
@@ -115,8 +119,7 @@ pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 /// Images seen sealed, and pieces seen stored: (image, number).
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
 
-pub(super) const SELECT_IMAGE: &str =
-    "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type FROM image";
+pub(super) const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type, series FROM image";
 const SELECT_PUBLICATION: &str =
     "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
    p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
@@ -244,6 +247,23 @@ impl Archive {
         })
     }
 
+    /// The newest manifest of every series of a study in a version of the study, by their series.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn series_manifests(&self, study_uid: &Uid, version: u32) -> Result<Vec<Image>, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!(
+                "{SELECT_IMAGE} WHERE study = (SELECT id FROM study WHERE uid = ?1 AND origin = 0) AND kind = ?3 AND version =
+                   (SELECT max(n.version) FROM image n WHERE n.study = image.study AND n.kind = ?3 AND n.subject = image.subject
+                      AND n.version <= ?2)"
+            ))?;
+            let rows = statement
+                .query_map(params![study_uid.as_str(), version, ImageKind::SeriesManifest.tag()], image)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// An image by its name, with its plain bytes when it is not an object.
     ///
     /// # Errors
@@ -252,7 +272,7 @@ impl Archive {
         self.read(|db| {
             let sql = format!("{} WHERE id = ?1", SELECT_IMAGE.replace(" FROM", ", plain FROM"));
             let mut statement = db.prepare_cached(&sql)?;
-            Ok(statement.query_row([id.as_slice()], |row| Ok((image(row)?, row.get(11)?))).optional()?)
+            Ok(statement.query_row([id.as_slice()], |row| Ok((image(row)?, row.get(12)?))).optional()?)
         })
     }
 
@@ -377,8 +397,8 @@ fn insert_image(
 ) -> Result<(), ArchiveError> {
     tx.prepare_cached(
         "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes,
-           sealed_bytes, root, mode, media_type, plain)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+           sealed_bytes, root, mode, media_type, plain, series)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          -- The same content again, after it was replaced: its image stays as it is and carries the row that is current now.
          ON CONFLICT (id) DO UPDATE SET instance = excluded.instance",
     )?
@@ -398,6 +418,7 @@ fn insert_image(
         mode_number(mode),
         image.media_type,
         image.plain,
+        image.series.as_ref().map(Uid::as_str),
     ])?;
     Ok(())
 }
@@ -417,14 +438,14 @@ fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
 }
 
 pub(super) fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
-    let kinds = [ImageKind::Object, ImageKind::Preview, ImageKind::Manifest];
     let kind: u8 = row.get(1)?;
     let mode: i64 = row.get(9)?;
     let unknown = |column| rusqlite::Error::IntegralValueOutOfRange(column, 0);
     Ok(Image {
         id: B256::from(row.get::<_, [u8; 32]>(0)?),
-        kind: kinds.into_iter().find(|k| k.tag() == kind).ok_or_else(|| unknown(1))?,
+        kind: ImageKind::ALL.into_iter().find(|k| k.tag() == kind).ok_or_else(|| unknown(1))?,
         subject: uid(row, 2)?,
+        series: row.get::<_, Option<String>>(11)?.map(|_| uid(row, 11)).transpose()?,
         version: row.get(3)?,
         epoch: row.get(4)?,
         map: PieceMap {

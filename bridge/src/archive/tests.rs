@@ -83,6 +83,7 @@ async fn pretend_published(archive: &Archive, study: &Uid) {
             kind: ImageKind::Object,
             instance: Some(stored.id),
             subject: stored.sop_instance,
+            series: None,
             epoch: 0,
             map,
             media_type: String::new(),

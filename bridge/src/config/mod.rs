@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Value, ValueKind};
+use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
 pub use contracts::PieceMode;
@@ -228,6 +229,10 @@ pub struct Exchange {
     pub request_timeout: Duration,
     /// Fetch granted objects before anybody asks for them.
     pub fetch_ahead: bool,
+    /// Hand keys out, and ask for them, over the ledger where sites cannot reach each other.
+    pub envelopes: bool,
+    /// How long what this site hands out over the ledger may be opened.
+    pub envelope_valid: Duration,
 }
 
 /// `[http]`: the API for apps and pages.
@@ -508,6 +513,8 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
         }),
         request_timeout: s.take("request_timeout_ms", Duration::from_secs(10), milliseconds),
         fetch_ahead: s.take("fetch_ahead", false, flag),
+        envelopes: s.take("envelopes", false, flag),
+        envelope_valid: Duration::from_secs(3600 * s.take("envelope_valid_h", 72, number(1, ENVELOPE_S_MAX / 3600))),
     };
     s.end();
     exchange

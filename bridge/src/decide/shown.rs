@@ -267,6 +267,10 @@ fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
             let approved = if approver.is_zero() { String::new() } else { format!(", approved by {approver}") };
             ("glass broken", Some(*source), format!("reason {reason}, until {}{approved}", moment(*until)))
         }
+        What::KeysAsked { grantee, .. } => ("keys asked", Some(*grantee), "over the ledger".into()),
+        What::KeysDelivered { grantee, until, .. } => {
+            ("keys delivered", Some(*grantee), format!("over the ledger, good until {}", moment(*until)))
+        }
         _ => return None,
     })
 }

@@ -53,6 +53,15 @@ pub struct Remains {
     pub sealed_bytes: u64,
     /// Transactions that had been seen to carry pieces.
     pub transactions: u64,
+    /// Envelopes with keys for other sites. Each opens with a key of that site that it destroys once it has opened it. Left out when
+    /// there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub envelopes: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Somebody who was let in once, and may have kept keys or copies.
@@ -111,6 +120,7 @@ pub(super) struct Said {
     pub(super) intake_log_bytes: u64,
     pub(super) tombstone: Option<Tombstone>,
     pub(super) holders: Vec<Holder>,
+    pub(super) envelopes: u64,
 }
 
 impl Certificate {
@@ -146,6 +156,7 @@ impl Certificate {
                 pieces_seen: holdings.pieces_seen,
                 sealed_bytes: holdings.sealed_bytes,
                 transactions: holdings.transactions,
+                envelopes: said.envelopes,
             },
             may_hold_copies: said.holders,
             notes: notes.map(str::to_owned).to_vec(),
@@ -222,6 +233,7 @@ mod tests {
             intake_log_bytes: 4096,
             tombstone: Some(Tombstone { transaction: B256::repeat_byte(4), block: 9 }),
             holders: vec![Holder { grantee: Address::repeat_byte(5), mode: "full".into(), since_block: 8 }],
+            envelopes: 0,
         });
         // As a wallet signs a text.
         let text = serde_json::to_vec(&certificate).unwrap();

@@ -436,9 +436,17 @@ impl Eraser {
             intake_log_bytes: archive.intake_log_bytes(),
             tombstone,
             holders: self.holders(facts.holdings.study_id)?,
+            envelopes: self.envelopes(facts.holdings.study_id)?,
         });
         let signature = signer.sign(&certificate.preimage()).await?;
         Ok(SignedCertificate { certificate, signature: Bytes::copy_from_slice(&signature.as_bytes()) })
+    }
+
+    /// How often keys of the study went over the ledger.
+    fn envelopes(&self, study: Option<B256>) -> Result<u64, EraseError> {
+        let Some(study) = study else { return Ok(0) };
+        let history = self.0.parts.consents.history(study)?;
+        Ok(history.iter().filter(|event| matches!(event.what, What::KeysDelivered { .. })).count() as u64)
     }
 
     /// Whoever was ever let in.

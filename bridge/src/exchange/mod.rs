@@ -1,6 +1,6 @@
 //! Between bridges: the site that published a study hands its keys to sites that the owner let in, and those bring the study here.
 //!
-//! The ledger is public to its members, so keys never travel on it. The grantee connects to the source's endpoint over TLS 1.3 and
+//! The ledger is public to its members, so keys travel beside it. The grantee connects to the source's endpoint over TLS 1.3 and
 //! knows it by the key that the source stated on the ledger; it proves who it is by a signature that holds for that TLS
 //! connection's key alone. Nothing else is asked of the source: manifest, previews and objects come from the ledger.
 //!
@@ -8,10 +8,12 @@
 //! * [`server`]: who may have what, decided anew for every request. Every refusal is the same.
 //! * [`client`]: asks for the keys of one study.
 //! * [`task`]: keeps what is here as the grants say.
+//! * [`envelope`]: the same over the ledger, where sites cannot reach each other and their operators want it.
 //!
 //! Must not know associations, nor how the chain is followed.
 
 pub mod client;
+pub mod envelope;
 pub mod server;
 pub mod task;
 #[cfg(test)]
@@ -124,11 +126,15 @@ pub struct KeyDelivery {
     pub study_uid: String,
     /// The study's salt.
     pub salt: B256,
-    /// One key for every epoch that may be opened.
+    /// Series Instance UID, where no more than that series is granted. Keys and manifest are of that series then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
+    /// For every epoch that may be opened: one key of the study; of a series one for its previews, and one for its objects as well
+    /// where these are granted.
     pub keys: Vec<EpochKey>,
-    /// Version of the manifest.
+    /// Version of the study.
     pub version: u32,
-    /// Its image.
+    /// The image of the manifest in that version.
     pub manifest: ImagePlace,
 }
 
@@ -138,7 +144,7 @@ pub struct KeyDelivery {
 pub struct EpochKey {
     /// The epoch.
     pub epoch: u32,
-    /// Whether it opens previews and manifests only.
+    /// Whether it opens previews and manifests only. Of a series' other key: it opens the objects only.
     pub preview_only: bool,
     /// One PKESK packet for the grantee.
     pub wrapped: Bytes,
@@ -187,6 +193,12 @@ pub enum ExchangeError {
     /// The source does not answer, or not as agreed: to be tried again.
     #[error("the source does not answer: {0}")]
     Away(String),
+    /// It was asked for on the ledger: to be tried again.
+    #[error("asked on the ledger; the source has not answered yet")]
+    Asked,
+    /// What was delivered over the ledger was not opened in time: to be tried again.
+    #[error("what the source delivered over the ledger is no longer good")]
+    Lapsed,
     /// The source says no, and nobody is told why.
     #[error("the source refuses")]
     Refused,

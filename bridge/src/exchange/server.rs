@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::primitives::{Address, B256, Signature, keccak256};
+use contracts::messages;
+use dicom_scp::Uid;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -24,10 +26,11 @@ use tokio_util::task::TaskTracker;
 use super::{
     CLOCK_SKEW_S_MAX, EpochKey, ImagePlace, KeyDelivery, KeyRequest, Place, REQUEST_BYTES_MAX, STUDY_KEY_PATH,
 };
-use crate::archive::Archive;
+use crate::archive::{Archive, Image};
 use crate::config::piece_mode_name;
-use crate::follow::{Consents, Decision, Grant, Mode};
-use crate::keyring::Keyring;
+use crate::follow::{Consents, Decision, Grant, Mode, Question, Scope};
+use crate::keyring::{Keyring, StudyKeys};
+use crate::payload::envelope::seal_envelope;
 use crate::payload::keys::Recipient;
 use crate::study::ImageKind;
 
@@ -92,30 +95,75 @@ impl Desk {
         }
         let grant = this.consents.grant(request.study_id, request.grantee).map_err(because)?;
         let grant = grant.ok_or("nothing was ever granted")?;
-        let mode = grant_mode(&grant, now_s).ok_or("no grant holds now")?;
+        let scope = grant.scope_at(now_s).ok_or("no grant holds now")?;
         let wanted = keccak256(&request.encryption_key);
         if !self.key_is_meant(&grant, now_s, wanted)? {
             return Err("keys are asked for another OpenPGP key than the owner signed for".into());
         }
         // Only now, so that nobody without a grant can fill what is remembered.
         self.take_nonce(request, now_s)?;
-        let recipient = Recipient::from_bytes(&request.encryption_key).map_err(because)?;
-        let uid = this.archive.study_of_id(&request.study_id).map_err(because)?.ok_or("the study is not ours")?;
+        self.delivery(&grant, scope, &Recipient::from_bytes(&request.encryption_key).map_err(because)?)
+    }
+
+    /// Answers a question on the ledger, which took its asker's word for it: an envelope with what [`Self::decide`] would hand out. Blocks.
+    ///
+    /// # Errors
+    /// Why not, for this site's log alone.
+    pub fn envelope(&self, question: &Question, now_s: u64) -> Result<Vec<u8>, Why> {
+        let consents = &self.0.consents;
+        if !consents.is_current(now_s) {
+            return Err("this site is cut off from the ledger and may not know what was revoked".into());
+        }
+        let grant = consents.grant(question.study_id, question.grantee).map_err(because)?;
+        let grant = grant.ok_or("nothing was ever granted")?;
+        let scope = grant.scope_at(now_s).ok_or("no grant holds now")?;
+        let lasting = Recipient::from_bytes(&self.certificate_meant(&grant, now_s)?).map_err(because)?;
+        let one_time = Recipient::from_bytes(&question.one_time_key).map_err(because)?;
+        let delivery = serde_json::to_vec(&self.delivery(&grant, scope, &lasting)?).map_err(because)?;
+        let envelope = seal_envelope(&delivery, &question.study_id, &lasting, &one_time).map_err(because)?;
+        match envelope.len() {
+            0..=messages::ENVELOPE_BYTES_MAX => Ok(envelope),
+            bytes => Err(format!("the keys of all epochs take {bytes} bytes, more than fit into an envelope")),
+        }
+    }
+
+    /// The OpenPGP key that the grant is meant for, of those that the ledger has seen.
+    fn certificate_meant(&self, grant: &Grant, now_s: u64) -> Result<Bytes, Why> {
+        let consents = &self.0.consents;
+        let requests = consents.requests(Some(grant.study_id)).map_err(because)?;
+        let asked = requests.into_iter().filter(|request| request.grantee == grant.grantee);
+        let stated = consents.source(grant.grantee).map_err(because)?;
+        let known = asked.map(|request| request.encryption_key).chain(stated.map(|source| source.openpgp_key));
+        for certificate in known {
+            if self.key_is_meant(grant, now_s, keccak256(&certificate))? {
+                return Ok(Bytes::copy_from_slice(&certificate));
+            }
+        }
+        Err("the ledger has not seen the OpenPGP key that the owner signed for".into())
+    }
+
+    /// What a grant lets its grantee have, as far as `scope` goes, with keys that `recipient` alone can open. Blocks.
+    fn delivery(&self, grant: &Grant, scope: Scope, recipient: &Recipient) -> Result<KeyDelivery, Why> {
+        let this = &self.0;
+        let uid = this.archive.study_of_id(&grant.study_id).map_err(because)?.ok_or("the study is not ours")?;
         let keys = this.keyring.study(&uid).map_err(because)?.ok_or("the study has no keys")?;
         let images = this.archive.images_of(&uid, grant.version).map_err(because)?;
         let manifest = images.into_iter().find(|image| image.kind == ImageKind::Manifest);
-        let manifest = manifest.filter(|image| image.id == grant.manifest_image).ok_or("nothing is published yet")?;
-        // What was sealed before somebody else was shut out is still granted to this one.
-        let preview_only = mode == Mode::Preview;
-        let mut delivered = Vec::new();
-        for (epoch, key) in keys.epochs() {
-            let key = if preview_only { key.preview_key() } else { key.clone() };
-            delivered.push(EpochKey { epoch, preview_only, wrapped: key.wrap(&recipient).map_err(because)?.into() });
+        let mut manifest =
+            manifest.filter(|image| image.id == grant.manifest_image).ok_or("nothing is published yet")?;
+        let mut series = None;
+        if !scope.series.is_zero() {
+            let salt = B256::from(*keys.salt.as_bytes());
+            let parts = this.archive.series_manifests(&uid, grant.version).map_err(because)?;
+            let granted = |part: &Image| messages::salted(salt, part.subject.as_str().as_bytes()) == scope.series;
+            manifest = parts.into_iter().find(granted).ok_or("nothing of the granted series is published yet")?;
+            series = manifest.series;
         }
         Ok(KeyDelivery {
             study_uid: uid.to_string(),
             salt: B256::from(*keys.salt.as_bytes()),
-            keys: delivered,
+            series: series.map(|series| series.to_string()),
+            keys: wrapped_keys(&keys, scope.mode, series.as_ref(), recipient)?,
             version: grant.version,
             manifest: ImagePlace {
                 image: manifest.id,
@@ -236,11 +284,25 @@ impl Desk {
     }
 }
 
-/// What a grant lets its grantee see of the whole study. All payloads of an epoch open with one key, so a grant for a single series
-/// cannot be served without giving more than the owner allowed.
-#[must_use]
-pub fn grant_mode(grant: &Grant, now_s: u64) -> Option<Mode> {
-    grant.mode_for(now_s, B256::ZERO, grant.purpose)
+/// The keys of every epoch: what was sealed before somebody else was shut out is still granted to this one.
+fn wrapped_keys(
+    keys: &StudyKeys,
+    mode: Mode,
+    series: Option<&Uid>,
+    recipient: &Recipient,
+) -> Result<Vec<EpochKey>, Why> {
+    let mut wrapped = Vec::new();
+    for (epoch, key) in keys.epochs() {
+        // The session key leads to the preview key; from the key of a series' objects nothing leads to that of its previews.
+        let of_previews = (mode == Mode::Preview || series.is_some()).then(|| key.preview_key());
+        let of_objects = (mode == Mode::Full).then(|| key.clone());
+        for (key, preview_only) in [(of_previews, true), (of_objects, false)] {
+            let Some(key) = key else { continue };
+            let key = series.map_or_else(|| key.clone(), |series| key.of_series(series));
+            wrapped.push(EpochKey { epoch, preview_only, wrapped: key.wrap(recipient).map_err(because)?.into() });
+        }
+    }
+    Ok(wrapped)
 }
 
 /// Whose address it is: of IPv6 the first 64 bits, because the others are free for whoever has these.

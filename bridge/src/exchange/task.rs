@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
+use contracts::messages;
+use dicom_scp::Uid;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{self, Asker, Endpoint};
-use super::server::{grant_mode, now_s};
-use super::{ExchangeError, KeyDelivery, Place};
+use super::server::now_s;
+use super::{ExchangeError, KeyDelivery, Place, envelope};
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
 use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
@@ -29,6 +31,8 @@ use crate::study::{ImageKind, Salt, study_id, study_id_plain};
 /// moment before the study's source does.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Shortest wait for an answer over the ledger, unless it comes.
+const ANSWER_MIN: Duration = Duration::from_secs(5);
 /// Studies brought at once.
 const JOBS_MAX: usize = 4;
 /// Longest sleep between two looks, in seconds.
@@ -47,6 +51,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Fetch objects before anybody asks for them.
     pub fetch_ahead: bool,
+    /// Ask on the ledger where the source cannot be reached.
+    pub envelopes: bool,
 }
 
 /// Why something could not be brought here or taken away.
@@ -137,23 +143,27 @@ pub struct Wanted {
 
 impl Wanted {
     fn now(grant: Grant, now_s: u64) -> Option<Self> {
-        let mode = match grant_mode(&grant, now_s)? {
+        let scope = grant.scope_at(now_s)?;
+        let mode = match scope.mode {
             Mode::Full => ForeignMode::Everything,
             Mode::Preview => ForeignMode::Previews,
         };
         // The archive looks at the clock itself, so nothing is seen a second longer even when nobody comes to hide it.
         let not_after = grant.next_change(now_s).map_or(u64::MAX, |next| next - 1).min(FOR_EVER);
-        Some(Self { grant, window: Window { mode, not_before: 0, not_after } })
+        Some(Self { grant, window: Window { mode, series: scope.series, not_before: 0, not_after } })
     }
 
     /// What decides what is brought.
-    fn goal(&self) -> (u32, B256, ForeignMode) {
-        (self.grant.version, self.grant.manifest_image, self.window.mode)
+    fn goal(&self) -> Goal {
+        (self.grant.version, self.grant.manifest_image, self.window.mode, self.window.series)
     }
 }
 
+/// Version and manifest of the study, how much of it, and of which series.
+type Goal = (u32, B256, ForeignMode, B256);
+
 struct Job {
-    goal: (u32, B256, ForeignMode),
+    goal: Goal,
     task: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -230,7 +240,12 @@ impl<B: Bringing> Keeper<B> {
         // Less than before is granted: what is here is too much, and comes again as far as it may.
         let too_much = |study: &&ForeignStudy| match wanted.get(&study.study_id) {
             None => true,
-            Some(wanted) => wanted.window.mode < study.window.mode || wanted.grant.source != study.source,
+            Some(wanted) => {
+                let (wanted_window, window) = (wanted.window, study.window);
+                wanted_window.mode < window.mode
+                    || wanted_window.series != window.series
+                    || wanted.grant.source != study.source
+            }
         };
         let mut going: HashSet<B256> = here.iter().filter(too_much).map(|study| study.study_id).collect();
         for study in here.iter().filter(|study| going.contains(&study.study_id) && !study.hidden) {
@@ -256,7 +271,10 @@ impl<B: Bringing> Keeper<B> {
 
     async fn keep(&mut self, study_id: B256, wanted: Wanted, here: Option<&ForeignStudy>) -> Result<(), Trouble> {
         let archive = &self.shelf.archive;
-        let here = here.filter(|study| study.window.mode <= wanted.window.mode && study.source == wanted.grant.source);
+        let here = here.filter(|study| {
+            let (window, more) = (study.window, wanted.window);
+            window.mode <= more.mode && window.series == more.series && study.source == wanted.grant.source
+        });
         if here.is_none_or(|study| study.hidden || study.window != wanted.window) {
             archive.show_foreign(study_id, wanted.grant.source, wanted.window).await?;
         }
@@ -314,14 +332,14 @@ impl Bringing for Bring {
             let Ok(permit) = self.room.acquire().await else { return };
             let tried = self.once(wanted).await;
             drop(permit);
-            match tried {
-                Ok(()) => return,
-                Err(trouble) => {
-                    let error = crate::chain_of(&trouble);
-                    tracing::info!(%study_id, error, "a granted study is not here yet");
-                }
+            let Err(trouble) = tried else { return };
+            let error = crate::chain_of(&trouble);
+            tracing::info!(%study_id, error, "a granted study is not here yet");
+            if matches!(trouble, Trouble::Exchange(ExchangeError::Asked)) {
+                self.answered(wanted, wait).await;
+            } else {
+                tokio::time::sleep(wait).await;
             }
-            tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
     }
@@ -346,7 +364,7 @@ impl Bring {
         let study_id = wanted.grant.study_id;
         let version = archive.foreign_study(study_id)?.map_or(0, |study| study.version);
         let keys = match keyring.foreign(study_id)? {
-            Some(keys) if version >= wanted.grant.version && suffice(&keys, wanted.window.mode) => keys,
+            Some(keys) if version >= wanted.grant.version && suffice(&keys, wanted.window) => keys,
             _ => self.bring_keys_and_manifest(wanted).await?,
         };
         self.bring_previews(wanted, &keys).await?;
@@ -358,20 +376,56 @@ impl Bring {
     }
 
     async fn bring_keys_and_manifest(&self, wanted: &Wanted) -> Result<ForeignKeys, Trouble> {
-        let Parts { archive, keyring, consents, settings, .. } = &self.parts;
-        let grant = &wanted.grant;
-        let source = consents.source(grant.source)?.ok_or(ExchangeError::Unreachable("endpoint"))?;
-        let endpoint = Endpoint { url: source.endpoint, tls_key: source.tls_key };
-        let delivery = client::ask(&endpoint, &self.asker, grant.study_id, settings.request_timeout).await?;
-        let keys = self.check(grant, &delivery)?;
-        if !suffice(&keys, wanted.window.mode) {
-            return Err(ExchangeError::Disagrees("the keys open less than is granted").into());
+        let study_id = wanted.grant.study_id;
+        let delivery = match self.ask(wanted).await {
+            Err(error @ (ExchangeError::Away(_) | ExchangeError::Unreachable(_))) if self.parts.settings.envelopes => {
+                tracing::debug!(%study_id, error = %crate::chain_of(&error), "asking on the ledger instead");
+                let Parts { consents, keyring, ledger, .. } = &self.parts;
+                let ledger = ledger.get().ok_or(RetrieveError::NoLedger)?;
+                envelope::collect(study_id, self.asker.grantee, consents, keyring, ledger).await?
+            }
+            other => other?,
+        };
+        let taken = self.take_in(wanted, &delivery).await;
+        // An envelope that was of no use is asked for anew; one that was is not to be opened again by anybody.
+        if matches!(&taken, Ok(_) | Err(Trouble::Exchange(ExchangeError::Disagrees(_)))) {
+            self.parts.keyring.forget_one_time_key(study_id)?;
         }
-        let manifest = self.manifest(grant, &delivery, &keys).await?;
+        taken
+    }
+
+    async fn ask(&self, wanted: &Wanted) -> Result<KeyDelivery, ExchangeError> {
+        let Parts { consents, settings, .. } = &self.parts;
+        let source = consents.source(wanted.grant.source).map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
+        let source = source.ok_or(ExchangeError::Unreachable("endpoint"))?;
+        let endpoint = Endpoint { url: source.endpoint, tls_key: source.tls_key };
+        client::ask(&endpoint, &self.asker, wanted.grant.study_id, settings.request_timeout).await
+    }
+
+    /// Waits until the source has answered on the ledger, or for as long.
+    async fn answered(&self, wanted: &Wanted, longest: Duration) {
+        let consents = &self.parts.consents;
+        let mut changed = consents.changed();
+        let open = || consents.question(wanted.grant.study_id, self.asker.grantee).is_ok_and(|open| open.is_some());
+        let answered = async {
+            // What was just said may not have been followed yet.
+            while changed.changed().await.is_ok() && open() {}
+        };
+        let _ = tokio::time::timeout(longest.max(ANSWER_MIN), answered).await;
+    }
+
+    async fn take_in(&self, wanted: &Wanted, delivery: &KeyDelivery) -> Result<ForeignKeys, Trouble> {
+        let Parts { archive, keyring, .. } = &self.parts;
+        let grant = &wanted.grant;
+        let keys = self.check(grant, delivery)?;
+        if !suffice(&keys, wanted.window) {
+            return Err(ExchangeError::Disagrees("the keys open something else than is granted").into());
+        }
+        let manifest = self.manifest(grant, delivery, &keys).await?;
         keyring.keep_foreign(grant.study_id, &keys)?;
         let piece_mode = delivery.manifest.piece_mode().ok_or(ExchangeError::Disagrees("unknown piece mode"))?;
-        let version =
-            ForeignVersion { manifest, image: delivery.manifest.image, map: delivery.manifest.map(), piece_mode };
+        let (image, map) = (delivery.manifest.image, delivery.manifest.map());
+        let version = ForeignVersion { version: grant.version, manifest, image, map, piece_mode };
         archive.import_manifest(grant.study_id, version).await?;
         tracing::info!(study_id = %grant.study_id, version = grant.version, "a study of another site is here");
         Ok(keys)
@@ -384,8 +438,12 @@ impl Bring {
         if !names.contains(&grant.study_id) {
             return Err(ExchangeError::Disagrees("the study has another name").into());
         }
+        let series = delivery.series.as_deref().map(Uid::new).transpose();
+        let series = series.map_err(|_| ExchangeError::Disagrees("not a UID"))?;
         let (manifest, version) = (&delivery.manifest, delivery.version);
-        if (version, manifest.image, manifest.root) != (grant.version, grant.manifest_image, grant.manifest_root) {
+        let named = (manifest.image, manifest.root) == (grant.manifest_image, grant.manifest_root);
+        // The ledger names the manifests of studies. Those of series are known by who stored them.
+        if version != grant.version || !(named || series.is_some()) {
             return Err(ExchangeError::Disagrees("the manifest is another one").into());
         }
         let mut epochs = Vec::with_capacity(delivery.keys.len());
@@ -394,20 +452,23 @@ impl Bring {
             let opened = if key.preview_only { ForeignKey::Preview(opened) } else { ForeignKey::Session(opened) };
             epochs.push((key.epoch, opened));
         }
-        Ok(ForeignKeys { salt, epochs })
+        Ok(ForeignKeys { salt, series, epochs })
     }
 
     async fn manifest(&self, grant: &Grant, delivery: &KeyDelivery, keys: &ForeignKeys) -> Result<Manifest, Trouble> {
-        let subject = dicom_scp::Uid::new(&delivery.study_uid).map_err(|_| ExchangeError::Disagrees("not a UID"))?;
+        let subject = Uid::new(&delivery.study_uid).map_err(|_| ExchangeError::Disagrees("not a UID"))?;
         let mode = delivery.manifest.piece_mode().ok_or(ExchangeError::Disagrees("unknown piece mode"))?;
         let mut last = None;
-        // The manifest is sealed with the newest key; which one that was is not said.
+        let series = keys.series;
+        let kind = if series.is_some() { ImageKind::SeriesManifest } else { ImageKind::Manifest };
+        // The manifest is sealed with the key that was the newest; which one that was is not said.
         for (epoch, _) in keys.epochs.iter().rev() {
-            let Some(key) = keys.opening(ImageKind::Manifest, *epoch) else { continue };
+            let Some(key) = keys.opening(kind, series.as_ref(), *epoch) else { continue };
             let image = Image {
-                id: grant.manifest_image,
-                kind: ImageKind::Manifest,
-                subject,
+                id: delivery.manifest.image,
+                kind,
+                subject: series.unwrap_or(subject),
+                series,
                 version: grant.version,
                 epoch: *epoch,
                 map: delivery.manifest.map(),
@@ -418,7 +479,12 @@ impl Bring {
             match self.parts.retrieve.plain(&sealed, MANIFEST_BYTES_MAX as u64).await {
                 Ok(bytes) => {
                     let manifest = Manifest::decode(&bytes)?;
-                    if manifest.study_uid != subject || manifest.version != grant.version {
+                    let version_fits = match series {
+                        None => manifest.version == grant.version,
+                        // The series may have changed last in a version before.
+                        Some(_) => manifest.version <= grant.version,
+                    };
+                    if manifest.study_uid != subject || manifest.series != series || !version_fits {
                         return Err(ExchangeError::Disagrees("the manifest is of another study").into());
                     }
                     return Ok(manifest);
@@ -437,7 +503,7 @@ impl Bring {
         for batch in missing.chunks(PREVIEW_BATCH) {
             let mut pictures = Vec::with_capacity(batch.len());
             for image in batch {
-                let Some(key) = keys.opening(ImageKind::Preview, image.epoch) else { continue };
+                let Some(key) = keys.opening(ImageKind::Preview, image.series.as_ref(), image.epoch) else { continue };
                 let sealed = Sealed { image: image.clone(), key, source: Some(wanted.grant.source) };
                 let picture = retrieve.plain(&sealed, PREVIEW_BYTES_MAX).await?;
                 if digests.get(&image.id) != Some(&<[u8; 32]>::from(Sha256::digest(&picture))) {
@@ -459,13 +525,17 @@ impl Bring {
     }
 }
 
-/// Whether keys open as much as a grant allows, and no more.
-fn suffice(keys: &ForeignKeys, mode: ForeignMode) -> bool {
-    let full = |(_, key): &(u32, ForeignKey)| matches!(key, ForeignKey::Session(_));
-    !keys.epochs.is_empty()
-        && match mode {
-            ForeignMode::Everything => keys.epochs.iter().all(full),
-            ForeignMode::Previews => !keys.epochs.iter().any(full),
+/// Whether keys open as much as is granted, and no more.
+fn suffice(keys: &ForeignKeys, granted: Window) -> bool {
+    let count = |preview: bool| keys.epochs.iter().filter(|(_, key)| key.is_preview() == preview).count();
+    let (of_previews, of_objects) = (count(true), count(false));
+    let salt = B256::from(*keys.salt.as_bytes());
+    let named = keys.series.map_or(B256::ZERO, |series| messages::salted(salt, series.as_str().as_bytes()));
+    named == granted.series
+        && match (granted.mode, keys.series) {
+            (ForeignMode::Everything, None) => of_objects > 0 && of_previews == 0,
+            (ForeignMode::Everything, Some(_)) => of_objects > 0 && of_objects == of_previews,
+            (ForeignMode::Previews, _) => of_previews > 0 && of_objects == 0,
         }
 }
 

@@ -24,8 +24,9 @@ use super::*;
 use crate::archive::{Archive, PlannedImage, PlannedVersion};
 use crate::config::Config;
 use crate::demo::phantom::{Subject, ct_series};
-use crate::follow::{Consents, Head, Logged};
+use crate::follow::{Consents, Head, Logged, Question};
 use crate::keyring::Keyring;
+use crate::payload::envelope::open_envelope;
 use crate::payload::keys::{RecipientSecret, SessionKey};
 use crate::study::{ImageKind, study_id};
 
@@ -195,6 +196,7 @@ async fn publish(archive: &Archive, uid: &Uid, study: B256) {
         kind: ImageKind::Manifest,
         instance: None,
         subject: *uid,
+        series: None,
         epoch: 0,
         map: PieceMap { pieces: 1, sealed_bytes: 10, piece_bytes: 10, root: B256::repeat_byte(3) },
         media_type: String::new(),
@@ -301,6 +303,40 @@ async fn a_grant_is_served_as_far_as_it_goes_and_as_long_as_it_lasts() {
     let owner = Address::repeat_byte(1);
     world.chain.say(REGISTRY, &Studies::StudyTombstoned { studyId: world.study, owner, seq: 1 });
     assert!(world.decide(&world.request().await).is_err(), "the owner wants it served no more");
+}
+
+/// Over the ledger as over the wire: as much as is granted, to the key that the owner signed for, and while the site knows what holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envelope_holds_what_would_be_handed_out_and_takes_both_keys() {
+    let mut world = World::new().await;
+    let one_time = RecipientSecret::generate().unwrap();
+    let one_time_key: Bytes = one_time.recipient().unwrap().to_bytes().unwrap().into();
+    let (study_id, grantee) = (world.study, world.other.address());
+    let question = Question { study_id, grantee, one_time_key };
+    assert!(world.desk.envelope(&question, now_s()).is_err(), "nothing is granted");
+    world.let_in(1, 1);
+    let asked = world.desk.envelope(&question, now_s()).unwrap();
+    let opened = open_envelope(&asked, &study_id, &world.other_payload, &one_time).unwrap();
+    let delivery: KeyDelivery = serde_json::from_slice(&opened).unwrap();
+    let handed_out = world.decide(&world.request().await).unwrap();
+    let opens = |delivery: &KeyDelivery| world.other_payload.unwrap_session_key(&delivery.keys[0].wrapped).unwrap();
+    assert_eq!(opens(&delivery), opens(&handed_out));
+    let keys = |delivery: KeyDelivery| KeyDelivery { keys: Vec::new(), ..delivery };
+    assert_eq!(keys(delivery), keys(handed_out));
+
+    // An operator of the grantee alone may ask, but not for another key than the owner's.
+    let thief = RecipientSecret::generate().unwrap();
+    assert!(open_envelope(&asked, &study_id, &thief, &one_time).is_err());
+    assert!(open_envelope(&asked, &study_id, &world.other_payload, &thief).is_err());
+    world.chain.allow(study_id, grantee, 2, 2, keccak256(certificate_of_a_thief()), (0, u64::MAX));
+    assert!(world.desk.envelope(&question, now_s()).is_err(), "the ledger never saw the key that was signed for");
+    world.let_in(3, 2);
+    let garbage = Question { one_time_key: Bytes::from_static(b"no key"), ..question.clone() };
+    assert!(world.desk.envelope(&garbage, now_s()).is_err());
+    let later = now_s() + crate::follow::CURRENT_S_MAX + 5;
+    assert!(world.desk.envelope(&question, later).is_err(), "cut off from the ledger");
+    world.chain.allow(study_id, grantee, 4, 2, keccak256(world.certificate()), (0, now_s() - 10));
+    assert!(world.desk.envelope(&question, now_s()).is_err(), "the grant is over");
 }
 
 /// Cut off from the ledger, a site does not learn what was revoked.

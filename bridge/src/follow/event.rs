@@ -117,6 +117,10 @@ pub enum What {
         notes: B256,
         until: u64,
     },
+    /// A grantee asks for the keys of a study, in an envelope that this key opens as well.
+    KeysAsked { study: B256, grantee: Address, one_time_key: Bytes },
+    /// The study's source answered.
+    KeysDelivered { study: B256, grantee: Address, one_time_key: B256, until: u64, envelope: Bytes },
     /// The consortium admitted a source.
     SourceAdmitted { source: Address },
     /// The consortium suspended a source.
@@ -152,7 +156,9 @@ impl What {
             | Self::Allowed { study, .. }
             | Self::Denied { study, .. }
             | Self::Revoked { study, .. }
-            | Self::GlassBroken { study, .. } => Some(*study),
+            | Self::GlassBroken { study, .. }
+            | Self::KeysAsked { study, .. }
+            | Self::KeysDelivered { study, .. } => Some(*study),
             _ => None,
         }
     }
@@ -164,7 +170,9 @@ impl What {
             Self::Requested { grantee, .. }
             | Self::Allowed { grantee, .. }
             | Self::Denied { grantee, .. }
-            | Self::Revoked { grantee, .. } => Some(*grantee),
+            | Self::Revoked { grantee, .. }
+            | Self::KeysAsked { grantee, .. }
+            | Self::KeysDelivered { grantee, .. } => Some(*grantee),
             Self::GlassBroken { source, .. } => Some(*source),
             _ => None,
         }
@@ -226,6 +234,14 @@ fn consent(said: Consent::ConsentEvents) -> Option<What> {
             reason: e.reason,
             notes: e.notes,
             until: e.until,
+        },
+        E::KeysAsked(e) => What::KeysAsked { study: e.studyId, grantee: e.grantee, one_time_key: e.oneTimeKey },
+        E::KeysDelivered(e) => What::KeysDelivered {
+            study: e.studyId,
+            grantee: e.grantee,
+            one_time_key: e.oneTimeKey,
+            until: e.until,
+            envelope: e.envelope,
         },
         E::EmergencyApprovalChanged(_) => return None,
     })

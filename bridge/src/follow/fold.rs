@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, B256, Bytes, keccak256};
 
 use super::event::{Event, Mode, What};
-use super::{Asked, Decision, SourceInfo, StudyInfo};
+use super::{Asked, Decision, Envelope, SourceInfo, StudyInfo};
 
 /// What was said about one study and one grantee.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub(super) struct Pair {
     pub(super) deny_reason: u16,
     pub(super) emergency_until: u64,
     pub(super) request: Option<Request>,
+    /// The one-time key of the newest question for keys, until it is answered.
+    pub(super) question: Option<Bytes>,
+    /// The answer to the newest question that was answered.
+    pub(super) envelope: Option<Envelope>,
 }
 
 /// The newest request.
@@ -50,6 +54,8 @@ impl Default for Pair {
             deny_reason: 0,
             emergency_until: 0,
             request: None,
+            question: None,
+            envelope: None,
         }
     }
 }
@@ -163,6 +169,15 @@ impl Pair {
                 }
             }
             What::GlassBroken { until, .. } => self.emergency_until = *until,
+            What::KeysAsked { one_time_key, .. } => self.question = Some(one_time_key.clone()),
+            What::KeysDelivered { one_time_key, until, envelope, .. } => {
+                let answered = |key: &mut Bytes| keccak256(key) == *one_time_key;
+                // An answer to no open question is nothing that anybody waits for.
+                if self.question.take_if(answered).is_some() {
+                    let (one_time_key, until, bytes) = (*one_time_key, *until, envelope.clone());
+                    self.envelope = Some(Envelope { one_time_key, until, bytes });
+                }
+            }
             _ => {}
         }
     }

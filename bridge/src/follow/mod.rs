@@ -26,7 +26,7 @@ pub enum FollowError {
     #[error("the database of consents")]
     Database(#[from] rusqlite::Error),
     /// It was written by another version.
-    #[error("the database of consents has format {0}, this program knows 1")]
+    #[error("the database of consents has format {0}, this program knows 2")]
     Version(i64),
     /// The block given does not follow the newest one: rewind first.
     #[error("block {given} does not follow block {cursor}")]
@@ -71,6 +71,15 @@ pub enum Asked {
     Accepted,
     /// The owner denied it.
     Denied,
+}
+
+/// What somebody may see, and of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// How much.
+    pub mode: Mode,
+    /// Zero: of the whole study; else of the series with this salted hash.
+    pub series: B256,
 }
 
 /// What is recorded about a study and a grantee, with what the study's other events say about it.
@@ -136,6 +145,15 @@ impl Grant {
         let granted = (fits && self.in_force(now_s)).then_some(self.mode);
         // An emergency adds what the grant leaves out.
         if self.emergency_at(now_s) { Some(Mode::Full) } else { granted }
+    }
+
+    /// What the grantee may see at a time, in seconds since 1970, and of what; `None` when nothing.
+    #[must_use]
+    pub fn scope_at(&self, now_s: u64) -> Option<Scope> {
+        let mode = self.mode_at(now_s)?;
+        // An emergency opens the whole study, also to whom a series was granted.
+        let series = if self.emergency_at(now_s) { B256::ZERO } else { self.series };
+        Some(Scope { mode, series })
     }
 
     /// Whether an emergency of the grantee lasts.
@@ -266,6 +284,36 @@ pub struct SourceInfo {
     pub suspended: bool,
     /// Admitted, defined and not suspended.
     pub active: bool,
+}
+
+/// A question for the keys of a study that waits for its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The study.
+    pub study_id: B256,
+    /// Who asks.
+    pub grantee: Address,
+    /// The OpenPGP key that the answer must need besides the one of the grant.
+    pub one_time_key: Bytes,
+}
+
+impl Question {
+    /// The keccak-256 of its key, by which the answer names it.
+    #[must_use]
+    pub fn key_hash(&self) -> B256 {
+        alloy::primitives::keccak256(&self.one_time_key)
+    }
+}
+
+/// The answer to a question for keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The keccak-256 of the question's key.
+    pub one_time_key: B256,
+    /// Last second, since 1970, at which it should be opened.
+    pub until: u64,
+    /// What opens with both keys.
+    pub bytes: Bytes,
 }
 
 /// A request that waits, or waited, for the owner: the newest of a grantee for a study.

@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use tokio::sync::watch;
 
 use super::event::{Event, Mode, What};
-use super::{AccessRequest, Asked, Decision, FollowError, Grant, Head, Logged, SourceInfo, StudyInfo, fold};
+use super::{
+    AccessRequest, Asked, Decision, Envelope, FollowError, Grant, Head, Logged, Question, SourceInfo, StudyInfo, fold,
+};
 
 /// Headers kept for finding the place where two branches part. A longer reorganisation is followed from the beginning.
 const HEADERS_KEPT: u64 = 1024;
@@ -63,10 +65,15 @@ CREATE TABLE pair (
   request_notes BLOB NOT NULL,
   request_key BLOB NOT NULL,
   request_block INTEGER NOT NULL,
+  question BLOB NOT NULL,      -- key of the open question for keys, empty if there is none
+  envelope_key BLOB NOT NULL,  -- of the question that the envelope answers
+  envelope_until INTEGER NOT NULL,
+  envelope BLOB NOT NULL,      -- empty if there is none
   PRIMARY KEY (grantee, study)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pair_study ON pair (study);
 CREATE INDEX pair_asked ON pair (asked, study);
+CREATE INDEX pair_question ON pair (study) WHERE length(question) > 0;
 CREATE TABLE source (
   identity BLOB PRIMARY KEY,
   endpoint TEXT NOT NULL,
@@ -77,8 +84,13 @@ CREATE TABLE source (
   suspended INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE operator (account BLOB PRIMARY KEY, source BLOB NOT NULL) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;";
+
+/// All of it is what the chain says, so what another version derived is followed again.
+const DROP_VERSION_1: &str =
+    "DROP TABLE chain; DROP TABLE header; DROP TABLE event; DROP TABLE study; DROP TABLE pair; DROP TABLE source;
+  DROP TABLE operator;";
 
 /// What the chain says about consent. Cheap to clone.
 #[derive(Clone)]
@@ -115,7 +127,8 @@ impl Consents {
         database.pragma_update(None, "synchronous", "NORMAL")?;
         match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
             0 => database.execute_batch(SCHEMA)?,
-            1 => {}
+            1 => database.execute_batch(&SCHEMA.replacen("BEGIN;", &format!("BEGIN; {DROP_VERSION_1}"), 1))?,
+            2 => {}
             other => return Err(FollowError::Version(other)),
         }
         // Databases of earlier releases lack it; it holds nothing that is not in the table.
@@ -372,11 +385,12 @@ fn put_study(work: &Transaction<'_>, id: B256, known: &fold::Study) -> rusqlite:
     ])?;
     let mut put = work.prepare_cached(
         "INSERT INTO pair (grantee, study, mode, series, not_before, not_after, purpose, encryption_key, seq, decision, asked,
-           deny_reason, emergency_until, request_number, request_mode, request_purpose, request_notes, request_key, request_block)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+           deny_reason, emergency_until, request_number, request_mode, request_purpose, request_notes, request_key, request_block,
+           question, envelope_key, envelope_until, envelope)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
     )?;
     for (grantee, pair) in &known.pairs {
-        let request = pair.request.as_ref();
+        let (request, envelope) = (pair.request.as_ref(), pair.envelope.as_ref());
         put.execute(params![
             grantee.as_slice(),
             id.as_slice(),
@@ -397,6 +411,10 @@ fn put_study(work: &Transaction<'_>, id: B256, known: &fold::Study) -> rusqlite:
             request.map_or(B256::ZERO, |r| r.notes).as_slice(),
             request.map_or(&[][..], |r| r.encryption_key.as_ref()),
             bits(request.map_or(0, |r| r.block)),
+            pair.question.as_ref().map_or(&[][..], |key| key.as_ref()),
+            envelope.map_or(B256::ZERO, |e| e.one_time_key).as_slice(),
+            bits(envelope.map_or(0, |e| e.until)),
+            envelope.map_or(&[][..], |e| e.bytes.as_ref()),
         ])?;
     }
     Ok(())
@@ -588,6 +606,44 @@ impl Consents {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Questions for the keys of studies of a source that it has not answered.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn questions_to(&self, source: Address) -> Result<Vec<Question>, FollowError> {
+        let sql = "SELECT p.study, p.grantee, p.question FROM pair p JOIN study s ON s.id = p.study
+          WHERE length(p.question) > 0 AND s.source = ?1 ORDER BY p.study, p.grantee";
+        let database = self.database();
+        let mut query = database.prepare_cached(sql)?;
+        let rows = query.query_map([source.as_slice()], question)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The question of a grantee for the keys of a study, while it is open.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn question(&self, study_id: B256, grantee: Address) -> Result<Option<Question>, FollowError> {
+        let sql =
+            "SELECT study, grantee, question FROM pair WHERE length(question) > 0 AND study = ?1 AND grantee = ?2";
+        let row = self.database().query_row(sql, [study_id.as_slice(), grantee.as_slice()], question);
+        Ok(row.optional()?)
+    }
+
+    /// The newest answer to a grantee's questions for the keys of a study.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn envelope(&self, study_id: B256, grantee: Address) -> Result<Option<Envelope>, FollowError> {
+        let sql = "SELECT envelope_key, envelope_until, envelope FROM pair
+          WHERE length(envelope) > 0 AND study = ?1 AND grantee = ?2";
+        let row = self.database().query_row(sql, [study_id.as_slice(), grantee.as_slice()], |row| {
+            let bytes = Bytes::from(row.get::<_, Vec<u8>>(2)?);
+            Ok(Envelope { one_time_key: word(row, 0)?, until: time(row, 1)?, bytes })
+        });
+        Ok(row.optional()?)
+    }
+
     /// The owner's words that took something away from a grantee who had it, by grantee and number, in chain order. A number is used
     /// once, so a word that comes back on another branch is the same one.
     ///
@@ -649,6 +705,11 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Grant> {
         tombstoned: row.get(18)?,
         suspended: row.get(19)?,
     })
+}
+
+fn question(row: &Row<'_>) -> rusqlite::Result<Question> {
+    let one_time_key = Bytes::from(row.get::<_, Vec<u8>>(2)?);
+    Ok(Question { study_id: word(row, 0)?, grantee: account(row, 1)?, one_time_key })
 }
 
 fn events_of(database: &Connection, study: Option<B256>) -> rusqlite::Result<Vec<Event>> {

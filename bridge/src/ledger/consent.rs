@@ -139,6 +139,21 @@ pub fn signer_of(digest: B256, signature: &[u8]) -> Option<Address> {
     Signature::try_from(signature).ok()?.recover_address_from_prehash(&digest).ok()
 }
 
+/// The answer of a study's source to a question for keys.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The study.
+    pub study: B256,
+    /// Who asked.
+    pub grantee: Address,
+    /// keccak-256 of the key that came with the question.
+    pub one_time_key: B256,
+    /// Last second, since 1970, at which the envelope is good.
+    pub until: u64,
+    /// What opens with that key and the grant's.
+    pub envelope: Bytes,
+}
+
 /// What a grantee asks for.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -199,6 +214,24 @@ impl<N: Node, K: Clock> Client<N, K> {
             purpose: wish.purpose,
             notes: wish.notes,
             encryptionKey: wish.encryption_key,
+        };
+        self.deliver(self.addresses().consent, call.abi_encode().into()).await
+    }
+
+    /// Asks for the keys of a study that this source may see, in an envelope that the key given opens as well.
+    pub async fn ask_keys(&self, study: B256, one_time_key: Bytes) -> Result<Sent, LedgerError> {
+        let call = Consent::askKeysCall { studyId: study, oneTimeKey: one_time_key };
+        self.deliver(self.addresses().consent, call.abi_encode().into()).await
+    }
+
+    /// Answers such a question about a study of this source.
+    pub async fn deliver_keys(&self, delivery: Delivery) -> Result<Sent, LedgerError> {
+        let call = Consent::deliverKeysCall {
+            studyId: delivery.study,
+            grantee: delivery.grantee,
+            oneTimeKey: delivery.one_time_key,
+            until: delivery.until,
+            envelope: delivery.envelope,
         };
         self.deliver(self.addresses().consent, call.abi_encode().into()).await
     }

@@ -29,7 +29,7 @@ pub mod slots;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
 };
-pub use consent::{Sent, Word};
+pub use consent::{Delivery, Sent, Word};
 pub use endpoints::{Endpoints, Watch};
 pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
 pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};

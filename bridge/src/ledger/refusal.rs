@@ -30,6 +30,11 @@ fn of_consent(error: Consent::ConsentErrors) -> String {
         E::NothingRequested(e) => {
             format!("{} has no open request for study {}; to take away what was granted, revoke", e.grantee, e.studyId)
         }
+        E::NotAllowed(e) => format!("nothing of study {} is allowed to {} now", e.studyId, e.grantee),
+        E::EnvelopeLength(e) => format!("an envelope of {} bytes: it must have between 1 and 16384", e.length),
+        E::BadEnvelopeEnd(e) => {
+            format!("an envelope until {} (seconds since 1970) must end later than now and within 30 days", e.until)
+        }
         E::NoReason(_) => "breaking the glass needs a reason".into(),
         E::BadEmergency(e) => format!(
             "an emergency until {} (seconds since 1970) is refused: it must end later than now and than the one before, and within a day",

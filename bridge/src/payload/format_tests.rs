@@ -55,6 +55,7 @@ fn manifest() -> Manifest {
             epoch: 1,
             map: PieceMap { pieces: 3, sealed_bytes: 300_000, piece_bytes: 120_000, root: B256::from(digest(0xA5)) },
             meta_bytes: 334,
+            by_series: true,
         }],
         previews: vec![ManifestPreview {
             subject: uid("1.2.3.4"),
@@ -66,8 +67,18 @@ fn manifest() -> Manifest {
             image: B256::from(digest(0xB2)),
             epoch: 1,
             map: PieceMap { pieces: 1, sealed_bytes: 24_000, piece_bytes: 120_000, root: B256::from(digest(0xB3)) },
+            series: Some(uid("1.2.3.4")),
         }],
+        series: None,
     }
+}
+
+/// The same as format version 1 had it, before series had keys.
+fn manifest_without_series() -> Manifest {
+    let mut manifest = manifest();
+    manifest.objects.iter_mut().for_each(|object| object.by_series = false);
+    manifest.previews.iter_mut().for_each(|preview| preview.series = None);
+    manifest
 }
 
 #[test]
@@ -96,8 +107,12 @@ fn the_documented_container_opens_and_holds_what_the_document_says() {
 }
 
 #[test]
-fn the_documented_preview_key_is_the_code_s() {
+fn the_documented_keys_are_the_code_s() {
     assert_eq!(shown(&example("Example preview key")), shown(key().preview_key().expose()));
+    let series = Uid::new("1.2.3.4").unwrap();
+    assert_eq!(shown(&example("Example key of a series' objects")), shown(key().of_series(&series).expose()));
+    let previews = key().preview_key().of_series(&series);
+    assert_eq!(shown(&example("Example key of a series' previews")), shown(previews.expose()));
 }
 
 #[test]
@@ -132,11 +147,16 @@ fn files_of_every_released_format_still_open() {
         assert!(pad_to_bytes.is_none() || sealed.len().is_multiple_of(70_000));
     }
     assert_eq!(hex::encode(Sha256::digest(golden_plain())), GOLDEN_SHA256);
-    let path = directory.join("v1.manifest");
-    if std::env::var_os("PACS_BRIDGE_WRITE_FIXTURES").is_some() {
-        std::fs::write(&path, manifest().encode()).unwrap();
+    let one_series = manifest().of_series(&Uid::new("1.2.3.4").unwrap());
+    for (name, manifest) in [("v1", manifest_without_series()), ("v2", manifest()), ("v2-series", one_series)] {
+        let path = directory.join(format!("{name}.manifest"));
+        if std::env::var_os("PACS_BRIDGE_WRITE_FIXTURES").is_some() {
+            std::fs::write(&path, manifest.encode()).unwrap();
+        }
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest, "{name}");
+        assert_eq!(manifest.encode(), bytes, "{name}: one encoding for good");
     }
-    assert_eq!(Manifest::decode(&std::fs::read(path).unwrap()).unwrap(), manifest());
 }
 
 const GOLDEN_SHA256: &str = "0a85cd46bd568e39ae747e2ae3569b83cc3b448308c383ff190ee54aaeb7a823";

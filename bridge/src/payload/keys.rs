@@ -1,12 +1,14 @@
 //! Session keys, and their way to a recipient as OpenPGP version 6 packets (RFC 9580).
 //!
-//! A study has one session key per epoch. It seals the objects; previews and manifests are sealed under a key derived from it, so
-//! that who may only look at previews gets a key that opens nothing else. Every recipient gets what he may have as one PKESK
-//! packet (section 5.1.2) that travels with the grant, off the ledger. Only X25519 recipients are accepted: the `rsa` crate that `pgp` links has an open timing
+//! A study has one session key per epoch, and nothing is sealed under that itself. The preview key follows from it, for whoever may
+//! look at previews and no more; from either follows a key for each series, for whoever may see that series and no other. No key
+//! leads back to the one that it was derived from. Every recipient gets what he may have as PKESK packets (section 5.1.2) that
+//! travel with the grant. Only X25519 recipients are accepted: the `rsa` crate that `pgp` links has an open timing
 //! advisory, so no RSA key is ever made or used here. This file must not know where keys are kept.
 
 use std::fmt;
 
+use dicom_scp::Uid;
 use hkdf::Hkdf;
 use pgp::composed::{
     Deserializable, EncryptionCaps, KeyType, PlainSessionKey, RawSessionKey, SecretKeyParamsBuilder, SignedPublicKey,
@@ -26,6 +28,8 @@ use zeroize::Zeroizing;
 
 /// What separates the preview key from the session key it is derived from.
 const PREVIEW_LABEL: &[u8] = b"pacs-bridge/preview/1";
+/// What separates the keys of series from the key they are derived from; the Series Instance UID follows it.
+const SERIES_LABEL: &[u8] = b"pacs-bridge/series/1/";
 /// Largest key file or packet that is read at all.
 const ENCODED_BYTES_MAX: usize = 64 * 1024;
 
@@ -87,9 +91,19 @@ impl SessionKey {
     /// The key of the same epoch's previews and manifests: HKDF-SHA256 without salt. It does not lead back to this one.
     #[must_use]
     pub fn preview_key(&self) -> Self {
+        self.derived(&[PREVIEW_LABEL])
+    }
+
+    /// The key of one series: of its objects when this is the session key, of its previews and manifest when this is the preview key.
+    #[must_use]
+    pub fn of_series(&self, series: &Uid) -> Self {
+        self.derived(&[SERIES_LABEL, series.as_str().as_bytes()])
+    }
+
+    fn derived(&self, label: &[&[u8]]) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         // Only an output of more than 255 blocks can fail.
-        if Hkdf::<Sha256>::new(None, self.expose()).expand(PREVIEW_LABEL, bytes.as_mut_slice()).is_err() {
+        if Hkdf::<Sha256>::new(None, self.expose()).expand_multi_info(label, bytes.as_mut_slice()).is_err() {
             unreachable!("32 bytes are one block of HKDF-SHA256");
         }
         Self(bytes)
@@ -340,6 +354,19 @@ mod tests {
         let expected = mac(&mac(&[0; 32], session.expose()), b"pacs-bridge/preview/1\x01");
         assert_eq!(session.preview_key().expose().as_slice(), expected);
         assert_ne!(session.preview_key(), session);
+        let series = |uid: &str| Uid::new(uid).unwrap();
+        let expected = mac(&mac(&[0; 32], session.expose()), b"pacs-bridge/series/1/1.2.3.4\x01");
+        assert_eq!(session.of_series(&series("1.2.3.4")).expose().as_slice(), expected);
+        let keys = [
+            session.of_series(&series("1.2.3.4")),
+            session.of_series(&series("1.2.3.5")),
+            session.preview_key().of_series(&series("1.2.3.4")),
+            session.preview_key(),
+            session,
+        ];
+        for (at, key) in keys.iter().enumerate() {
+            assert!(!keys[..at].contains(key), "no two of them are the same");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod cbor;
 pub mod container;
 pub mod describe;
+pub mod envelope;
 pub mod keys;
 pub mod manifest;
 pub mod object;

@@ -32,12 +32,17 @@ import {ISigned} from "./ISigned.sol";
 /// *Break-glass*: a source may let itself in, for `EMERGENCY_S_MAX` seconds at most, by saying so here. It is reported as an
 /// emergency and never as a grant; a tombstone beats it; the identity of the source may demand that a second operator approves.
 ///
+/// *Envelopes*: bridges hand keys over between themselves. A site that cannot reach the study's source asks for them here instead, with an
+/// OpenPGP key that it made for this one answer; the source answers with an envelope that takes both this key and the one of the
+/// grant to open. Once the one-time key is destroyed, nobody opens the envelope any more, though its bytes stay for ever.
+///
 /// Inconvenient facts:
 /// - Who asks whom for which study, when and for what is public to every member of the network, as pseudonyms.
 /// - Any account may ask. A request costs the asker gas and the owner nothing; bridges show requests of strangers apart.
 /// - A grant for one series replaces a grant for another series of the same study.
 /// - This contract hinders nobody from reading. It says what was decided; bridges that hold bytes and keys act on it.
 /// - A revocation cannot fetch back what was delivered, nor end an emergency. That ends by itself.
+/// - This contract cannot tell an envelope from nonsense. It refuses envelopes to whomever nothing is granted, and asking likewise.
 /// - Block times decide about deadlines, and the network's producers set them within seconds.
 interface IConsent is ISigned {
     /// @notice What a grantee may see.
@@ -165,6 +170,13 @@ interface IConsent is ISigned {
         bytes32 notes,
         uint64 until
     );
+    /// @notice `grantee` wants the keys of a study that it may see, in an envelope that `oneTimeKey` opens as well.
+    event KeysAsked(bytes32 indexed studyId, address indexed grantee, bytes oneTimeKey);
+    /// @notice The study's source answers: `oneTimeKey` is the keccak-256 of the key that was given with the question. After
+    /// `until` the grantee should not open it any more.
+    event KeysDelivered(
+        bytes32 indexed studyId, address indexed grantee, bytes32 oneTimeKey, uint64 until, bytes envelope
+    );
     /// @notice From now on break-glass by `source` needs (or does not need) the word of a second operator.
     event EmergencyApprovalChanged(address indexed source, bool required);
 
@@ -186,6 +198,13 @@ interface IConsent is ISigned {
     error BadEmergency(uint64 until);
     /// @notice `approver` is not another operator of `source`.
     error NotApprover(address source, address approver);
+
+    /// @notice Nothing of the study is allowed to `grantee` now.
+    error NotAllowed(bytes32 studyId, address grantee);
+    /// @notice The envelope is empty or longer than `ENVELOPE_BYTES_MAX`.
+    error EnvelopeLength(uint256 length);
+    /// @notice An envelope must end later than now and within the limit.
+    error BadEnvelopeEnd(uint64 until);
 
     /// @notice Asks for `mode` of a study for the sender's source, or for the sender itself if it acts for none. Repeating replaces.
     function request(bytes32 studyId, Mode mode, uint16 purpose, bytes32 notes, bytes calldata encryptionKey) external;
@@ -210,6 +229,18 @@ interface IConsent is ISigned {
     /// @notice Demands (or no longer demands) a second operator for break-glass by the calling source. Identity only: an operator
     /// alone cannot switch it off.
     function setEmergencyApproval(bool required) external;
+
+    /// @notice Asks for the keys of a study that the sender's source, or the sender itself if it acts for none, may see now.
+    function askKeys(bytes32 studyId, bytes calldata oneTimeKey) external;
+    /// @notice Answers {askKeys}. Only the study's source, and only while the grantee may see something. `until` is the last second
+    /// at which it is good.
+    function deliverKeys(
+        bytes32 studyId,
+        address grantee,
+        bytes32 oneTimeKey,
+        uint64 until,
+        bytes calldata envelope
+    ) external;
 
     /// @notice What `grantee` may see now of `series` (zero: of the whole study) for `purpose`, and until when. A grant for a
     /// purpose holds for that purpose alone, a grant without one for all. `emergency` when nothing but break-glass allows it.

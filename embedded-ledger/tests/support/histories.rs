@@ -183,7 +183,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     let modes = prop_oneof![1 => Just(0u8), 4 => 1u8..3];
     // Short, so that they end while somebody looks, or long, so that there is something to be taken away.
     let lengths = prop_oneof![0u64..120, 5 * 86_400u64..20 * 86_400];
-    let terms = (prop_oneof![6 => Just(0u8), 1 => 1u8..3], modes, 0u64..40, lengths, prop_oneof![Just(0u16), Just(3)])
+    let terms = (prop_oneof![3 => Just(0u8), 1 => 1u8..3], modes, 0u64..40, lengths, prop_oneof![Just(0u16), Just(3)])
         .prop_map(|(series, mode, from, length, purpose)| Terms { series, mode, from, to: from + length, purpose });
     let owned = (by.clone(), study.clone(), signer.clone(), ahead.clone());
     let granted = (by.clone(), study.clone(), grantee, signer, ahead);
@@ -486,8 +486,15 @@ pub fn study(n: u8) -> B256 {
     keccak256([n])
 }
 
+/// Salt of every study, as far as a test knows more of them than the ledger does.
+pub const SALT: B256 = B256::repeat_byte(9);
+
+pub fn series_uid(n: u8) -> String {
+    format!("1.2.826.0.1.999.{n}")
+}
+
 pub fn series(n: u8) -> B256 {
-    if n == 0 { B256::ZERO } else { keccak256([9, n]) }
+    if n == 0 { B256::ZERO } else { messages::salted(SALT, series_uid(n).as_bytes()) }
 }
 
 pub fn address(n: u8) -> Address {
