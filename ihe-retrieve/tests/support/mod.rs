@@ -290,6 +290,47 @@ impl Random {
         (self.next() % n.max(1) as u64) as usize
     }
 
+    /// A few random edits: cut, flip, set, repeat, splice, remove.
+    pub fn mutated(&mut self, seed: &[u8], others: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = seed.to_vec();
+        for _ in 0..=self.below(3) {
+            let at = self.below(bytes.len());
+            let end = at + self.below((bytes.len() - at).min(200) + 1);
+            match self.below(8) {
+                0 if self.below(4) == 0 => bytes.truncate(at),
+                1 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+                2 if !bytes.is_empty() => bytes[at] = b"\0\xff<>&'\" \n/:="[self.below(12)],
+                3 => {
+                    let copy = bytes[at..end].to_vec();
+                    let to = self.below(bytes.len() + 1);
+                    bytes.splice(to..to, copy);
+                }
+                4 if self.below(4) == 0 => {
+                    let other = &others[self.below(others.len())];
+                    let from = self.below(other.len());
+                    bytes.truncate(at);
+                    bytes.extend_from_slice(&other[from..]);
+                }
+                5 => {
+                    let inside = self.one(&[
+                        " ",
+                        "\t",
+                        "\r\n",
+                        "<!---->",
+                        "<![CDATA[]]>",
+                        "&#32;",
+                        "&amp;",
+                        "<a/>",
+                        "xmlns:p='urn:p'",
+                    ]);
+                    bytes.splice(at..at, inside.bytes());
+                }
+                _ => drop(bytes.drain(at..end)),
+            }
+        }
+        bytes
+    }
+
     pub fn one<'c>(&mut self, choices: &[&'c str]) -> &'c str {
         choices[self.below(choices.len())]
     }
