@@ -9,11 +9,10 @@ use ihe_retrieve::request::DocumentRequest;
 use ihe_retrieve::response::*;
 use support::{MESSAGE_ID, document};
 
-fn documents(
-    content_type: &str,
-    body: &[u8],
-    chunk: usize,
-) -> Result<(RetrieveResponse, Vec<(usize, Vec<u8>)>), ResponseError> {
+/// A document's place in the response, and its octets.
+type Documents = Vec<(usize, Vec<u8>)>;
+
+fn documents(content_type: &str, body: &[u8], chunk: usize) -> Result<(RetrieveResponse, Documents), ResponseError> {
     let mut reader = ResponseReader::new(content_type, MESSAGE_ID)?;
     let (mut response, mut documents, mut open) = (None, Vec::new(), false);
     for octets in body.chunks(chunk) {

@@ -1,5 +1,5 @@
 //! What the fuzzer and `tests/corpus.rs` do with an input.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use ihe_retrieve::fault::FaultStatus;
 use ihe_retrieve::limits::REQUEST_XML;

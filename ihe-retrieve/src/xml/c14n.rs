@@ -19,7 +19,7 @@ pub fn exclusive(
     let mut writer = Writer {
         document,
         inclusive: inclusive_set(document, inclusive),
-        rendered: vec![None; document.prefixes().len()],
+        rendered: vec![None; document.prefix_count()],
         out: Vec::new(),
         bytes_max,
     };
@@ -30,10 +30,16 @@ pub fn exclusive(
     Ok(writer.out)
 }
 
-/// By prefix, whether it is in the list.
+/// By prefix, whether it is in the list. A listed prefix that the document does not know does not matter.
 fn inclusive_set(document: &Document<'_>, listed: &[&str]) -> Vec<bool> {
-    let known = document.prefixes().iter();
-    known.map(|prefix| listed.contains(if prefix.is_empty() { &"#default" } else { prefix })).collect()
+    let mut set = vec![false; document.prefix_count()];
+    for name in listed {
+        let name = if *name == "#default" { "" } else { name };
+        if let Some(prefix) = document.find_prefix(name) {
+            set[prefix.index()] = true;
+        }
+    }
+    set
 }
 
 struct Writer<'d, 'a> {

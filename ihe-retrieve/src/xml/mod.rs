@@ -92,3 +92,90 @@ pub(crate) fn scan(text: &str, limits: &XmlLimits) -> Result<Counts, XmlError> {
     }
     Ok(Counts { elements, work: tokens.work() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::REQUEST_XML;
+
+    /// Documents made to be slow to read, of about so many octets each.
+    fn adversarial(bytes: usize) -> Vec<(&'static str, String)> {
+        let times = |unit: &str| unit.repeat(bytes / unit.len());
+        let numbered = |unit: &dyn Fn(usize) -> String| {
+            let mut out = String::new();
+            for n in 0.. {
+                if out.len() > bytes {
+                    break;
+                }
+                out.push_str(&unit(n));
+            }
+            out
+        };
+        let attributes = |name: &str| {
+            numbered(&|_| format!("<b {}/>", (0..60).map(|n| format!("{name}{n}='urn:{n}' ")).collect::<String>()))
+        };
+        // As many prefixes as there is room for, each bound at one level, and used by the innermost elements over and over.
+        let scope: String = (0..28)
+            .map(|d| format!("<a {}>", (0..60).map(|n| format!("xmlns:p{d}-{n}='u:' ")).collect::<String>()))
+            .collect();
+        let used = numbered(&|n| format!("<p{}-{}:b/>", n % 28, n % 60));
+        vec![
+            ("attributes", attributes("a")),
+            ("declarations", attributes("xmlns:a")),
+            ("references", times("&amp;")),
+            ("ampersands", times("<b a='&#38;&#38;&#38;&#38;&#38;'/>")),
+            ("carriage returns", times("\r")),
+            ("brackets", times("] ]")),
+            ("comments", times("<!-- - - -->")),
+            ("sections", times("<![CDATA[]]]]>")),
+            ("spaces", times("<b                                            />")),
+            ("elements", times("<b/>")),
+            ("long name", format!("<{0}></{0}>", "b".repeat(bytes / 2))),
+            ("scope", format!("{scope}{used}{}", "</a>".repeat(28))),
+        ]
+    }
+
+    #[test]
+    fn work_is_linear_in_the_input() {
+        let limits = XmlLimits { bytes: usize::MAX, elements: usize::MAX, ..REQUEST_XML };
+        for (small, large) in adversarial(60_000).into_iter().zip(adversarial(480_000)) {
+            let work = |(name, inside): (&str, String)| {
+                let document = format!("<r>{inside}</r>");
+                let parsed = Document::parse_counted(document.as_bytes(), &limits);
+                let (_, work) = parsed.unwrap_or_else(|e| panic!("{name}: {e}"));
+                work as f64 / document.len() as f64
+            };
+            let name = small.0;
+            let (small, large) = (work(small), work(large));
+            assert!(small < 12.0 && large < 12.0, "{name}: {small} and {large} steps an octet");
+            assert!(large < 1.2 * small, "{name}: {small} steps an octet, then {large}");
+        }
+    }
+
+    /// Counts alone end the reading: nothing is built, and what follows is not even looked at.
+    #[test]
+    fn floods_end_at_the_limit() {
+        let flood = |unit: &str| format!("<r>{}", unit.repeat(30_000));
+        for (document, error) in [
+            (flood("<b/>"), XmlError::TooManyElements),
+            (flood("<b>"), XmlError::TooDeep),
+            (
+                format!("<r {}>", (0..9_000).map(|n| format!("a{n}='' ")).collect::<String>()),
+                XmlError::TooManyAttributes,
+            ),
+            ("x".repeat(REQUEST_XML.bytes + 1), XmlError::TooLong),
+        ] {
+            assert_eq!(scan(&document[..document.len().min(REQUEST_XML.bytes + 1)], &REQUEST_XML).err(), Some(error));
+        }
+    }
+
+    #[test]
+    fn values_ignore_comments_and_elements_have_none() {
+        let input = b"<a b=' c\td '>x<!-- y --><![CDATA[z]]>&#x21;<d/></a>";
+        let document = Document::parse(input, &REQUEST_XML).expect("well-formed");
+        assert_eq!(document.text(document.root()), None);
+        assert_eq!(document.attribute(document.root(), "", "b"), Some(" c d "));
+        let document = Document::parse(b"<a>x<!-- y --><![CDATA[z]]>&#x21;</a>", &REQUEST_XML).expect("well-formed");
+        assert_eq!(document.text(document.root()).as_deref(), Some("xz!"));
+    }
+}

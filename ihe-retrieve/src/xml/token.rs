@@ -245,7 +245,10 @@ fn is_character(c: char) -> bool {
 }
 
 fn check_characters(text: &str) -> Result<(), XmlError> {
-    if text.chars().all(is_character) { Ok(()) } else { Err(XmlError::Malformed) }
+    // Nearly all text is plain ASCII, which needs no decoding.
+    let plain = |b: &u8| matches!(b, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+    let valid = text.as_bytes().iter().all(plain) || text.chars().all(is_character);
+    if valid { Ok(()) } else { Err(XmlError::Malformed) }
 }
 
 fn check_references(text: &str) -> Result<(), XmlError> {

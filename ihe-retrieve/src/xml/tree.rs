@@ -83,6 +83,7 @@ pub struct Document<'a> {
     declarations: Vec<(Prefix, Namespace)>,
     namespaces: Vec<Cow<'a, str>>,
     prefixes: Vec<&'a str>,
+    prefix_numbers: HashMap<&'a str, Prefix>,
 }
 
 impl<'a> Document<'a> {
@@ -213,15 +214,18 @@ impl<'a> Document<'a> {
         self.prefixes[prefix.index()]
     }
 
-    pub(super) fn prefixes(&self) -> &[&'a str] {
-        &self.prefixes
+    pub(super) fn find_prefix(&self, name: &str) -> Option<Prefix> {
+        self.prefix_numbers.get(name).copied()
+    }
+
+    pub(super) fn prefix_count(&self) -> usize {
+        self.prefixes.len()
     }
 }
 
 /// A tree on its way. Names are numbered and every prefix has a stack of its bindings, so that no lookup depends on how much is declared.
 struct Builder<'a> {
     document: Document<'a>,
-    prefixes: HashMap<&'a str, Prefix>,
     namespaces: HashMap<Cow<'a, str>, Namespace>,
     bindings: Vec<Vec<Namespace>>,
     open: Vec<NodeId>,
@@ -236,9 +240,10 @@ impl<'a> Builder<'a> {
             declarations: Vec::new(),
             namespaces: Vec::new(),
             prefixes: Vec::new(),
+            prefix_numbers: HashMap::new(),
         };
-        let (prefixes, namespaces) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { document, prefixes, namespaces, bindings: vec![], open: vec![], comparisons: 0 };
+        let namespaces = HashMap::new();
+        let mut builder = Builder { document, namespaces, bindings: vec![], open: vec![], comparisons: 0 };
         for (prefix, namespace) in [("", ""), ("xml", XML)] {
             let (prefix, namespace) = (builder.prefix(prefix), builder.namespace(Cow::Borrowed(namespace)));
             builder.bindings[prefix.index()].push(namespace);
@@ -345,7 +350,7 @@ impl<'a> Builder<'a> {
     }
 
     fn prefix(&mut self, name: &'a str) -> Prefix {
-        *self.prefixes.entry(name).or_insert_with(|| {
+        *self.document.prefix_numbers.entry(name).or_insert_with(|| {
             self.document.prefixes.push(name);
             self.bindings.push(Vec::new());
             Prefix(self.document.prefixes.len() as u32 - 1)
@@ -353,7 +358,7 @@ impl<'a> Builder<'a> {
     }
 
     fn known_prefix(&self, name: &str) -> Result<Prefix, XmlError> {
-        self.prefixes.get(name).copied().ok_or(XmlError::Malformed)
+        self.document.find_prefix(name).ok_or(XmlError::Malformed)
     }
 
     fn bound(&self, prefix: Prefix) -> Result<Namespace, XmlError> {

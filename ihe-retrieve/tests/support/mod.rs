@@ -1,5 +1,5 @@
 //! A requester with a fixed key and clock, a repository's policy, and the judge in Python.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -98,12 +98,6 @@ pub fn receive(request: &SignedRequest) -> Result<VerifiedRequest, Fault> {
 /// Judges an envelope without MIME around it.
 pub fn receive_envelope(envelope: &str) -> Result<VerifiedRequest, Fault> {
     verify(&Framing::Simple, envelope.as_bytes(), &policy(), NOW_MS).map_err(|refusal| refusal.fault)
-}
-
-/// What an element must be given to be referred to.
-pub struct Covered {
-    pub id: String,
-    pub prefixes: String,
 }
 
 /// Everything about an envelope that tests vary. What `envelope` writes is not what the library's requester writes: other prefixes,
