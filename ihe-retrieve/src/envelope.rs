@@ -2,11 +2,11 @@
 //! `verify` asks that the nodes named here are the signed ones.
 
 use crate::fault::Fault;
-use crate::limits::MESSAGE_ID_CHARS_MAX;
+use crate::limits::{MESSAGE_ID_CHARS_MAX, NOT_UNDERSTOOD_MAX};
 use crate::names::{
     ANONYMOUS, RETRIEVE_DOCUMENT_SET, RETRIEVE_IMAGING_DOCUMENT_SET, S2, SOAP, SOAP11, WSA, WSSE, XDS, XDSI,
 };
-use crate::xml::{Document, NodeId};
+use crate::xml::{Document, NodeId, is_space};
 
 /// An addressing header: its element, and what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,13 +116,14 @@ pub(crate) fn message_id(document: &Document<'_>, header: NodeId) -> Result<Addr
 fn check_mandatory(document: &Document<'_>, header: NodeId) -> Result<(), Fault> {
     let mut unknown = Vec::new();
     for block in document.children(header) {
-        let mandatory = match document.attribute(block, SOAP, "mustUnderstand").map(str::trim) {
+        let mandatory = match document.attribute(block, SOAP, "mustUnderstand").map(trim) {
             None | Some("false" | "0") => false,
             Some("true" | "1") => true,
             Some(_) => return Err(Fault::Envelope),
         };
         let (namespace, local) = document.name(block);
-        if mandatory && is_for_us(document, block) && !is_understood(namespace, local) {
+        let known = is_understood(namespace, local) || !is_for_us(document, block);
+        if mandatory && !known && unknown.len() < NOT_UNDERSTOOD_MAX {
             unknown.push((namespace.to_owned(), local.to_owned()));
         }
     }
@@ -143,7 +144,7 @@ fn is_understood(namespace: &str, local: &str) -> bool {
 }
 
 fn is_for_us(document: &Document<'_>, block: NodeId) -> bool {
-    document.attribute(block, SOAP, "role").is_none_or(|role| matches!(role.trim(), "" | ROLE_NEXT | ROLE_ULTIMATE))
+    document.attribute(block, SOAP, "role").is_none_or(|role| matches!(trim(role), "" | ROLE_NEXT | ROLE_ULTIMATE))
 }
 
 /// The one header of this name, or none. One for somebody else is refused rather than overlooked.
@@ -158,7 +159,7 @@ fn single(document: &Document<'_>, header: NodeId, local: &str) -> Result<Option
 
 fn required(document: &Document<'_>, header: NodeId, local: &str) -> Result<Addressing, Fault> {
     let node = single(document, header, local)?.ok_or(Fault::AddressingHeaderRequired)?;
-    let value = document.text(node).ok_or(Fault::InvalidAddressingHeader)?.trim().to_owned();
+    let value = trim(&document.text(node).ok_or(Fault::InvalidAddressingHeader)?).to_owned();
     if value.is_empty() { Err(Fault::InvalidAddressingHeader) } else { Ok(Addressing { node, value }) }
 }
 
@@ -169,6 +170,10 @@ fn check_anonymous(document: &Document<'_>, header: NodeId, local: &str) -> Resu
     let (Some(address), None) = (addresses.next(), addresses.next()) else {
         return Err(Fault::InvalidAddressingHeader);
     };
-    let anonymous = document.text(address).is_some_and(|text| text.trim() == ANONYMOUS);
+    let anonymous = document.text(address).is_some_and(|text| trim(&text) == ANONYMOUS);
     if anonymous { Ok(()) } else { Err(Fault::OnlyAnonymousAddressSupported) }
+}
+
+fn trim(text: &str) -> &str {
+    text.trim_matches(is_space)
 }

@@ -28,6 +28,8 @@ pub const HEADER_BYTES_MAX: usize = 4 * 1024;
 pub const LONG_NAME_CHARS_MAX: usize = 256;
 /// Characters of a `wsa:MessageID`: it is kept in the replay cache and echoed, so it must be short.
 pub const MESSAGE_ID_CHARS_MAX: usize = 256;
+/// Headers that a MustUnderstand fault names: the first of them, so that an answer is not longer than what it answers.
+pub const NOT_UNDERSTOOD_MAX: usize = 16;
 /// Canonical octets that all references of a message may amount to. A namespace name declared once is written again at every element that
 /// uses it, so without this limit 128 KiB can become hundreds of megabytes to digest.
 pub const CANONICAL_BYTES_MAX: usize = 8 * REQUEST_BYTES_MAX;
@@ -49,7 +51,7 @@ pub const RESPONSE_PARTS_MAX: usize = IMAGING_DOCUMENTS_MAX + 1;
 pub struct XmlLimits {
     /// Octets.
     pub bytes: usize,
-    /// Nesting of elements.
+    /// Nesting of elements. Canonicalisation recurses as deep.
     pub depth: usize,
     /// Elements.
     pub elements: usize,

@@ -569,6 +569,7 @@ fn shape_version_and_addressing() {
         ("<a:To ", "<a:To s:role=\"urn:other\" ", Fault::InvalidAddressingHeader),
         (MESSAGE_ID, "", Fault::InvalidAddressingHeader),
         (MESSAGE_ID, "a b", Fault::InvalidAddressingHeader),
+        (MESSAGE_ID, "a\u{a0}", Fault::InvalidAddressingHeader),
         (MESSAGE_ID, "<b/>", Fault::InvalidAddressingHeader),
     ] {
         refused(&valid.replace(from, to), fault);
@@ -594,6 +595,12 @@ fn shape_version_and_addressing() {
     {
         accepted(&extra(attributes));
     }
+    let many = swap(
+        &extra(""),
+        "<e:Some ",
+        &format!("{}<e:Some ", "<e:E xmlns:e=\"urn:e\" s:mustUnderstand=\"1\"/>".repeat(100)),
+    );
+    assert!(matches!(receive_envelope(&many), Err(Fault::MustUnderstand(names)) if names.len() == 16));
     // A destination that is signed and is not ours, which is found only after the signature.
     let mut elsewhere = Message::new();
     elsewhere.to = swap(&elsewhere.to, TO, "https://hospital.example/iti43/");

@@ -330,26 +330,25 @@ impl Random {
     }
 }
 
-/// Asks the judge; `None`, and said so, when its Python environment is missing.
-pub fn judge(commands: &[String]) -> Option<Vec<String>> {
+/// The Python environment with lxml and xmlsec; `None`, and said so, when it is missing.
+pub fn python() -> Option<PathBuf> {
     let venv =
         std::env::var_os("VENV").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv"), PathBuf::from);
     let python = venv.join("bin/python");
-    let complete = python.is_file()
-        && Command::new(&python)
-            .args(["-c", "import lxml, xmlsec, cryptography"])
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .success();
+    let imports = ["-c", "import lxml, xmlsec, cryptography"];
+    let complete =
+        python.is_file() && Command::new(&python).args(imports).stderr(Stdio::null()).status().unwrap().success();
     if !complete {
-        assert!(
-            std::env::var("REQUIRE_TOOLS").as_deref() != Ok("1"),
-            "lxml and xmlsec in .venv are missing and REQUIRE_TOOLS=1"
-        );
+        let required = std::env::var("REQUIRE_TOOLS").as_deref() == Ok("1");
+        assert!(!required, "lxml and xmlsec in .venv are missing and REQUIRE_TOOLS=1");
         eprintln!("SKIPPED: lxml and xmlsec in .venv are missing; run `make tools`");
-        return None;
     }
+    complete.then_some(python)
+}
+
+/// Asks the judge; `None` when there is none.
+pub fn judge(commands: &[String]) -> Option<Vec<String>> {
+    let python = python()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/judge.py");
     let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
