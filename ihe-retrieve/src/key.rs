@@ -62,8 +62,13 @@ impl RequesterKey {
         }
     }
 
-    /// A point in SEC1 form, compressed or not; it must be on the curve and not at infinity.
+    /// A point in SEC1 form, compressed or not; it must be on the curve and not at infinity. The curve crates know a compact form
+    /// besides, which no standard of XML does.
     fn from_point(curve: &[u8], point: &[u8]) -> Result<RequesterKey, Fault> {
+        if !matches!((point.first(), point.len()), (Some(2 | 3), 33) | (Some(4), 65)) {
+            let known = curve == der::SECP256K1 || curve == der::P256;
+            return Err(if known { Fault::InvalidSecurityToken } else { Fault::UnsupportedSecurityToken });
+        }
         let key = match curve {
             der::SECP256K1 => k256::PublicKey::from_sec1_bytes(point).ok().map(RequesterKey::Secp256k1),
             der::P256 => p256::PublicKey::from_sec1_bytes(point).ok().map(RequesterKey::P256),

@@ -403,7 +403,8 @@ fn keys_that_are_none() {
     }
     let mut off_curve = sec1();
     off_curve[64] ^= 1;
-    for point in [&off_curve[..], &[0], &sec1()[..64], &[], &[6; 65]] {
+    let compact = [&[5], &sec1()[1..33]].concat();
+    for point in [&off_curve[..], &[0], &sec1()[..64], &[], &[6; 65], &compact] {
         refused(&with(&named_curve_key("urn:oid:1.3.132.0.10", point), ""), InvalidSecurityToken);
     }
     for wrong in [&spki[1..], &[&spki[..], &[0]].concat(), &[]] {
