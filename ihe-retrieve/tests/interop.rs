@@ -4,8 +4,11 @@
 
 mod support;
 
+use ihe_retrieve::fault::Fault;
 use ihe_retrieve::limits::REQUEST_XML;
+use ihe_retrieve::message::Framing;
 use ihe_retrieve::requester::TokenPlacement;
+use ihe_retrieve::verify::verify;
 use ihe_retrieve::xml::{Document, exclusive};
 use sha2::{Digest, Sha256};
 use support::*;
@@ -213,6 +216,22 @@ fn our_signatures_verify_with_libxmlsec1() {
     let account = hex::encode(ihe_retrieve::key::RequesterKey::Secp256k1(public_key()).account().unwrap());
     assert_eq!(answers, ["valid", "valid", "invalid", "valid", &hex::encode(format!("CN=0x{account}"))]);
     assert!(receive_envelope(&listed.sign()).is_ok());
+}
+
+/// Signed by Apache WSS4J 3.0.3 with BouncyCastle as the provider of the curve, with its defaults: a token by direct reference, prefix lists in all
+/// transforms. (WSS4J verifies our own requests too, with the rules of the Basic Security Profile switched on; that needs Maven and is not
+/// part of the tests.)
+#[test]
+fn a_message_of_wss4j_is_taken() {
+    let message = include_bytes!("fixtures/wss4j-3.0.3.xml");
+    let signed_ms = 1_795_906_291_451;
+    let judge = |message: &[u8]| verify(&Framing::Simple, message, &policy(), signed_ms);
+    let request = judge(message).unwrap();
+    let account = ihe_retrieve::key::RequesterKey::Secp256k1(public_key()).account();
+    assert_eq!((request.created_ms(), request.message_id()), (signed_ms, MESSAGE_ID));
+    assert_eq!(request.key().account(), account);
+    let altered = String::from_utf8_lossy(message).replace(&hex::encode([2; 32]), &hex::encode([3; 32]));
+    assert_eq!(judge(altered.as_bytes()).unwrap_err().fault, Fault::Digest);
 }
 
 /// PKCS #8 with an RFC 5915 key inside, written out: version, algorithm (id-ecPublicKey, curve), version, 32 octets.
