@@ -500,6 +500,17 @@ fn http_and_mime() {
     ] {
         assert_eq!(admit(other), Err(Fault::UnsupportedMediaType), "{other}");
     }
+    // As CXF, Axis2, WCF and gSOAP write it.
+    for known in [
+        "multipart/related; type=\"application/xop+xml\"; boundary=\"uuid:f693220a-ef9b\"; start=\"<root.message@cxf.apache.org>\"; start-info=\"application/soap+xml\"",
+        "multipart/related; type=\"application/xop+xml\"; boundary=\"uuid:1\"; start=\"<r>\"; start-info=\"application/soap+xml; action=\\\"urn:a\\\"\"; action=\"urn:a\"",
+        "multipart/related; boundary=\"MIMEBoundary_4693e5ce\"; type=\"application/xop+xml\"; start=\"<0.5693@apache.org>\"; start-info=\"application/soap+xml\"; action=\"urn:a\"",
+        "multipart/related; type=\"application/xop+xml\";start=\"<http://tempuri.org/0>\";boundary=\"uuid:0ca0e16e+id=1\";start-info=\"application/soap+xml\"",
+        "multipart/related; charset=utf-8; boundary=\"==abc/d=:==\"; type=\"application/xop+xml\"; start=\"<SOAP-ENV:Envelope>\"; start-info=\"application/soap+xml; charset=utf-8\"",
+    ] {
+        let Ok(Framing::Mtom { boundary, start: Some(start) }) = admit(known) else { panic!("{known}") };
+        assert!(!start.contains(['<', '>']) && ihe_retrieve::multipart::Reader::new(&boundary, 3).is_ok());
+    }
     let head =
         RequestHead { method: "POST", content_type: Some(xop), content_encoding: None, content_length: Some(131_072) };
     assert!(head.admit(false).is_ok());
