@@ -1,0 +1,5 @@
+#![no_main]
+
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::xml(input));
