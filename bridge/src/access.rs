@@ -10,6 +10,7 @@ use dicom_scp::AeTitle;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Operation, Peer};
+use crate::follow::{Grant, Mode};
 
 /// Somebody who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,6 +214,13 @@ impl Access {
     pub fn peer(&self, title: &AeTitle) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.ae_title == *title)
     }
+}
+
+/// Whether what the ledger says lets a grantee have every object of a study at a time, in seconds since 1970. Who may see previews alone, or one
+/// series, gets no document of the study.
+#[must_use]
+pub fn opens_whole_study(grant: &Grant, now_s: u64) -> bool {
+    grant.scope_at(now_s).is_some_and(|scope| scope.mode == Mode::Full && scope.series.is_zero())
 }
 
 /// Compares a configured host with the caller's address. A name is looked up when the association begins, not here, so

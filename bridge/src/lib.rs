@@ -3,8 +3,8 @@
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
-//! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door, [`http`] another for those who show one of the
-//! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
+//! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for
+//! those who show one of the [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
 
 pub mod access;
@@ -33,6 +33,7 @@ pub mod retrieve;
 pub mod site;
 pub mod study;
 pub mod tokens;
+pub mod xds;
 
 /// An error with everything that caused it, in one line.
 #[must_use]

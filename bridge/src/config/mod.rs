@@ -5,6 +5,7 @@
 //! knows nothing of what the values are used for.
 
 mod reader;
+mod xds;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use dicom_scp::{AeTitle, Uid};
 pub use contracts::PieceMode;
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
+pub use xds::{ClientCertificate, Xds};
 
 /// Everything the daemon was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub exchange: Exchange,
     /// `[http]`
     pub http: Http,
+    /// `[xds]`
+    pub xds: Xds,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -344,10 +348,12 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http"]
-        .map(|t| root.take_value(t));
+    let mut tables =
+        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds"]
+            .map(|t| root.take_value(t));
     root.end();
     let mut take = |i: usize| tables[i].take();
+    let exchange = read_exchange(take(8), mistakes);
     Config {
         site: read_site(take(0), mistakes),
         dicom: read_dicom(take(1), mistakes),
@@ -357,8 +363,9 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
-        exchange: read_exchange(take(8), mistakes),
         http: read_http(take(9), mistakes),
+        xds: xds::read_xds(take(10), exchange.bind.is_some(), mistakes),
+        exchange,
     }
 }
 
@@ -744,7 +751,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source = include_str!("mod.rs");
+        let source = concat!(include_str!("mod.rs"), include_str!("xds.rs"));
         for key in source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next()) {
             let named = written.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} =")));
             assert!(named, "conf/bridge.toml does not name `{key}`");
@@ -817,6 +824,21 @@ mod tests {
             assert!(mistakes(&format!("[http]\nallowed_origins = [\"{wrong}\"]\n"))[0].contains("origin"), "{wrong}");
         }
         assert!(parse("[http]\nallowed_origins = [\"https://a.example\", \"http://127.0.0.1:3000\"]\n").is_ok());
+    }
+
+    #[test]
+    fn iti43_has_somewhere_to_be_served() {
+        assert!(mistakes("[xds]\nenabled = true\n")[0].contains("xds.bind"));
+        assert!(parse("[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n").is_ok());
+        assert!(parse("[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\n").is_ok());
+        let found = mistakes(
+            "[xds]\npath = \"/exchange/v1/study-key\"\npublic_urls = [\"http://a.example/\"]\ntls_key_file = \"key.pem\"\n\
+             client_certificate = \"required\"\n",
+        );
+        let all = found.join("\n");
+        for part in ["xds.path", "xds.public_urls", "xds.tls_certificate_file", "xds.client_ca_file", "xds.bind"] {
+            assert!(all.contains(part), "no word of {part} in:\n{all}");
+        }
     }
 
     #[test]
