@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::decide;
 use crate::erase;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
+use crate::xds;
 
 /// Longest request or reply line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -52,6 +53,8 @@ pub enum Request {
     Consent(decide::Ask),
     /// Erase a study.
     Erase(erase::Ask),
+    /// Fetch a study from another site by ITI-43.
+    Fetch(xds::Ask),
 }
 
 /// What comes back.
@@ -77,6 +80,8 @@ pub enum Reply {
     Consent(decide::Told),
     /// To [`Request::Erase`].
     Erased(Box<erase::Outcome>),
+    /// To [`Request::Fetch`].
+    Fetched(Box<xds::Fetched>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -104,6 +109,10 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
         Request::Erase(ask) => {
             let erased = site.parts().eraser.erase(ask).await.map(|outcome| Reply::Erased(Box::new(outcome)));
             return erased.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
+        Request::Fetch(ask) => {
+            let fetched = xds::fetch(site, ask).await.map(|fetched| Reply::Fetched(Box::new(fetched)));
+            return fetched.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
