@@ -183,6 +183,7 @@ impl Core {
             consents: consents.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
+            key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
         });
         let tasks = TaskTracker::new();

@@ -529,7 +529,7 @@ impl Desk<'_> {
             mode: if preview_only { Mode::Preview } else { Mode::Full }.number(),
             purpose: purpose_number(purpose)?,
             notes: B256::ZERO,
-            encryption_key: self.site.parts().keyring.payload_certificate()?.into(),
+            encryption_key: self.site.certificate_for(study)?.into(),
         };
         let sent = ledger.request_access(wish).await?;
         self.done("requested", Some(study), Some(ledger.source().await?), sent).await

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use alloy::primitives::B256;
 use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -251,6 +252,8 @@ pub struct Parts {
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
     pub publishing: bool,
+    /// Whether this site asks for every study with a key of its own.
+    pub key_per_study: bool,
     /// Account of this source.
     pub source: String,
 }
@@ -266,6 +269,15 @@ impl Site {
     #[must_use]
     pub fn archive(&self) -> &Archive {
         &self.0.archive
+    }
+
+    /// The OpenPGP certificate with which this site asks for another site's study.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn certificate_for(&self, study: B256) -> Result<Vec<u8>, KeyringError> {
+        let Parts { keyring, key_per_study, .. } = &*self.0;
+        if *key_per_study { keyring.study_certificate_or_new(study) } else { keyring.payload_certificate() }
     }
 
     /// What the site is made of.

@@ -229,6 +229,8 @@ pub struct Exchange {
     pub request_timeout: Duration,
     /// Fetch granted objects before anybody asks for them.
     pub fetch_ahead: bool,
+    /// Ask for every study with an OpenPGP key of its own.
+    pub key_per_study: bool,
     /// Hand keys out, and ask for them, over the ledger where sites cannot reach each other.
     pub envelopes: bool,
     /// How long what this site hands out over the ledger may be opened.
@@ -513,6 +515,7 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
         }),
         request_timeout: s.take("request_timeout_ms", Duration::from_secs(10), milliseconds),
         fetch_ahead: s.take("fetch_ahead", false, flag),
+        key_per_study: s.take("key_per_study", false, flag),
         envelopes: s.take("envelopes", false, flag),
         envelope_valid: Duration::from_secs(3600 * s.take("envelope_valid_h", 72, number(1, ENVELOPE_S_MAX / 3600))),
     };

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, Bytes, keccak256};
 use contracts::messages;
 use dicom_scp::Uid;
 use sha2::{Digest, Sha256};
@@ -399,7 +399,16 @@ impl Bring {
         let source = consents.source(wanted.grant.source).map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
         let source = source.ok_or(ExchangeError::Unreachable("endpoint"))?;
         let endpoint = Endpoint { url: source.endpoint, tls_key: source.tls_key };
-        client::ask(&endpoint, &self.asker, wanted.grant.study_id, settings.request_timeout).await
+        client::ask(&endpoint, &self.asker_for(&wanted.grant)?, wanted.grant.study_id, settings.request_timeout).await
+    }
+
+    /// Asks for the key that the owner signed for, if that is this site's own for this study alone.
+    fn asker_for(&self, grant: &Grant) -> Result<Asker, ExchangeError> {
+        let of_study = self.parts.keyring.study_certificate(grant.study_id);
+        let of_study = of_study.map_err(|e| ExchangeError::Key(crate::chain_of(&e)))?;
+        let meant = of_study.filter(|certificate| keccak256(certificate) == grant.encryption_key);
+        let encryption_key = meant.map_or_else(|| self.asker.encryption_key.clone(), Bytes::from);
+        Ok(Asker { encryption_key, ..self.asker.clone() })
     }
 
     /// Waits until the source has answered on the ledger, or for as long.
@@ -448,7 +457,7 @@ impl Bring {
         }
         let mut epochs = Vec::with_capacity(delivery.keys.len());
         for key in &delivery.keys {
-            let opened = self.parts.keyring.unwrap(&key.wrapped)?;
+            let opened = self.parts.keyring.unwrap_for(grant.study_id, &key.wrapped)?;
             let opened = if key.preview_only { ForeignKey::Preview(opened) } else { ForeignKey::Session(opened) };
             epochs.push((key.epoch, opened));
         }
