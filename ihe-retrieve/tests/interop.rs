@@ -234,6 +234,19 @@ fn a_message_of_wss4j_is_taken() {
     assert_eq!(judge(altered.as_bytes()).unwrap_err().fault, Fault::Digest);
 }
 
+/// The same with WSS4J's `storeBytesInAttachment`, which CXF sets when MTOM is on: the token is a part of its own. WSS4J wrote envelope and
+/// token, the MIME around them is written as CXF does.
+#[test]
+fn a_message_of_wss4j_with_its_token_in_a_part_is_taken() {
+    let signed_ms = 1_795_906_738_307;
+    let message = include_bytes!("fixtures/wss4j-3.0.3-token-part.mime");
+    let end = message.iter().position(|b| *b == b'\n').unwrap();
+    let framing = admit(std::str::from_utf8(&message[..end]).unwrap()).unwrap();
+    let request = verify(&framing, &message[end + 1..], &policy(), signed_ms).unwrap();
+    assert_eq!(request.created_ms(), signed_ms);
+    assert_eq!(request.key(), &ihe_retrieve::key::RequesterKey::Secp256k1(public_key()));
+}
+
 /// PKCS #8 with an RFC 5915 key inside, written out: version, algorithm (id-ecPublicKey, curve), version, 32 octets.
 fn pkcs8(curve: &str, secret: [u8; 32]) -> Vec<u8> {
     let curve = hex::decode(curve).unwrap();
