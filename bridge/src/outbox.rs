@@ -3,6 +3,8 @@
 //! What is sealed for a study that others may have seen is sealed in an epoch of which nobody has the key from whom access was
 //! taken away before: versions of such a study are made only while this site knows what the ledger says.
 //!
+//! A derived study is made ready when all of its objects are stored, and never with an object that was not derived.
+//!
 //! Must not know the chain.
 
 use std::io;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
 use crate::assemble::{AssembleError, Assembler};
+use crate::derive::{Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
 use crate::keyring::Keyring;
 use crate::publish::{
@@ -41,6 +44,10 @@ enum PlanError {
     Archive(#[from] ArchiveError),
     #[error("the consents")]
     Follow(#[from] FollowError),
+    #[error("the record of derived studies")]
+    Derived(#[from] DeriveError),
+    #[error("object {0} of a derived study was not derived here")]
+    NotDerived(Uid),
 }
 
 /// [`Outbox`] and [`Source`] over archive, keyring and assembler.
@@ -50,13 +57,23 @@ pub struct SiteOutbox {
     keyring: Keyring,
     assembler: Assembler,
     consents: Consents,
+    derived: Derived,
+    /// Notified when a study became final, if anybody derives from such.
+    finished: Option<Arc<Notify>>,
 }
 
 impl SiteOutbox {
     /// Joins the parts.
     #[must_use]
-    pub fn new(archive: Archive, keyring: Keyring, assembler: Assembler, consents: Consents) -> Self {
-        Self { archive, keyring, assembler, consents }
+    pub fn new(
+        archive: Archive,
+        keyring: Keyring,
+        assembler: Assembler,
+        consents: Consents,
+        derived: Derived,
+        finished: Option<Arc<Notify>>,
+    ) -> Self {
+        Self { archive, keyring, assembler, consents, derived, finished }
     }
 
     /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
@@ -100,8 +117,14 @@ impl SiteOutbox {
         }
     }
 
-    /// Makes the next version of a study, unless it is not known now from whom access to it was taken away.
+    /// Makes the next version of a study, unless it is not known now from whom access to it was taken away, or it is being derived.
     async fn plan(&self, study: &Uid) -> Result<bool, PlanError> {
+        if self.derived.is_storing(study) {
+            return Ok(false);
+        }
+        if let Some(derivation) = self.derived.of_derived(study)? {
+            self.check_derived(&derivation, study)?;
+        }
         let known = self.archive.publication(study)?.map(|publication| publication.study_id);
         let now_s = u64::try_from(now_ms() / 1000).unwrap_or(0);
         if known.is_some() && !self.consents.is_current(now_s) {
@@ -113,6 +136,15 @@ impl SiteOutbox {
         };
         self.assembler.begin_version(study, withdrawn).await?;
         Ok(true)
+    }
+
+    fn check_derived(&self, derivation: &Derivation, study: &Uid) -> Result<(), PlanError> {
+        let made = self.derived.objects(derivation)?;
+        let objects = self.archive.received_instances_of(study)?;
+        match objects.iter().find(|stored| !made.contains(&(stored.sop_instance, stored.file_sha256))) {
+            Some(stored) => Err(PlanError::NotDerived(stored.sop_instance)),
+            None => Ok(()),
+        }
     }
 
     /// A study can go while it is being published.
@@ -157,7 +189,15 @@ impl Outbox for SiteOutbox {
             }
         }
         let sealed = all.sealed.clone();
+        let finished = self.finished.as_ref().filter(|_| all.finished.is_some());
+        if finished.is_some() {
+            // Before it is final: nobody looks at a study that is not, and none that is may be missed.
+            self.derived.add_candidate(&uid).map_err(|error| OutboxError(Box::new(error)))?;
+        }
         self.archive.record_seen(&uid, all).await.map_err(outbox)?;
+        if let Some(finished) = finished {
+            finished.notify_one();
+        }
         // Sealed images are on the ledger for good; their bytes here were a cache.
         self.assembler.forget_sealed(&sealed);
         Ok(())
@@ -180,8 +220,15 @@ impl Source for SiteOutbox {
             piece_bytes: image.map.piece_bytes,
             root: image.map.root,
         });
-        let owner = StudyOwner::Custodial { index: keys.owner_index };
-        Ok(Plan { study: job.study, version: job.version, owner, images: images.collect() })
+        let derivation = self.derived.of_derived(&uid).map_err(later)?;
+        let owner = match derivation.as_ref().map(Derivation::owner) {
+            Some(Owner::Research(owner)) => StudyOwner::Held { owner },
+            // Who is elsewhere gets it when his groups were let in.
+            None | Some(Owner::Custody | Owner::Elsewhere(_)) => StudyOwner::Custodial { index: keys.owner_index },
+        };
+        let lineage = derivation.and_then(|derivation| derivation.lineage());
+        let derived_from = lineage.map_or_else(Default::default, |lineage| lineage.commitment());
+        Ok(Plan { study: job.study, version: job.version, owner, derived_from, images: images.collect() })
     }
 
     async fn open(&self, job: &StudyJob, image: &PlannedImage) -> Result<ChannelPieces, SourceError> {
