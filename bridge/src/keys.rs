@@ -316,7 +316,7 @@ pub fn restore(data_dir: &Path, from: &Path, password: &str) -> Result<Vec<Strin
     for name in FILES.into_iter().chain(DATABASES).chain(files.keys().map(String::as_str)) {
         let path = place(name);
         let same = || fs::read(&path).is_ok_and(|there| files.get(name).is_some_and(|bytes| *there == ***bytes));
-        if path.exists() && !same() {
+        if path.exists() && !same() && !(name == DERIVED && is_empty_record(&path)) {
             return Err(KeysError::Exists(path));
         }
     }
@@ -328,6 +328,15 @@ pub fn restore(data_dir: &Path, from: &Path, password: &str) -> Result<Vec<Strin
     }
     keyring::sync_dir(data_dir)?;
     Ok(files.into_keys().collect())
+}
+
+/// Whether a record of derived studies says nothing, as every start makes one where there is none. Opening it also settles what its
+/// journal holds, which must not be taken for that of the record that is put in its place.
+fn is_empty_record(path: &Path) -> bool {
+    let count = |database: rusqlite::Connection| {
+        database.query_row("SELECT NOT EXISTS (SELECT 1 FROM derivation)", [], |row| row.get(0))
+    };
+    rusqlite::Connection::open(path).and_then(count).unwrap_or(false)
 }
 
 /// Whether a file of the keystore belongs into a backup.

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_scp::Uid;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
 use crate::assemble::{AssembleError, Assembler};
-use crate::derive::{Derivation, DeriveError, Derived, Owner};
+use crate::derive::{self, Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
 use crate::keyring::Keyring;
 use crate::publish::{
@@ -119,12 +119,7 @@ impl SiteOutbox {
 
     /// Makes the next version of a study, unless it is not known now from whom access to it was taken away, or it is being derived.
     async fn plan(&self, study: &Uid) -> Result<bool, PlanError> {
-        if self.derived.is_storing(study) {
-            return Ok(false);
-        }
-        if let Some(derivation) = self.derived.of_derived(study)? {
-            self.check_derived(&derivation, study)?;
-        }
+        let Some(_alone) = self.derived_whole(study)? else { return Ok(false) };
         let known = self.archive.publication(study)?.map(|publication| publication.study_id);
         let now_s = u64::try_from(now_ms() / 1000).unwrap_or(0);
         if known.is_some() && !self.consents.is_current(now_s) {
@@ -138,12 +133,16 @@ impl SiteOutbox {
         Ok(true)
     }
 
-    fn check_derived(&self, derivation: &Derivation, study: &Uid) -> Result<(), PlanError> {
-        let made = self.derived.objects(derivation)?;
-        let objects = self.archive.received_instances_of(study)?;
-        match objects.iter().find(|stored| !made.contains(&(stored.sop_instance, stored.file_sha256))) {
-            Some(stored) => Err(PlanError::NotDerived(stored.sop_instance)),
-            None => Ok(()),
+    /// Whether every object of a study is there, and none that should not be, if it was derived. It stays so while the answer is held.
+    fn derived_whole(&self, study: &Uid) -> Result<Option<Option<MutexGuard<'_, ()>>>, PlanError> {
+        let Some(derivation) = self.derived.of_derived(study)? else { return Ok(Some(None)) };
+        let Some(alone) = self.derived.try_pause() else { return Ok(None) };
+        if self.derived.is_storing(study) {
+            return Ok(None);
+        }
+        match derive::stranger(&self.archive, &self.derived, &derivation)? {
+            Some(stranger) => Err(PlanError::NotDerived(stranger)),
+            None => Ok(Some(Some(alone))),
         }
     }
 

@@ -167,6 +167,13 @@ fn a_group_is_let_in_to_what_is_nobodys_and_to_nothing_else() {
     );
     a.reconfigure(&format!("{}{EXCHANGE}{rule}", consortium.joined), Vec::new());
     a.run();
+    let (password, backup) = (a.dir.path().join("password"), a.dir.path().join("backup"));
+    std::fs::write(&password, "a good password\n").unwrap();
+    let [password, backup] = [&password, &backup].map(|path| path.to_str().unwrap());
+    let kept = a.json(&["keys", "backup", "--to", backup, "--password-file", password]);
+    for file in ["research-heart.json", "group-heart.key", "derived.sqlite"] {
+        assert!(kept["holds"].as_str().unwrap().contains(file), "{kept}");
+    }
 
     let parent = subject(1).study_uid;
     let originals = slices(1, 5, 64);

@@ -107,8 +107,15 @@ async fn derived_from(study: &str, config: &Config) -> Result<Vec<String>, Faile
     let Reply::Derivations(rows) = ask(Request::Derived, config).await? else {
         return Err(Failed("the bridge answered something else".into()));
     };
-    let of_it = rows.into_iter().filter(|row| row.parent.as_deref() == Some(uid.as_str()) && row.state != "erased");
-    Ok(of_it.filter_map(|row| row.study).collect())
+    let mut living = Vec::new();
+    for row in rows.into_iter().filter(|row| row.parent.as_deref() == Some(uid.as_str()) && row.state != "erased") {
+        let Some(study) = row.study else { continue };
+        // What was begun and has no object yet cannot be erased and need not be.
+        if ask(Request::Study { uid: study.clone() }, config).await.is_ok() {
+            living.push(study);
+        }
+    }
+    Ok(living)
 }
 
 /// Nobody should do this by a slip of the hand.

@@ -10,9 +10,8 @@ use alloy::primitives::{B256, Bytes};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::messages;
-use dicom_scp::Uid;
 
-use super::{Derivation, DeriveError, Deriver, Grantee, Owner, Parts, Rule};
+use super::{DeriveError, Deriver, Grantee, Owner, Parts, Rule};
 use crate::ledger::{Ledger, Word};
 
 /// How long a word signed with a key in custody is good.
@@ -66,7 +65,9 @@ impl Deriver {
         let Some(keys) = keyring.study(study)? else { return Ok(Said::All) };
         // Whose key is elsewhere decides himself.
         let Some(key) = keyring.custody_key(keys.owner_index, info.owner)? else { return Ok(Said::All) };
-        self.check_derived(&known, study)?;
+        if let Some(stranger) = super::stranger(archive, derived, &known)? {
+            return Err(DeriveError::Unfit(format!("object {stranger} of a derived study was not derived here")));
+        }
         let mut said = Said::All;
         for grantee in rule.rule.grantees() {
             if self.let_one_in(ledger, id, &key, grantee, &rule.rule).await? == Said::NotAll {
@@ -80,17 +81,6 @@ impl Deriver {
             return Ok(Said::All);
         }
         Ok(said)
-    }
-
-    /// Every object of the study was derived here.
-    pub(super) fn check_derived(&self, known: &Derivation, study: &Uid) -> Result<(), DeriveError> {
-        let Parts { archive, derived, .. } = &self.0.parts;
-        let made = derived.objects(known)?;
-        let objects = archive.received_instances_of(study)?;
-        match objects.iter().find(|stored| !made.contains(&(stored.sop_instance, stored.file_sha256))) {
-            None => Ok(()),
-            Some(stored) => Err(DeriveError::Unfit(format!("object {} was not derived here", stored.sop_instance))),
-        }
     }
 
     async fn let_one_in(

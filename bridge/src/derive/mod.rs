@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, Stored};
 use crate::config;
 use crate::deidentify::FileError;
 use crate::follow::{Consents, FollowError};
@@ -221,8 +221,8 @@ struct Inner {
     rules: Vec<OpenRule>,
     /// Derived studies to whose groups something may be left to say.
     unsaid: Mutex<BTreeSet<i64>>,
-    /// Studies that could not be derived: when they are tried again, and how long that was put off.
-    postponed: Mutex<BTreeMap<Uid, (Instant, Duration)>>,
+    /// By rule and study, what could not be derived: when it is tried again, and how long that was put off.
+    postponed: Mutex<BTreeMap<(String, Uid), (Instant, Duration)>>,
     wake: Arc<Notify>,
 }
 
@@ -232,6 +232,17 @@ struct Inner {
 /// [`DeriveError`].
 pub fn check(config: &config::Config) -> Result<Vec<Rule>, DeriveError> {
     config.derive.iter().map(|settings| Rule::new(settings, &config.groups)).collect()
+}
+
+/// An object of a derived study that was not derived into it.
+///
+/// # Errors
+/// [`DeriveError`].
+pub fn stranger(archive: &Archive, derived: &Derived, known: &Derivation) -> Result<Option<Uid>, DeriveError> {
+    let Some(study) = known.derived() else { return Ok(None) };
+    let made = derived.objects(known)?;
+    let strange = |stored: &Stored| !made.contains(&(stored.sop_instance, stored.file_sha256));
+    Ok(archive.received_instances_of(study)?.into_iter().find(strange).map(|stored| stored.sop_instance))
 }
 
 impl Deriver {
@@ -327,11 +338,12 @@ impl Deriver {
 
     /// Derives a study by a rule, unless that was done for its newest version; true when it must be tried again.
     async fn attempt(&self, rule: &OpenRule, study: &Uid) -> bool {
-        if self.is_postponed(study) {
+        let what = (rule.rule.name().to_owned(), *study);
+        if self.is_postponed(&what) {
             return true;
         }
         let derived = self.derive_newest(rule, study).await;
-        self.postpone(study, derived.as_ref().err());
+        self.postpone(what, derived.as_ref().err());
         match derived {
             Ok(Some(outcome)) => {
                 tracing::info!(
@@ -358,20 +370,20 @@ impl Deriver {
         }
     }
 
-    fn is_postponed(&self, study: &Uid) -> bool {
+    fn is_postponed(&self, what: &(String, Uid)) -> bool {
         let postponed = self.0.postponed.lock().unwrap_or_else(PoisonError::into_inner);
-        postponed.get(study).is_some_and(|(until, _)| Instant::now() < *until)
+        postponed.get(what).is_some_and(|(until, _)| Instant::now() < *until)
     }
 
     /// A study that could not be derived is tried again, less and less often.
-    fn postpone(&self, study: &Uid, error: Option<&DeriveError>) {
+    fn postpone(&self, what: (String, Uid), error: Option<&DeriveError>) {
         let mut postponed = self.0.postponed.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
-            None | Some(DeriveError::NotFinal(_)) => drop(postponed.remove(study)),
-            Some(error) if error.is_idle() => drop(postponed.remove(study)),
+            None | Some(DeriveError::NotFinal(_)) => drop(postponed.remove(&what)),
+            Some(error) if error.is_idle() => drop(postponed.remove(&what)),
             Some(_) => {
-                let wait = postponed.get(study).map_or(RETRY, |(_, wait)| (*wait * 2).min(POSTPONED_MAX));
-                postponed.insert(*study, (Instant::now() + wait, wait));
+                let wait = postponed.get(&what).map_or(RETRY, |(_, wait)| (*wait * 2).min(POSTPONED_MAX));
+                postponed.insert(what, (Instant::now() + wait, wait));
             }
         }
     }

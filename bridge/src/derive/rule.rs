@@ -10,7 +10,7 @@ use super::DeriveError;
 use super::store::Owner;
 use crate::archive::Derivable;
 use crate::config::{Derive, DeriveOwner, Group};
-use crate::deidentify::{Deidentifier, Options, Rules as Regions};
+use crate::deidentify::{Deidentifier, Key, Options, Rules as Regions};
 use crate::follow::Mode;
 use crate::keyring::Keyring;
 
@@ -144,7 +144,7 @@ impl Rule {
             DeriveOwner::Account(account) => Owner::Elsewhere(Address::from(*account)),
             DeriveOwner::Research(name) => Owner::Research(keyring.open_research_key(name)?),
         };
-        let deidentifier = Deidentifier::new(key, self.options.clone(), self.regions.clone());
+        let deidentifier = Deidentifier::new(Key::from_bytes(*key), self.options.clone(), self.regions.clone());
         Ok(OpenRule { rule: self, deidentifier, owner })
     }
 }

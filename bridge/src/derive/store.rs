@@ -231,6 +231,12 @@ impl Derived {
         self.0.alone.lock().await
     }
 
+    /// As [`Derived::pause`], unless something is being derived or erased just now.
+    #[must_use]
+    pub fn try_pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.0.alone.try_lock().ok()
+    }
+
     /// Whether a study was derived here, however it has ended.
     #[must_use]
     pub fn knows(&self, study: &Uid) -> bool {

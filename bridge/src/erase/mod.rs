@@ -64,7 +64,9 @@ pub enum EraseError {
     )]
     HasDerived(usize),
     /// Nobody: it is in the middle of it.
-    #[error("a study is just being derived from it; try again when that is done")]
+    #[error(
+        "a study is being derived from it, and not all of that is stored: try again, or erase it too (--with-derived)"
+    )]
     Deriving,
     /// The record of derived studies failed.
     #[error("the record of derived studies")]
@@ -331,11 +333,19 @@ impl Eraser {
 
     /// Whether the asker knows that something was derived from the study.
     fn check_derived(&self, study: &Uid, keep: bool) -> Result<(), EraseError> {
-        let known = self.0.parts.derived.of_parent(study)?;
-        if known.iter().any(crate::derive::Derivation::is_storing) {
-            return Err(EraseError::Deriving);
+        let Parts { archive, derived, .. } = &self.0.parts;
+        let mut living = 0;
+        for known in derived.of_parent(study)?.iter().filter(|known| !known.is_ended()) {
+            let Some(copy) = known.derived() else { continue };
+            // What was begun and has no object yet is nothing.
+            if archive.derivable(copy)?.is_empty() {
+                continue;
+            }
+            if known.is_storing() {
+                return Err(EraseError::Deriving);
+            }
+            living += 1;
         }
-        let living = known.iter().filter(|known| known.derived().is_some() && !known.is_ended()).count();
         if living == 0 || keep { Ok(()) } else { Err(EraseError::HasDerived(living)) }
     }
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use alloy::primitives::Address;
 use alloy::signers::local::PrivateKeySigner;
+use rand::RngCore as _;
 use zeroize::Zeroizing;
 
 use super::helper::Helper;
 use super::{KEYSTORE, Keyring, KeyringError, open_or_make, password, read_key, write_secret};
 use crate::config;
-use crate::deidentify::Key;
 use crate::ledger::owner::HeldKeys;
 
 /// `research-NAME.json`
@@ -127,15 +127,18 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::GroupKey`] and others.
-    pub fn group_key(&self, rule: &str, file: Option<&Path>) -> Result<Key, KeyringError> {
+    pub fn group_key(&self, rule: &str, file: Option<&Path>) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
         let path = file.map_or_else(|| file_of(&self.0.dir, rule, GROUP), Path::to_owned);
         if file.is_none() && !path.exists() {
-            let key = Key::random();
-            write_secret(&path, Zeroizing::new(format!("{}\n", key.to_hex())).as_bytes())?;
+            let mut key = Zeroizing::new([0; 32]);
+            rand::rngs::OsRng.fill_bytes(key.as_mut());
+            write_secret(&path, Zeroizing::new(format!("{}\n", hex::encode(*key))).as_bytes())?;
             return Ok(key);
         }
         let text = Zeroizing::new(fs::read_to_string(&path).map_err(|e| KeyringError::File(path.clone(), e))?);
-        Key::from_hex(&text).ok_or(KeyringError::GroupKey(path))
+        let mut key = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(text.trim(), key.as_mut()).map_err(|_| KeyringError::GroupKey(path))?;
+        Ok(key)
     }
 }
 
@@ -177,8 +180,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keyring = Keyring::open(dir.path(), &Config::parse("", HashMap::new()).unwrap().keys).unwrap();
         let key = keyring.group_key("heart", None).unwrap();
-        assert_eq!(keyring.group_key("heart", None).unwrap().to_hex(), key.to_hex());
-        assert_ne!(keyring.group_key("lung", None).unwrap().to_hex(), key.to_hex());
+        assert_eq!(keyring.group_key("heart", None).unwrap(), key);
+        assert_ne!(keyring.group_key("lung", None).unwrap(), key);
         let file = dir.path().join("key");
         assert!(keyring.group_key("heart", Some(&file)).is_err(), "a named file is not made");
         fs::write(&file, "not a key").unwrap();
