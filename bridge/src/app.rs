@@ -25,6 +25,7 @@ use crate::assemble::{AssembleError, Assembler};
 use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
+use crate::derive::{self, DeriveError, Derived, Deriver};
 use crate::dicom::{self, Door};
 use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
@@ -83,6 +84,9 @@ pub enum StartError {
     /// What an erasure has yet to destroy cannot be destroyed.
     #[error("erasure")]
     Erase(#[from] erase::EraseError),
+    /// A rule by which studies are derived cannot be used.
+    #[error("derived studies")]
+    Derive(#[from] DeriveError),
     /// The HTTP API's tokens cannot be read.
     #[error("tokens")]
     Tokens(#[from] TokenError),
@@ -159,7 +163,15 @@ impl Core {
         let slot = LedgerSlot::default();
         let path = data_dir.join("consent.sqlite");
         let consents = blocking(move || Consents::open(&path)).await??;
-        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler.clone(), consents.clone());
+        let (dir, settings) = (data_dir.clone(), config.clone());
+        let (rules, derived) =
+            blocking(move || Ok::<_, DeriveError>((derive::check(&settings)?, Derived::open(&dir)?))).await??;
+        let guard = derived.clone();
+        archive.guard(Box::new(move |study| guard.knows(study)));
+        let finished: Arc<Notify> = Arc::default();
+        let told = rules.iter().any(derive::Rule::is_automatic).then(|| finished.clone());
+        let (of_archive, of_keys) = (archive.clone(), keyring.clone());
+        let outbox = SiteOutbox::new(of_archive, of_keys, assembler.clone(), consents.clone(), derived.clone(), told);
         let publisher = PublisherSlot::default();
         let retrieve = Retrieve::new(archive.clone(), keyring.clone(), slot.clone());
         let eraser = Eraser::new(erase::Parts {
@@ -168,15 +180,27 @@ impl Core {
             assembler,
             retrieve: retrieve.clone(),
             consents: consents.clone(),
+            derived: derived.clone(),
             ledger: slot.clone(),
             signer: certifier(&config.ledger, &keyring),
             certificates: data_dir.join(erase::CERTIFICATES),
         });
         // Before anything is planned or served again.
         eraser.destroy_keys()?;
+        let parts = derive::Parts {
+            archive: archive.clone(),
+            keyring: keyring.clone(),
+            retrieve: retrieve.clone(),
+            consents: consents.clone(),
+            ledger: slot.clone(),
+            derived,
+            ae_title: config.dicom.ae_title.to_string(),
+        };
+        let deriver = blocking(move || Deriver::open(parts, rules, finished)).await??;
         let site = Site::new(Parts {
             retrieve,
             eraser,
+            deriver,
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
@@ -294,6 +318,7 @@ impl Core {
             mode: self.config.publish.piece_mode,
             journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
+            held_keys: self.keyring.held_keys(),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
                 depth: settings.confirmations.into(),
@@ -357,6 +382,8 @@ impl App {
             .map_err(StartError::Control)?;
         core.start_ledger_work();
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
+        let deriver = core.site.parts().deriver.clone();
+        core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
         let exchange = core.start_exchange(&doors).await?;
         let http = core.start_http(&doors).await?;
         let door = Door::new(

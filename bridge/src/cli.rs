@@ -24,6 +24,7 @@ use crate::app::{App, Core};
 use crate::archive::Part10Error;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
+use crate::derive;
 use crate::keyring::helper;
 use keys::{FILE_PASSWORD, KeysCommand};
 use output::Output;
@@ -103,6 +104,16 @@ enum Command {
     Token(token::TokenCommand),
     /// Print the OpenAPI document of the HTTP API.
     Api,
+    /// De-identify a study by a rule of the configuration into a study of its own; a refused object refuses all.
+    Derive {
+        /// StudyInstanceUID, or the study's id on the ledger.
+        study: String,
+        /// The rule, where there are several.
+        #[arg(long, value_name = "NAME")]
+        rule: Option<String>,
+    },
+    /// What was derived from what, whose it is, and how many were let in.
+    Derived,
     /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
     Deidentify(deidentify::Deidentify),
     /// The site's keys.
@@ -202,9 +213,16 @@ async fn command(
     match command {
         Command::Serve => return serve(config).await,
         Command::Demo(options) => return Ok(crate::demo::run(options).await?),
-        Command::Check => output.config(&config),
+        Command::Check => {
+            derive::check(&config)?;
+            output.config(&config);
+        }
         Command::Studies => output.reply(ask(config, Request::Studies).await?)?,
         Command::Study(StudyCommand::Show { uid }) => output.reply(ask(config, Request::Study { uid }).await?)?,
+        Command::Derive { study, rule } => {
+            output.reply(ask(config, Request::Derive(derive::Ask { study, rule })).await?)?;
+        }
+        Command::Derived => output.reply(ask(config, Request::Derived).await?)?,
         Command::Evict { uid } => output.reply(ask(config, Request::Evict { uid }).await?)?,
         Command::Status => output.reply(ask(config, Request::Status).await?)?,
         Command::Verify { what } => return verify(config, what, output).await,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::decide;
+use crate::derive;
 use crate::erase;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
 
@@ -52,6 +53,10 @@ pub enum Request {
     Consent(decide::Ask),
     /// Erase a study.
     Erase(erase::Ask),
+    /// Derive a study by a rule.
+    Derive(derive::Ask),
+    /// What was derived from what.
+    Derived,
 }
 
 /// What comes back.
@@ -77,6 +82,10 @@ pub enum Reply {
     Consent(decide::Told),
     /// To [`Request::Erase`].
     Erased(Box<erase::Outcome>),
+    /// To [`Request::Derive`].
+    Made(derive::Outcome),
+    /// To [`Request::Derived`].
+    Derivations(Vec<derive::DerivedRow>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -105,6 +114,11 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
             let erased = site.parts().eraser.erase(ask).await.map(|outcome| Reply::Erased(Box::new(outcome)));
             return erased.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
+        Request::Derive(ask) => {
+            let made = site.parts().deriver.derive(ask).await.map(Reply::Made);
+            return made.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
+        Request::Derived => site.parts().deriver.rows().map(Reply::Derivations).map_err(Into::into),
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
         Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),

@@ -31,7 +31,8 @@ use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchiveError;
-use crate::follow::{Asked, FollowError, Mode, StudyInfo};
+use crate::derive::DeriveError;
+use crate::follow::{Asked, FollowError, Mode, StudyInfo, What};
 use crate::keyring::KeyringError;
 use crate::ledger::consent::{Sent, Wish};
 use crate::ledger::node::Node as _;
@@ -102,6 +103,9 @@ pub enum DecideError {
     /// The keyring failed.
     #[error("the keyring")]
     Keyring(#[from] KeyringError),
+    /// The record of derived studies failed.
+    #[error("the record of derived studies")]
+    Derived(#[from] DeriveError),
     /// Signing failed.
     #[error("signing")]
     Signing(#[from] alloy::signers::Error),
@@ -505,10 +509,10 @@ impl Desk<'_> {
         let Some(uid) = self.uid_of(pending.study())? else { return Err(elsewhere) };
         let uid = Uid::new(&uid).map_err(|_| DecideError::Study(uid.clone()))?;
         let Some(keys) = self.site.parts().keyring.study(&uid)? else { return Err(elsewhere) };
-        let key = self.site.parts().keyring.owner(keys.owner_index)?;
-        if key.address() != pending.signer {
-            return Err(elsewhere);
-        }
+        let (keyring, signer) = (self.site.parts().keyring.clone(), pending.signer);
+        // A key that nobody used since the start may take a second to open.
+        let found = tokio::task::spawn_blocking(move || keyring.custody_key(keys.owner_index, signer)).await;
+        let Some(key) = found.unwrap_or(Ok(None))? else { return Err(elsewhere) };
         pending.signature = Some(Bytes::copy_from_slice(&key.sign_hash_sync(&pending.digest())?.as_bytes()));
         self.submit(pending).await
     }
@@ -623,11 +627,28 @@ impl Desk<'_> {
         })
     }
 
+    /// The study that one was derived from, if the ledger commits to that lineage and this site can open it.
+    fn parent_of(&self, study: &StudyInfo) -> Result<Option<String>, DecideError> {
+        let Some(uid) = self.uid_of(study.study_id)?.and_then(|uid| Uid::new(&uid).ok()) else { return Ok(None) };
+        let known = self.site.parts().deriver.derived().of_derived(&uid)?;
+        let Some((known, lineage)) = known.and_then(|known| known.lineage().map(|lineage| (known, lineage))) else {
+            return Ok(None);
+        };
+        let said = self
+            .site
+            .consents()
+            .history(study.study_id)?
+            .into_iter()
+            .any(|event| matches!(event.what, What::Derived { from, .. } if from == lineage.commitment()));
+        Ok(known.parent().filter(|_| said).map(ToString::to_string))
+    }
+
     async fn trace(&self, given: &str, grantee: Option<&str>) -> Result<TraceReport, DecideError> {
         let ledger = self.ledger()?;
         let study = self.study(given)?;
         let grantee = grantee.map(account).transpose()?;
         let mut report = TraceReport::of(&study, self.uid_of(study.study_id)?);
+        report.derived_from = self.parent_of(&study)?;
         let about = |about: Option<Address>| grantee.is_none() || about.is_none() || about == grantee;
         for event in self.site.consents().history(study.study_id)?.iter().filter(|e| about(e.what.grantee())) {
             let Some(mut row) = TraceRow::of(event) else { continue };

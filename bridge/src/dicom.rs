@@ -225,9 +225,10 @@ fn store_failure(error: &ArchiveError) -> Failure {
         ArchiveError::Poisoned | ArchiveError::Io(..) | ArchiveError::Index(_) | ArchiveError::Closed => {
             Failure::new(Reason::OutOfResources, "storage failure; see the log of the receiver")
         }
-        ArchiveError::Lacks(_) | ArchiveError::Undecodable(_) | ArchiveError::DuplicateDiffers => {
-            Failure::new(Reason::CannotUnderstand, text)
-        }
+        ArchiveError::Lacks(_)
+        | ArchiveError::Undecodable(_)
+        | ArchiveError::DuplicateDiffers
+        | ArchiveError::Derived(_) => Failure::new(Reason::CannotUnderstand, text),
         ArchiveError::Mismatch { .. } => Failure::new(Reason::DataSetMismatch, text),
         ArchiveError::Version { .. } | ArchiveError::Corrupt(_) | ArchiveError::Foreign(_) => {
             Failure::new(Reason::Internal, "internal error")

@@ -7,6 +7,7 @@
 //! Must not know files, pieces or associations.
 
 pub(crate) mod helper;
+mod research;
 
 use std::fs;
 use std::io::Write;
@@ -23,12 +24,13 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
-use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
+use crate::ledger::owner::{self, HeldKeys, NoSuchKey, OwnerSeed, WordsError};
 use crate::payload::container::{SealOptions, seal_bytes, unseal_bytes};
 use crate::payload::envelope::{EnvelopeError, open_envelope};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
+pub(crate) use research::{is_group_key, is_research_key};
 
 /// Directory of the key files, below the data directory.
 pub(crate) const KEYSTORE: &str = "keystore";
@@ -50,6 +52,8 @@ pub(crate) const PAYLOAD: &str = "payload-key.pgp";
 pub(crate) const PASSWORD: &str = "password";
 /// Salts and wrapped session keys, in the data directory.
 pub(crate) const DATABASE: &str = "keys.sqlite";
+/// Which studies were derived from which, and the salts that prove it, in the data directory.
+pub(crate) const DERIVED: &str = "derived.sqlite";
 
 /// Longest secret key that was made for a study or an answer.
 const MADE_KEY_BYTES_MAX: u64 = 16 * 1024;
@@ -75,6 +79,15 @@ pub enum KeyringError {
     /// The owner seed's recovery words do not hold together.
     #[error("owner seed")]
     Words(#[from] WordsError),
+    /// No research key has this name.
+    #[error("there is no research key {0}; `pacs-bridge keys research new {0}` makes it")]
+    NoResearchKey(String),
+    /// There is one already.
+    #[error("there is a research key {0} already")]
+    ResearchKeyExists(String),
+    /// A key file of a rule holds no key.
+    #[error("{0} does not hold a key of 64 hexadecimal digits")]
+    GroupKey(PathBuf),
     /// The password file is empty.
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
@@ -216,6 +229,7 @@ struct Inner {
     source: PrivateKeySigner,
     operator: Option<PrivateKeySigner>,
     owners: OwnerSeed,
+    held: HeldKeys,
     recipient: RecipientSecret,
     database: Mutex<Connection>,
     journal: PathBuf,
@@ -243,7 +257,9 @@ impl Keyring {
         let path = data_dir.join(DATABASE);
         let database = Mutex::new(open_database(&path)?);
         let journal = data_dir.join(format!("{DATABASE}-journal"));
-        let keyring = Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database, journal }));
+        let held = HeldKeys::default();
+        let keyring =
+            Self(Arc::new(Inner { dir, password, source, operator, owners, held, recipient, database, journal }));
         // Whoever destroyed something may have been stopped before this. Who is at work now does it himself.
         match keyring.wipe_journal(&keyring.database()) {
             Err(KeyringError::Database(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
@@ -841,7 +857,7 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError
 }
 
 /// Overwrites a file with zeros, durably. One that is not there is no error.
-fn overwrite(path: &Path) -> Result<(), KeyringError> {
+pub(crate) fn overwrite(path: &Path) -> Result<(), KeyringError> {
     let work = || {
         let mut file = fs::OpenOptions::new().write(true).open(path)?;
         let zeros = [0; 4096];

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::derive::{DeriveError, DerivedRow, Deriver, Owner};
 use crate::erase::Eraser;
 use crate::follow::Consents;
 use crate::keyring::{Keyring, KeyringError};
@@ -41,6 +42,9 @@ pub enum SiteError {
     /// The keyring failed.
     #[error("the keyring")]
     Keyring(#[from] KeyringError),
+    /// The record of derived studies failed.
+    #[error("derived studies")]
+    Derived(#[from] DeriveError),
 }
 
 /// Where a study is on its way.
@@ -175,6 +179,9 @@ pub struct StudyReport {
     pub owner: Option<String>,
     /// Images of its newest version.
     pub images: Vec<ImageRow>,
+    /// What was derived from it, or what it was derived from.
+    #[serde(default)]
+    pub derivations: Vec<DerivedRow>,
 }
 
 /// What was found of one object.
@@ -248,6 +255,8 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// Erases studies.
     pub eraser: Eraser,
+    /// Derives studies.
+    pub deriver: Deriver,
     /// What the publisher says, once it runs.
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
@@ -316,6 +325,12 @@ impl Site {
         let publication = self.0.archive.publication(&study_uid)?;
         let study_id = publication.as_ref().map(|p| p.study_id);
         let claimed = study_id.and_then(|id| self.0.consents.study(id).ok().flatten()).map(|s| s.owner.to_string());
+        let derivation = self.0.deriver.derived().of_derived(&study_uid)?;
+        let research = derivation.and_then(|known| match known.owner() {
+            Owner::Research(account) => Some(account.to_string()),
+            Owner::Custody | Owner::Elsewhere(_) => None,
+        });
+        let claimed = claimed.or(research);
         let owner = match self.0.keyring.study(&study_uid)? {
             _ if claimed.is_some() => claimed,
             Some(keys) => Some(self.0.keyring.owner(keys.owner_index)?.address().to_string()),
@@ -334,7 +349,9 @@ impl Site {
                 });
             }
         }
-        Ok(StudyReport { study: row, study_id: publication.map(|p| p.study_id.to_string()), owner, images })
+        let derivations = self.0.deriver.rows_of(&study_uid)?;
+        let study_id = study_id.map(|id| id.to_string());
+        Ok(StudyReport { study: row, study_id, owner, images, derivations })
     }
 
     /// Removes the files of a study whose every byte is on the ledger. Returns files and bytes removed.

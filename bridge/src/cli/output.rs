@@ -6,6 +6,7 @@ use super::Failed;
 use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
 use crate::decide::{self, Done, RequestRow, SourceRow, Told, TraceReport};
+use crate::derive::DerivedRow;
 use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// How results are printed.
@@ -45,6 +46,12 @@ impl Output {
             Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
             Reply::Consent(told) => self.told(&told),
             Reply::Erased(outcome) => self.json(&outcome),
+            Reply::Made(outcome) if self.json => self.json(&outcome),
+            Reply::Made(made) => {
+                println!("rule {}: study {}, {} objects, {} of them new", made.rule, made.study, made.objects, made.new)
+            }
+            Reply::Derivations(rows) if self.json => self.json(&rows),
+            Reply::Derivations(rows) => derivations(&rows),
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }
@@ -170,10 +177,32 @@ fn study(report: &StudyReport) {
     println!("owned by          {}", report.owner.as_deref().unwrap_or("(nobody yet)"));
     println!("version           {}", report.study.version);
     println!();
+    if !report.derivations.is_empty() {
+        derivations(&report.derivations);
+        println!();
+    }
     let cells = report.images.iter().map(|image| {
         vec![image.kind.clone(), image.pieces.to_string(), size(image.bytes), image.id.clone(), image.subject.clone()]
     });
     print!("{}", table(&["IMAGE", "PIECES", "SEALED", "ID", "OF"], cells.collect()));
+}
+
+fn derivations(rows: &[DerivedRow]) {
+    let or = |uid: &Option<String>, words: &str| uid.clone().unwrap_or_else(|| words.to_owned());
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.rule.clone(),
+            row.state.clone(),
+            row.owner.clone(),
+            format!("{}/{}", row.let_in, row.grantees),
+            or(&row.parent, "(erased)"),
+            or(&row.study, "-"),
+        ]
+    });
+    print!("{}", table(&["RULE", "STATE", "OWNER", "LET IN", "FROM", "DERIVED STUDY"], cells.collect()));
+    for (row, trouble) in rows.iter().filter_map(|row| Some((row, row.trouble.as_ref()?))) {
+        println!("{} is not derived by rule {}: {trouble}", or(&row.parent, "a study"), row.rule);
+    }
 }
 
 fn verdicts_table(verdicts: &[Verdict]) {
@@ -258,6 +287,9 @@ fn trace(report: &TraceReport) {
     }
     println!("owner    {}{}", report.owner, if report.custodial { " (key in custody)" } else { "" });
     println!("source   {}", report.source);
+    if let Some(parent) = &report.derived_from {
+        println!("from     {parent} (proven by this site's salt)");
+    }
     println!();
     let cells = report.history.iter().map(|row| {
         vec![

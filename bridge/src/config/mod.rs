@@ -4,6 +4,7 @@
 //! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
 //! knows nothing of what the values are used for.
 
+mod derive;
 mod reader;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
 pub use contracts::PieceMode;
+pub use derive::{Derive, DeriveOwner, Group};
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
 
@@ -42,6 +44,10 @@ pub struct Config {
     pub keys: Keys,
     /// `[log]`
     pub log: Log,
+    /// `[[derive]]`, in file order.
+    pub derive: Vec<Derive>,
+    /// `[[group]]`, in file order.
+    pub groups: Vec<Group>,
 }
 
 /// `[site]`: who and where this bridge is.
@@ -348,14 +354,19 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
     let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http"]
         .map(|t| root.take_value(t));
+    let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
     root.end();
     let mut take = |i: usize| tables[i].take();
+    let groups = derive::read_groups(groups, mistakes);
+    let publish = read_publish(take(4), mistakes);
     Config {
+        derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
+        groups,
+        publish,
         site: read_site(take(0), mistakes),
         dicom: read_dicom(take(1), mistakes),
         peers: read_peers(take(2), mistakes),
         archive: read_archive(take(3), mistakes),
-        publish: read_publish(take(4), mistakes),
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
@@ -575,11 +586,14 @@ fn origin(v: &ValueKind) -> Result<String, String> {
 }
 
 fn optional_account(v: &ValueKind) -> Result<Option<[u8; 20]>, String> {
+    if text(v)?.is_empty() { Ok(None) } else { account(v).map(Some) }
+}
+
+fn account(v: &ValueKind) -> Result<[u8; 20], String> {
     let found = text(v)?;
     let mut bytes = [0; 20];
     match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
-        _ if found.is_empty() => Ok(None),
-        Ok(()) => Ok(Some(bytes)),
+        Ok(()) => Ok(bytes),
         Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
     }
 }
@@ -747,7 +761,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source = include_str!("mod.rs");
+        let source = [include_str!("mod.rs"), include_str!("derive.rs")].concat();
         for key in source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next()) {
             let named = written.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} =")));
             assert!(named, "conf/bridge.toml does not name `{key}`");

@@ -170,6 +170,9 @@ pub struct TraceReport {
     pub custodial: bool,
     /// Its source.
     pub source: String,
+    /// StudyInstanceUID of the study that it was derived from, where this site can prove the lineage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<String>,
     /// In chain order.
     pub history: Vec<TraceRow>,
     /// Now.
@@ -184,6 +187,7 @@ impl TraceReport {
             owner: study.owner.to_string(),
             custodial: study.custodial,
             source: study.source.to_string(),
+            derived_from: None,
             history: Vec::new(),
             states: Vec::new(),
         }
@@ -231,6 +235,7 @@ fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
         What::Defined { owner, custodial, .. } => {
             ("created", Some(*owner), if *custodial { "key in custody".into() } else { "own key".into() })
         }
+        What::Derived { from, .. } => ("derived", None, format!("from another study, commitment {from}")),
         What::Transferred { owner, recovered, custodial, .. } => {
             let how = if *recovered { "recovered by guardians" } else { "by the owner" };
             let custody = if *custodial { ", key in custody" } else { "" };

@@ -4,7 +4,7 @@ use super::client::{ClientConfig, LedgerError, LedgerKind};
 use super::endpoints::{BeginError, Endpoints, Identity};
 use super::journal::{Journal as _, JournalError, Owner, SqliteJournal};
 use super::node::{Node as _, NodeError, SystemClock};
-use super::owner::OwnerSeed;
+use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::PieceMode;
 use super::rpc::RpcNode;
 use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
@@ -38,6 +38,8 @@ pub struct LedgerConfig {
     pub journal: PathBuf,
     /// Where custodial owner keys come from.
     pub owner_seed: Option<OwnerSeed>,
+    /// Further owner keys in custody.
+    pub held_keys: HeldKeys,
     /// Requests in flight when pieces are read.
     pub read_parallel: usize,
     /// Depth, polling, windows and fees.
@@ -185,6 +187,7 @@ fn start(
         poll_ms: config.sender.poll_ms,
         read_parallel: config.read_parallel,
         owner_seed: config.owner_seed.clone(),
+        held_keys: config.held_keys.clone(),
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
