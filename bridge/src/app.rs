@@ -172,6 +172,8 @@ impl Core {
         let told = rules.iter().any(derive::Rule::is_automatic).then(|| finished.clone());
         let (of_archive, of_keys) = (archive.clone(), keyring.clone());
         let outbox = SiteOutbox::new(of_archive, of_keys, assembler.clone(), consents.clone(), derived.clone(), told);
+        let open_rules = config.derive.iter().filter(|rule| !rule.encrypted).map(|rule| rule.name.clone());
+        let outbox = outbox.with_open_rules(open_rules);
         let publisher = PublisherSlot::default();
         let retrieve = Retrieve::new(archive.clone(), keyring.clone(), slot.clone());
         let eraser = Eraser::new(erase::Parts {

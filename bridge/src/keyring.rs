@@ -137,6 +137,12 @@ impl StudyKeys {
         self.session_key(epoch).map(|key| of_kind(key, kind, series))
     }
 
+    /// The session key of the newest epoch.
+    #[must_use]
+    pub fn newest(&self) -> &SessionKey {
+        &self.newest
+    }
+
     /// The session key of an epoch.
     #[must_use]
     pub fn session_key(&self, epoch: u32) -> Option<&SessionKey> {
@@ -412,13 +418,26 @@ impl Keyring {
             )?;
         }
         if news > 0 {
-            let epoch = "SELECT max(epoch) + 1 FROM study_epoch WHERE study_uid = ?1";
-            let epoch = tx.query_row(epoch, [study_uid.as_str()], |row| row.get(0))?;
-            insert_epoch(&tx, study_uid, epoch, &wrapped)?;
+            insert_next_epoch(&tx, study_uid, &wrapped)?;
         }
         tx.commit()?;
         drop(database);
         Ok(self.study(study_uid)?.unwrap_or(keys))
+    }
+
+    /// Begins an epoch of a study with a session key that is given. Durable before this returns.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn begin_epoch(&self, study_uid: &Uid, key: &SessionKey) -> Result<StudyKeys, KeyringError> {
+        self.study_or_new(study_uid)?;
+        let wrapped = key.wrap(&self.0.recipient.recipient()?)?;
+        let mut database = self.database();
+        let tx = database.transaction()?;
+        insert_next_epoch(&tx, study_uid, &wrapped)?;
+        tx.commit()?;
+        drop(database);
+        self.study_or_new(study_uid)
     }
 
     /// Destroys the salt and every session key of the study with this owner key; nothing of them is left in the database's file or in
@@ -669,6 +688,12 @@ fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringEr
         statement.query_map([study_uid.as_str()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     // Both tables are written together; a study without an epoch has no keys.
     Ok(earlier.pop().map(|newest| Row { owner_index, salt, earlier, newest }))
+}
+
+fn insert_next_epoch(tx: &Transaction<'_>, study_uid: &Uid, wrapped: &[u8]) -> rusqlite::Result<()> {
+    let epoch = "SELECT max(epoch) + 1 FROM study_epoch WHERE study_uid = ?1";
+    let epoch = tx.query_row(epoch, [study_uid.as_str()], |row| row.get(0))?;
+    insert_epoch(tx, study_uid, epoch, wrapped)
 }
 
 fn insert_epoch(tx: &Transaction<'_>, study_uid: &Uid, epoch: u32, wrapped: &[u8]) -> rusqlite::Result<()> {

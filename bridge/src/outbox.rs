@@ -7,6 +7,7 @@
 //!
 //! Must not know the chain.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
-use crate::assemble::{AssembleError, Assembler};
+use crate::assemble::{AssembleError, Assembler, Encryption};
 use crate::derive::{self, Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
 use crate::keyring::Keyring;
@@ -60,6 +61,8 @@ pub struct SiteOutbox {
     derived: Derived,
     /// Notified when a study became final, if anybody derives from such.
     finished: Option<Arc<Notify>>,
+    /// Rules whose derived studies are open to everybody.
+    open_rules: Arc<HashSet<String>>,
 }
 
 impl SiteOutbox {
@@ -73,7 +76,13 @@ impl SiteOutbox {
         derived: Derived,
         finished: Option<Arc<Notify>>,
     ) -> Self {
-        Self { archive, keyring, assembler, consents, derived, finished }
+        Self { archive, keyring, assembler, consents, derived, finished, open_rules: Arc::default() }
+    }
+
+    /// The same, with rules whose derived studies are open to everybody who reads the ledger.
+    #[must_use]
+    pub fn with_open_rules(self, rules: impl IntoIterator<Item = String>) -> Self {
+        Self { open_rules: Arc::new(rules.into_iter().collect()), ..self }
     }
 
     /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
@@ -129,8 +138,15 @@ impl SiteOutbox {
             Some(study_id) => Ok::<_, PlanError>(self.consents.withdrawals(study_id)?),
             None => Ok(Vec::new()),
         };
-        self.assembler.begin_version(study, withdrawn).await?;
+        self.assembler.begin_version(study, self.encryption(study)?, withdrawn).await?;
         Ok(true)
+    }
+
+    /// Off only for what a rule derived that says so today.
+    fn encryption(&self, study: &Uid) -> Result<Encryption, PlanError> {
+        let derivation = self.derived.of_derived(study)?;
+        let open = derivation.is_some_and(|derivation| self.open_rules.contains(derivation.rule()));
+        Ok(if open { Encryption::Off } else { Encryption::On })
     }
 
     /// Whether every object of a study is there, and none that should not be, if it was derived. It stays so while the answer is held.

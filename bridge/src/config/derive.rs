@@ -38,6 +38,8 @@ pub struct Derive {
     pub owner: DeriveOwner,
     /// Commit to the lineage on the ledger.
     pub lineage_on_ledger: bool,
+    /// Whether it is confidential; else everybody who reads the ledger can open it.
+    pub encrypted: bool,
     /// Names of groups that are let in.
     pub groups: Vec<String>,
 }
@@ -172,6 +174,7 @@ fn read_rule(s: &mut Section<'_>) -> Derive {
         key_file: s.take("key_file", None, optional_path),
         owner: s.take("owner", DeriveOwner::Custody, owner),
         lineage_on_ledger: s.take("lineage", true, one_of(&[("ledger", true), ("local", false)])),
+        encrypted: s.take("encryption", true, one_of(&[("on", true), ("off", false)])),
         groups: s.take("groups", Vec::new(), list(name)),
     }
 }
