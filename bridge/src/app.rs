@@ -295,6 +295,7 @@ impl Core {
             mode: self.config.publish.piece_mode,
             journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
+            identity: Some(self.keyring.source().clone()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
                 depth: settings.confirmations.into(),

@@ -1008,6 +1008,7 @@ fn client_config(world: &World) -> ClientConfig {
         poll_ms: 300,
         read_parallel: 4,
         owner_seed: None,
+        identity: None,
     }
 }
 
