@@ -370,7 +370,7 @@ mod tests {
              tls_subject = \"mr.example\"\n[[peer]]\nae_title = \"FREE\"\n",
             "01".repeat(32),
             "05".repeat(32),
-            [[5, 6].map(|n| format!("{n:02X}:{n:02X}")).join(":"); 8].join(":"),
+            ["0A:0b"; 16].join(":"),
         );
         let access = access(&format!("{TLS}{peers}"));
         let (one, ct, mr) = (certificate(1, "x.example"), certificate(2, "CT.example"), certificate(5, "mr.example"));

@@ -36,6 +36,14 @@ fn after_a_rotation_endpoint_and_keys_are_still_the_sources_own_to_say() {
     let mut a = Bridge::start(&at(free_port()));
     let account = a.json(&["status"])["source"].as_str().unwrap().to_owned();
     wait_for("the keys to be stated", || !source(&a, &account)["tls_key"].is_null());
+    // The consortium's administrator is the identity too, so B is let in before it signs no longer.
+    let ledger =
+        format!("[ledger]\nkind = \"rpc\"\nurl = \"http://127.0.0.1:{rpc}\"\nadmin = \"{account}\"\ndeploy = false\n");
+    let b = Bridge::start(&format!("{OPEN}{ledger}"));
+    let grantee = b.json(&["status"])["source"].as_str().unwrap().to_owned();
+    a.json(&["sources", "admit", &grantee]);
+    wait_for("B to state its key", || !source(&a, &grantee)["encryption_key"].is_null());
+
     let mut tls_key = source(&a, &account)["tls_key"].clone();
     a.terminate();
     let rotated = a.json(&["keys", "rotate"]);
@@ -57,12 +65,6 @@ fn after_a_rotation_endpoint_and_keys_are_still_the_sources_own_to_say() {
     };
     begin_elsewhere(&mut a);
 
-    let ledger =
-        format!("[ledger]\nkind = \"rpc\"\nurl = \"http://127.0.0.1:{rpc}\"\nadmin = \"{account}\"\ndeploy = false\n");
-    let b = Bridge::start(&format!("{OPEN}{ledger}"));
-    let grantee = b.json(&["status"])["source"].as_str().unwrap().to_owned();
-    a.json(&["sources", "admit", &grantee]);
-    wait_for("B to state its key", || !source(&a, &grantee)["encryption_key"].is_null());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let given = |a: &Bridge, study: u32| {
         let uid = publish(a, study);
