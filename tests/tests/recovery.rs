@@ -187,6 +187,6 @@ fn guardians_give_a_study_to_a_new_key_and_an_owner_who_objects_keeps_it() {
     let state = &bridge.json(&["trace", uid, GRANTEE])["states"][0];
     assert_eq!(state["state"], "authorised", "{state}");
     let expected =
-        ["created", "transferred", "guardians", "recovery", "recovered", "accepted", "recovery", "recovery ended"];
+        ["created", "transferred", "guardians", "recovery", "transferred", "accepted", "recovery", "recovery ended"];
     assert_eq!(case.events(), expected);
 }
