@@ -90,7 +90,7 @@ pub enum StartError {
     Tokens(#[from] TokenError),
     /// A port cannot speak TLS.
     #[error("TLS of {0}")]
-    Tls(&'static str, #[source] TlsError),
+    Tls(&'static str, #[source] Box<TlsError>),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -448,7 +448,7 @@ impl Core {
         let settings = self.config.dicom.tls.clone();
         let (Some(bind), Some(files)) = (settings.bind, settings.files.clone()) else { return Ok(None) };
         let server = tls::Server::new(move || tls::dicom_server(&files, &settings));
-        let server = server.map_err(|e| StartError::Tls("DICOM", e))?;
+        let server = server.map_err(|e| StartError::Tls("DICOM", Box::new(e)))?;
         certificates.push(("DICOM", server.clone()));
         Ok(Some((listen(bind).await?, Encrypted(server))))
     }
@@ -558,7 +558,7 @@ impl Core {
         let path = self.config.site.data_dir.join(tokens::DATABASE);
         let tokens = blocking(move || Tokens::open(&path)).await??;
         let tls = settings.tls.clone().map(|files| tls::Server::new(move || tls::http_server(&files)));
-        let tls = tls.transpose().map_err(|e| StartError::Tls("the HTTP API", e))?;
+        let tls = tls.transpose().map_err(|e| StartError::Tls("the HTTP API", Box::new(e)))?;
         certificates.extend(tls.clone().map(|server| ("the HTTP API", server)));
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
         let parts = http::Parts {

@@ -417,7 +417,7 @@ fn pynetdicom_associates_over_tls_1_2_and_1_3() {
     let modality = site.authority.issue("modality", &["ct1.example"], Kind::Good);
     let peers = "[[peer]]\nae_title = \"CT1\"\ntls_subject = \"ct1.example\"\n";
     let bridge = Bridge::start(&format!("{}{peers}[publish]\nenabled = false\n", site.tls("required")));
-    let mut command = |version: &str| {
+    let command = |version: &str| {
         let mut command = Command::new(&python);
         command.args(["-c", PYNETDICOM]).args([&site.authority.certificate, &modality.certificate, &modality.key]);
         command.args([&tls_port(&bridge).port().to_string(), version]);
