@@ -26,6 +26,7 @@ use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
 use crate::derive::{self, DeriveError, Derived, Deriver};
+use crate::dicom::encrypted::Encrypted;
 use crate::dicom::{self, Door};
 use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
@@ -43,6 +44,7 @@ use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
+use crate::tls::{self, TlsError};
 use crate::tokens::{self, TokenError, Tokens};
 pub use rotate::{RotateError, Rotated};
 
@@ -90,9 +92,9 @@ pub enum StartError {
     /// The HTTP API's tokens cannot be read.
     #[error("tokens")]
     Tokens(#[from] TokenError),
-    /// The HTTP API cannot speak TLS.
-    #[error("TLS of the HTTP API")]
-    Tls(#[from] http::TlsError),
+    /// A port cannot speak TLS.
+    #[error("TLS of {0}")]
+    Tls(&'static str, #[source] Box<TlsError>),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -321,6 +323,7 @@ impl Core {
             journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
             held_keys: self.keyring.held_keys(),
+            identity: Some(self.keyring.source().clone()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
                 depth: settings.confirmations.into(),
@@ -357,12 +360,22 @@ impl Core {
 /// A site that can be reached.
 pub struct App {
     core: Core,
-    dicom: SocketAddr,
+    dicom: DicomPorts,
     rpc: Option<SocketAddr>,
     exchange: Option<SocketAddr>,
     http: Option<SocketAddr>,
-    served: tokio::task::JoinHandle<dicom_scp::scp::Drained>,
     doors: CancellationToken,
+    certificates: Certificates,
+}
+
+/// The settings of the ports that speak TLS, with names for the log.
+type Certificates = Vec<(&'static str, Arc<tls::Server>)>;
+
+/// Where DICOM is served, and by what.
+struct DicomPorts {
+    plain: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
+    served: Vec<tokio::task::JoinHandle<dicom_scp::scp::Drained>>,
 }
 
 impl App {
@@ -371,12 +384,13 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing stays running then.
     pub async fn start(core: Core, listener: Option<TcpListener>) -> Result<Self, StartError> {
-        let bind = core.config.dicom.bind;
-        let listener = match listener {
-            Some(listener) => listener,
-            None => TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?,
+        let mut certificates = Certificates::new();
+        let plain = match (listener, core.config.dicom.bind) {
+            (Some(listener), _) => Some(listener),
+            (None, Some(bind)) => Some(listen(bind).await?),
+            (None, None) => None,
         };
-        let dicom = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
+        let tls = core.dicom_tls(&mut certificates).await?;
         let doors = CancellationToken::new();
         let rpc = core.serve_rpc(&doors).await?;
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
@@ -387,16 +401,9 @@ impl App {
         let deriver = core.site.parts().deriver.clone();
         core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
         let exchange = core.start_exchange(&doors).await?;
-        let http = core.start_http(&doors).await?;
-        let door = Door::new(
-            core.site.clone(),
-            Access::new(&core.config),
-            core.config.dicom.ae_title.clone(),
-            core.tasks.clone(),
-        );
-        let options = dicom::options(&core.config.dicom);
-        let served = tokio::spawn(dicom_scp::scp::serve(listener, options, Arc::new(door), doors.clone()));
-        Ok(Self { core, dicom, rpc, exchange, http, served, doors })
+        let http = core.start_http(&mut certificates, &doors).await?;
+        let dicom = core.serve_dicom(plain, tls, &doors)?;
+        Ok(Self { core, dicom, rpc, exchange, http, doors, certificates })
     }
 
     /// The site, for whoever runs in the same process.
@@ -405,10 +412,23 @@ impl App {
         &self.core.site
     }
 
-    /// Where DICOM is served.
+    /// Where DICOM is served in the clear, if it is.
     #[must_use]
-    pub fn dicom_address(&self) -> SocketAddr {
-        self.dicom
+    pub fn dicom_address(&self) -> Option<SocketAddr> {
+        self.dicom.plain
+    }
+
+    /// Reads the certificates and keys of all ports again. Where that fails, what was read before stays in use.
+    pub fn reload_certificates(&self) {
+        for (port, server) in &self.certificates {
+            match server.reload() {
+                Ok(()) => tracing::info!("certificates of {port} are read again"),
+                Err(error) => {
+                    let error = crate::chain_of(&error);
+                    tracing::error!(error, "certificates of {port} cannot be read again; those before stay in use");
+                }
+            }
+        }
     }
 
     /// Where the embedded ledger speaks JSON-RPC, if it does.
@@ -430,21 +450,67 @@ impl App {
         let (aet, chain) = (&config.dicom.ae_title, config.ledger.chain_id);
         let exchange = self.exchange.map_or_else(String::new, |exchange| format!(" exchange={exchange}"));
         let http = self.http.map_or_else(String::new, |http| format!(" http={http}"));
-        let dicom = self.dicom;
-        format!("pacs-bridge ready dicom={dicom} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}{http}")
+        let port = |name, at: Option<SocketAddr>| at.map_or_else(String::new, |at| format!(" {name}={at}"));
+        let (plain, tls) = (port("dicom", self.dicom.plain), port("dicom_tls", self.dicom.tls));
+        format!("pacs-bridge ready{plain}{tls} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}{http}")
     }
 
     /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
     /// off because they did not end in time.
     pub async fn drain(self) -> usize {
         self.doors.cancel();
-        let drained = self.served.await;
+        let mut abandoned = 0;
+        for served in self.dicom.served {
+            abandoned += served.await.map_or(0, |drained| drained.abandoned);
+        }
         self.core.close().await;
-        drained.map_or(0, |drained| drained.abandoned)
+        abandoned
     }
 }
 
+async fn listen(bind: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))
+}
+
 impl Core {
+    /// The TLS port of the DICOM door and what it shows, if there is to be one.
+    async fn dicom_tls(&self, certificates: &mut Certificates) -> Result<Option<(TcpListener, Encrypted)>, StartError> {
+        let settings = self.config.dicom.tls.clone();
+        let (Some(bind), Some(files)) = (settings.bind, settings.files.clone()) else { return Ok(None) };
+        let server = tls::Server::new(move || tls::dicom_server(&files, &settings));
+        let server = server.map_err(|e| StartError::Tls("DICOM", Box::new(e)))?;
+        certificates.push(("DICOM", server.clone()));
+        Ok(Some((listen(bind).await?, Encrypted(server))))
+    }
+
+    /// The DICOM door, with one limit on associations for all its ports.
+    fn serve_dicom(
+        &self,
+        plain: Option<TcpListener>,
+        tls: Option<(TcpListener, Encrypted)>,
+        doors: &CancellationToken,
+    ) -> Result<DicomPorts, StartError> {
+        use dicom_scp::scp::{Plain, Room, serve_upgraded};
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|e| StartError::Bind(SocketAddr::from(([0, 0, 0, 0], 0)), e))
+        };
+        let (site, ae_title) = (self.site.clone(), self.config.dicom.ae_title.clone());
+        let door = Arc::new(Door::new(site, Access::new(&self.config), ae_title, self.tasks.clone()));
+        let options = dicom::options(&self.config.dicom);
+        let room = Room::new(&options);
+        let mut ports = DicomPorts { plain: None, tls: None, served: Vec::new() };
+        if let Some(listener) = plain {
+            ports.plain = Some(address(&listener)?);
+            let (options, room, door) = (options.clone(), room.clone(), door.clone());
+            ports.served.push(tokio::spawn(serve_upgraded(listener, options, room, door, doors.clone(), Plain)));
+        }
+        if let Some((listener, encrypted)) = tls {
+            ports.tls = Some(address(&listener)?);
+            ports.served.push(tokio::spawn(serve_upgraded(listener, options, room, door, doors.clone(), encrypted)));
+        }
+        Ok(ports)
+    }
+
     async fn serve_rpc(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
         let (Some(embedded), Some(bind)) = (&self.embedded, self.config.ledger.rpc_bind) else { return Ok(None) };
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
@@ -522,12 +588,18 @@ impl Core {
     }
 
     /// The HTTP API. Returns where it is.
-    async fn start_http(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+    async fn start_http(
+        &self,
+        certificates: &mut Certificates,
+        doors: &CancellationToken,
+    ) -> Result<Option<SocketAddr>, StartError> {
         let settings = self.config.http.clone();
         let Some(bind) = settings.bind else { return Ok(None) };
         let path = self.config.site.data_dir.join(tokens::DATABASE);
         let tokens = blocking(move || Tokens::open(&path)).await??;
-        let tls = settings.tls.as_ref().map(http::acceptor).transpose()?;
+        let tls = settings.tls.clone().map(|files| tls::Server::new(move || tls::http_server(&files)));
+        let tls = tls.transpose().map_err(|e| StartError::Tls("the HTTP API", Box::new(e)))?;
+        certificates.extend(tls.clone().map(|server| ("the HTTP API", server)));
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
         let parts = http::Parts {
             site: self.site.clone(),

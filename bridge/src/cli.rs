@@ -26,6 +26,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
 use crate::derive;
 use crate::keyring::helper;
+use crate::tls;
 use keys::{FILE_PASSWORD, KeysCommand};
 use output::Output;
 pub(crate) use output::{size, table};
@@ -162,7 +163,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
     helper::offer();
     let file_password = environment.get(FILE_PASSWORD).cloned().map(zeroize::Zeroizing::new);
     let key_password = environment.get(consent::KEY_PASSWORD).cloned().map(zeroize::Zeroizing::new);
-    let config = match load(arguments.config.as_deref(), environment) {
+    let opens_ports = matches!(arguments.command, Command::Serve | Command::Check);
+    let config = match load(arguments.config.as_deref(), environment, opens_ports) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
     };
@@ -197,10 +199,19 @@ fn complain(words: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+/// Whoever does not open the ports has no need of their certificates.
+fn load(
+    file: Option<&Path>,
+    environment: HashMap<String, String>,
+    examines_files: bool,
+) -> Result<Config, ConfigError> {
     let here = Path::new("bridge.toml");
     let file = file.or_else(|| here.is_file().then_some(here));
-    Config::load(file, environment)
+    if examines_files {
+        Config::load_examined(file, environment, tls::mistakes)
+    } else {
+        Config::load(file, environment)
+    }
 }
 
 async fn command(
@@ -246,12 +257,16 @@ async fn serve(config: Config) -> Result<ExitCode, Failed> {
     start_logging(&config);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let core = Core::open(config).await?;
     let app = App::start(core, None).await?;
     println!("{}", app.ready_line());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => app.reload_certificates(),
+        }
     }
     tracing::info!("draining: no new associations; a second signal ends at once");
     tokio::select! {

@@ -166,6 +166,7 @@ fn config(chain_id: u64, key: &PrivateKeySigner, journal: &Path) -> LedgerConfig
         journal: journal.to_owned(),
         owner_seed: Some(OwnerSeed::new(vec![5; 32])),
         held_keys: Default::default(),
+        identity: None,
         read_parallel: 4,
         sender: SenderConfig { poll_ms: 20, resend_ms: 300, ..SenderConfig::default() },
     }

@@ -130,6 +130,7 @@ async fn open_ledger(embedded: &EmbeddedLedger, signer: RemoteSigner, dir: &Path
         journal: dir.join("journal.sqlite"),
         owner_seed: None,
         held_keys: Default::default(),
+        identity: None,
         read_parallel: 1,
         sender: SenderConfig { poll_ms: 10, ..SenderConfig::default() },
     };

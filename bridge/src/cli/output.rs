@@ -95,16 +95,20 @@ impl Output {
             let peers: Vec<String> = config.peers.iter().map(|peer| peer.ae_title.to_string()).collect();
             self.json(&serde_json::json!({
                 "valid": true, "data_dir": config.site.data_dir, "ae_title": config.dicom.ae_title.to_string(),
-                "bind": config.dicom.bind.to_string(), "peers": peers, "publish": publish,
+                "bind": config.dicom.bind.map(|bind| bind.to_string()),
+                "tls_bind": config.dicom.tls.bind.map(|bind| bind.to_string()), "peers": peers, "publish": publish,
             }));
         } else {
             println!("the configuration is valid");
             println!("  data      {}", config.site.data_dir.display());
-            println!("  DICOM     {} on {}", config.dicom.ae_title, config.dicom.bind);
+            let on =
+                |bind: Option<std::net::SocketAddr>| bind.map_or_else(|| "off".to_owned(), |bind| bind.to_string());
+            let (plain, tls) = (on(config.dicom.bind), on(config.dicom.tls.bind));
+            println!("  DICOM     {} on {plain}, over TLS on {tls}", config.dicom.ae_title);
             println!("  peers     {}", config.peers.len());
             println!("  publish   {publish}");
             println!("  ledger    {:?}, chain {}", config.ledger.kind, config.ledger.chain_id);
-            println!("  HTTP API  {}", config.http.bind.map_or_else(|| "off".to_owned(), |bind| bind.to_string()));
+            println!("  HTTP API  {}", on(config.http.bind));
         }
     }
 

@@ -22,7 +22,7 @@ use super::{ExchangeError, KeyDelivery, Place, envelope};
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
 use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
-use crate::ledger::{LedgerSlot, Signer};
+use crate::ledger::{LedgerError, LedgerSlot, Signer};
 use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::retrieve::{PREVIEW_BYTES_MAX, Retrieve, RetrieveError, Sealed};
 use crate::study::{ImageKind, Salt, study_id, study_id_plain};
@@ -561,14 +561,15 @@ pub struct Announcement {
 pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announcement, stop: CancellationToken) {
     let tls_key = announcement.tls_key;
     let mut wait = RETRY_MIN;
+    let mut is_said = false;
     loop {
         let stated = async {
-            let ledger = ledger.get().ok_or_else(|| "the ledger is not connected".to_owned())?;
+            let ledger = ledger.get().ok_or_else(|| LedgerError::Unavailable("it is not connected".into()))?;
             if let Some(endpoint) = &announcement.endpoint {
-                ledger.move_endpoint(endpoint).await.map_err(|e| crate::chain_of(&e))?;
+                ledger.move_endpoint(endpoint).await?;
             }
-            let certificate = keyring.payload_certificate().map_err(|e| crate::chain_of(&e))?;
-            ledger.change_keys(B256::from(tls_key), certificate.into()).await.map_err(|e| crate::chain_of(&e))
+            let certificate = keyring.payload_certificate().map_err(|e| LedgerError::Refused(crate::chain_of(&e)))?;
+            ledger.change_keys(B256::from(tls_key), certificate.into()).await
         };
         match stated.await {
             Ok(sent) => {
@@ -577,7 +578,12 @@ pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announ
                 }
                 return;
             }
-            Err(error) => tracing::debug!(error, "this site's keys are not on the ledger yet"),
+            // Somebody has to act, so it is said, once.
+            Err(LedgerError::Refused(error)) if !is_said => {
+                tracing::warn!(error, "this site's endpoint or keys cannot be stated on the ledger");
+                is_said = true;
+            }
+            Err(error) => tracing::debug!(%error, "this site's keys are not on the ledger yet"),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -7,6 +7,7 @@ use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
 use super::slots::Placed;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolEvent as _, SolStruct as _};
 use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
 use futures::stream::{self, Stream, StreamExt as _};
@@ -191,6 +192,8 @@ pub struct ClientConfig {
     pub owner_seed: Option<OwnerSeed>,
     /// Further owner keys in custody.
     pub held_keys: HeldKeys,
+    /// The key of the source that the account acts for, where it is another: it signs what an operator may not say.
+    pub identity: Option<PrivateKeySigner>,
 }
 
 /// A client of one chain for one source. Clones share everything.
@@ -222,8 +225,8 @@ impl<N, K> std::fmt::Debug for Client<N, K> {
 const REFUSALS_MAX: u32 = 5;
 /// Looks for a piece that is there but not deep enough, one poll apart, before the caller is told to come back.
 const LOCATE_TRIES: u32 = 20;
-/// How long a custodial owner's signature is good.
-const CONSENT_S: u64 = 24 * 3600;
+/// How long a signature is good that a custodial owner or a source's identity gives here.
+pub(super) const CONSENT_S: u64 = 24 * 3600;
 /// Blocks per question when a node limits the range (Besu's default).
 const EVENT_BLOCKS_MAX: u64 = 5_000;
 
@@ -261,17 +264,27 @@ impl<N: Node, K: Clock> Client<N, K> {
     // ---- sources and studies -------------------------------------------------------------------------------------------
 
     /// Makes sure that the account may write: as an operator of a defined source, or as a source that defines itself now with
-    /// this endpoint. On a ledger whose admin is this account it admits itself. Returns the source's account.
+    /// this endpoint. On a ledger whose admin is this account it admits itself. A source that is defined is moved to this endpoint,
+    /// where its own key is here to say so. Returns the source's account.
     pub async fn ensure_source_defined(&self, endpoint: &str) -> Result<Address, LedgerError> {
         let me = self.account();
         let known = self.ask_sources(Sources::getSourceCall { source: me }, self.deep().await?).await?;
         if known.defined && known.endpoint != endpoint {
             self.change_endpoint(endpoint).await?;
         }
-        if !known.defined && self.acts_for(self.deep().await?).await?.is_none() {
-            self.define_source(endpoint, known.admitted).await?;
+        if !known.defined {
+            match self.acts_for(self.deep().await?).await? {
+                None => self.define_source(endpoint, known.admitted).await?,
+                Some(source) if self.identity_of(source).is_some() => drop(self.move_endpoint(endpoint).await?),
+                Some(_) => {}
+            }
         }
         self.source().await
+    }
+
+    /// The key of `source` itself, where this account is another and the key is here.
+    pub(super) fn identity_of(&self, source: Address) -> Option<&PrivateKeySigner> {
+        self.inner.config.identity.as_ref().filter(|key| key.address() == source && source != self.account())
     }
 
     async fn define_source(&self, endpoint: &str, admitted: bool) -> Result<(), LedgerError> {

@@ -13,6 +13,7 @@ use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
+use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
 use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub struct LedgerConfig {
     pub owner_seed: Option<OwnerSeed>,
     /// Further owner keys in custody.
     pub held_keys: HeldKeys,
+    /// The key of the source itself, for when another one signs its transactions.
+    pub identity: Option<PrivateKeySigner>,
     /// Requests in flight when pieces are read.
     pub read_parallel: usize,
     /// Depth, polling, windows and fees.
@@ -188,6 +191,7 @@ fn start(
         read_parallel: config.read_parallel,
         owner_seed: config.owner_seed.clone(),
         held_keys: config.held_keys.clone(),
+        identity: config.identity.clone(),
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);

@@ -1012,6 +1012,7 @@ fn client_config(world: &World) -> ClientConfig {
         read_parallel: 4,
         owner_seed: None,
         held_keys: Default::default(),
+        identity: None,
     }
 }
 
