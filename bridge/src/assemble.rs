@@ -34,6 +34,8 @@ use crate::study::{ImageKind, image_id, study_id, study_id_plain};
 const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// Pixel data and what belongs to it begins here.
 const PIXELS: Tag = Tag(0x7FE0, 0x0000);
+/// How often a version is sealed anew in one go because somebody was shut out meanwhile.
+const ROUNDS_MAX: u32 = 3;
 /// Bytes read at once.
 const RUN_BYTES: usize = 256 * 1024;
 
@@ -67,6 +69,9 @@ pub enum AssembleError {
     /// An object has neither a file nor an image on the ledger.
     #[error("object {0} has no file here")]
     Missing(Uid),
+    /// Whoever takes access away again and again must not keep this site sealing. To be tried again.
+    #[error("access was taken away each time that the version was nearly made")]
+    Overtaken,
     /// The study is not here any more, or its keys are not.
     #[error("the study is gone")]
     Gone,
@@ -132,6 +137,7 @@ impl Assembler {
         withdrawn: impl Fn() -> Result<Vec<(Address, u32)>, E>,
     ) -> Result<(), E> {
         let _alone = self.pause().await;
+        let mut rounds = 0;
         let planned = loop {
             let (this, uid, before) = (self.clone(), *study_uid, withdrawn()?);
             let reasons = before.clone();
@@ -144,6 +150,10 @@ impl Assembler {
             // Sealing takes its time, and somebody was shut out meanwhile.
             let stale: Vec<B256> = planned.images.iter().map(|image| image.id).collect();
             self.forget_sealed(&stale);
+            rounds += 1;
+            if rounds == ROUNDS_MAX {
+                return Err(AssembleError::Overtaken.into());
+            }
         };
         let recorded = self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await;
         Ok(recorded.map_err(AssembleError::from)?)
@@ -716,5 +726,29 @@ mod tests {
         let newest = keyring.study(&study).unwrap().unwrap();
         assert!(!later.is_empty() && !later.iter().any(|image| opens(&public, image)));
         assert!(later.iter().all(|image| opens(newest.newest(), image)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_is_shut_out_again_and_again_does_not_keep_the_site_sealing() {
+        use std::sync::atomic::AtomicU32;
+        let dir = tempfile::tempdir().unwrap();
+        let (archive, keyring, assembler) = studio(dir.path());
+        let subject = Subject {
+            patient_name: "A^B".into(),
+            patient_id: "1".into(),
+            study_date: "20260101".into(),
+            description: "D".into(),
+            accession: "2".into(),
+            study_uid: "1.2.3".into(),
+        };
+        let study = store(&archive, &part10(&ct_series(&subject, 1, 32, 1)[0])).await;
+        let seq = AtomicU32::new(0);
+        let withdrawn = || Ok(vec![(Address::repeat_byte(7), seq.fetch_add(1, Ordering::Relaxed))]);
+        let made = assembler.begin_version::<AssembleError>(&study, Encryption::On, withdrawn).await;
+        assert!(matches!(made, Err(AssembleError::Overtaken)), "{made:?}");
+        assert_eq!(fs::read_dir(dir.path().join("archive/spool")).unwrap().count(), 0, "nothing stale is left");
+        assert!(archive.publication(&study).unwrap().is_none() && keyring.study(&study).unwrap().is_some());
+        let quiet = || Ok(vec![(Address::repeat_byte(7), 0)]);
+        assembler.begin_version::<AssembleError>(&study, Encryption::On, quiet).await.unwrap();
     }
 }

@@ -6,6 +6,7 @@
 
 mod emergency;
 mod guardians;
+pub mod note;
 mod numbers;
 mod pending;
 mod shown;
@@ -131,6 +132,8 @@ pub enum Decision {
         purpose: Option<String>,
         /// keccak-256 of the grantee's OpenPGP key, if it is not to be taken from its request or its announcement.
         encryption_key: Option<String>,
+        /// Commitment to what is said in words ([`note::Note::commitment`]).
+        notes: Option<String>,
     },
     /// Refuse what a grantee asked for.
     Deny {
@@ -138,6 +141,8 @@ pub enum Decision {
         grantee: String,
         /// A word of [`messages::DenyReason`].
         reason: Option<String>,
+        /// Commitment to what is said in words.
+        notes: Option<String>,
     },
     /// Take access away.
     Revoke {
@@ -177,6 +182,8 @@ pub enum Ask {
         preview_only: bool,
         /// A word of [`Purpose`].
         purpose: Option<String>,
+        /// Commitment to what is said in words.
+        notes: Option<String>,
     },
     /// Decide as the owner with the key in custody.
     Decide {
@@ -338,8 +345,8 @@ pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
         Ask::Sources => desk.sources().map(Told::Sources),
         Ask::Trace { study, grantee } => desk.trace(&study, grantee.as_deref()).await.map(|t| Told::Trace(Box::new(t))),
         Ask::HandOver { study } => desk.hand_over(&study).map(Told::HandOver),
-        Ask::Request { study, preview_only, purpose } => {
-            desk.request(&study, preview_only, purpose).await.map(Told::Done)
+        Ask::Request { study, preview_only, purpose, notes } => {
+            desk.request(&study, preview_only, purpose, notes).await.map(Told::Done)
         }
         Ask::Decide { study, decision } => desk.decide(&study, decision).await.map(Told::Done),
         Ask::Unsigned { study, decision } => {
@@ -387,6 +394,12 @@ pub fn check_signed(site: &Site, action: &Pending) -> Result<(), DecideError> {
     site.archive().names_of_id(&study)?.map(drop).ok_or_else(unknown)
 }
 
+/// What commits to a note; zero when nothing is said.
+fn commitment(given: Option<String>) -> Result<B256, DecideError> {
+    let Some(given) = given else { return Ok(B256::ZERO) };
+    given.parse().map_err(|_| DecideError::Asker(format!("\"{given}\" is no commitment to a note: 0x and 64 digits")))
+}
+
 /// The site, for one command.
 struct Desk<'a> {
     site: &'a Site,
@@ -425,7 +438,7 @@ impl Desk<'_> {
         let (study, deadline) = (known.study_id, ledger.now_s().saturating_add(good_s));
         let next = |said: &Grant| said.seq.saturating_add(1);
         let action = match decision {
-            Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key } => {
+            Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key, notes } => {
                 let grantee = account(&grantee)?;
                 let said = ledger.consent_of(study, grantee).await?;
                 Action::Allow {
@@ -437,14 +450,15 @@ impl Desk<'_> {
                     not_after: until_s.unwrap_or(u64::MAX),
                     purpose: purpose_number(purpose)?,
                     encryption_key: self.encryption_key(grantee, &said, encryption_key)?,
+                    notes: commitment(notes)?,
                     seq: next(&said),
                     deadline,
                 }
             }
-            Decision::Deny { grantee, reason } => {
+            Decision::Deny { grantee, reason, notes } => {
                 let grantee = account(&grantee)?;
                 let seq = next(&ledger.consent_of(study, grantee).await?);
-                Action::Deny { study, grantee, reason: deny_number(reason)?, seq, deadline }
+                Action::Deny { study, grantee, reason: deny_number(reason)?, notes: commitment(notes)?, seq, deadline }
             }
             Decision::Revoke { grantee } => {
                 let grantee = account(&grantee)?;
@@ -526,13 +540,19 @@ impl Desk<'_> {
         self.done(pending.action.verb(), Some(word.study()), grantee, sent).await
     }
 
-    async fn request(&self, given: &str, preview_only: bool, purpose: Option<String>) -> Result<Done, DecideError> {
+    async fn request(
+        &self,
+        given: &str,
+        preview_only: bool,
+        purpose: Option<String>,
+        notes: Option<String>,
+    ) -> Result<Done, DecideError> {
         let (ledger, study) = (self.ledger()?, self.study_id(given)?);
         let wish = Wish {
             study,
             mode: if preview_only { Mode::Preview } else { Mode::Full }.number(),
             purpose: purpose_number(purpose)?,
-            notes: B256::ZERO,
+            notes: commitment(notes)?,
             encryption_key: self.site.certificate_for(study)?.into(),
         };
         let sent = ledger.request_access(wish).await?;

@@ -300,7 +300,7 @@ fn trace(report: &TraceReport) {
             row.time_s.map_or_else(|| "-".to_owned(), decide::moment),
             row.event.clone(),
             dash(row.account.as_deref()),
-            row.detail.clone(),
+            row.notes.as_ref().map_or_else(|| row.detail.clone(), |notes| format!("{}, note {notes}", row.detail)),
             row.block.to_string(),
             row.gas.map_or_else(|| "-".to_owned(), |gas| gas.to_string()),
             row.transaction.clone(),

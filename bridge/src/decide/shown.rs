@@ -136,6 +136,9 @@ pub struct TraceRow {
     pub account: Option<String>,
     /// What exactly.
     pub detail: String,
+    /// Commitment to what was said in words, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
     /// Seconds since 1970, by the block.
     pub time_s: Option<u64>,
     /// Hash of the transaction.
@@ -222,12 +225,24 @@ impl TraceRow {
             event: word.to_owned(),
             account: account.map(|account| account.to_string()),
             detail,
+            notes: notes(&event.what),
             time_s: None,
             transaction: event.transaction.to_string(),
             block: event.block,
             gas: None,
         })
     }
+}
+
+fn notes(what: &What) -> Option<String> {
+    let (What::Requested { notes, .. }
+    | What::Allowed { notes, .. }
+    | What::Denied { notes, .. }
+    | What::GlassBroken { notes, .. }) = what
+    else {
+        return None;
+    };
+    (!notes.is_zero()).then(|| notes.to_string())
 }
 
 fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
