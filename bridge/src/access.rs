@@ -80,6 +80,26 @@ pub struct Caller {
     pub narrowed: Option<Vec<Right>>,
 }
 
+/// What a certificate that was verified says of whoever presented it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// SHA-256 of the whole certificate in DER.
+    pub sha256: [u8; 32],
+    /// Whom it names: its dNSNames, or its common names where it has no dNSName (RFC 6125 6.4.4).
+    pub names: Vec<String>,
+}
+
+/// How a DICOM caller came.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// From where.
+    pub from: IpAddr,
+    /// Over TLS.
+    pub is_encrypted: bool,
+    /// With which certificate.
+    pub certificate: Option<&'a Certificate>,
+}
+
 /// Why somebody is not even let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -93,9 +113,50 @@ pub enum Refused {
         /// Where the call came from.
         from: IpAddr,
     },
+    /// A title that is bound to a certificate, used without it.
+    #[error("AE title {title} is bound to a certificate, and this call came {}", without(.presented))]
+    WithoutItsCertificate {
+        /// The calling AE title.
+        title: AeTitle,
+        /// What was presented instead.
+        presented: Presented,
+    },
+    /// A certificate that is bound to other titles.
+    #[error(
+        "the certificate presented is that of AE title {owner}, which called as {title}; let it call as {owner}, or bind the \
+         certificate to {title} in its [[peer]] as well if both are one system"
+    )]
+    CertificateOfAnother {
+        /// The calling AE title.
+        title: AeTitle,
+        /// The peer that the certificate is bound to.
+        owner: AeTitle,
+    },
     /// `unknown_peers` is empty and no `[[peer]]` has this title.
     #[error("AE title {0} is unknown; add a [[peer]] with ae_title = \"{0}\" to the configuration")]
     UnknownTitle(AeTitle),
+}
+
+/// What a caller presented that should have presented a certificate of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presented {
+    /// It came over plain TCP.
+    Plain,
+    /// It came over TLS without a certificate.
+    Nothing,
+    /// It presented another one.
+    Other(Certificate),
+}
+
+fn without(presented: &Presented) -> String {
+    match presented {
+        Presented::Plain => "without TLS; let it call the TLS port and present its certificate".to_owned(),
+        Presented::Nothing => "over TLS without a certificate; let it present its own".to_owned(),
+        Presented::Other(Certificate { sha256, names }) => format!(
+            "with another one, of {names:?}, SHA-256 {}; if that is right, put it into tls_certificate_sha256 or tls_subject of the [[peer]]",
+            hex::encode(sha256)
+        ),
+    }
 }
 
 /// What a principal sees of the studies here.
@@ -138,19 +199,40 @@ impl Access {
         Self { peers: config.peers.clone(), unknown: config.dicom.unknown_peers.clone() }
     }
 
-    /// Tells who a DICOM caller is.
+    /// Tells who a DICOM caller is. A title that is bound to a certificate is nobody without it, and a certificate that is bound to
+    /// titles is good for no other.
     ///
     /// # Errors
     /// [`Refused`] for a caller that may do nothing at all.
-    pub fn dicom_caller(&self, calling: &AeTitle, from: IpAddr) -> Result<Principal, Refused> {
-        match self.peer(calling) {
-            Some(peer) if peer.check_host && !host_is(&peer.host, from) => {
-                Err(Refused::WrongHost { title: calling.clone(), expected: peer.host.clone(), from })
+    pub fn dicom_caller(&self, calling: &AeTitle, way: Way<'_>) -> Result<Principal, Refused> {
+        let peer = self.peer(calling);
+        if let Some(peer) = peer.filter(|peer| peer.check_host && !host_is(&peer.host, way.from)) {
+            return Err(Refused::WrongHost { title: calling.clone(), expected: peer.host.clone(), from: way.from });
+        }
+        if let Some(peer) = peer.filter(|peer| peer.is_bound()) {
+            if way.certificate.is_some_and(|certificate| is_its(peer, certificate)) {
+                return Ok(Principal::Peer(calling.clone()));
             }
+            let presented = match way.certificate {
+                Some(certificate) => Presented::Other(certificate.clone()),
+                None if way.is_encrypted => Presented::Nothing,
+                None => Presented::Plain,
+            };
+            return Err(Refused::WithoutItsCertificate { title: calling.clone(), presented });
+        }
+        if let Some(owner) = way.certificate.and_then(|certificate| self.owner_of(certificate)) {
+            return Err(Refused::CertificateOfAnother { title: calling.clone(), owner: owner.ae_title.clone() });
+        }
+        match peer {
             Some(_) => Ok(Principal::Peer(calling.clone())),
             None if self.unknown.is_empty() => Err(Refused::UnknownTitle(calling.clone())),
             None => Ok(Principal::Unknown(calling.clone())),
         }
+    }
+
+    /// The first peer that a certificate is bound to.
+    fn owner_of(&self, certificate: &Certificate) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.is_bound() && is_its(peer, certificate))
     }
 
     /// Whether a principal may use a service.
@@ -223,6 +305,13 @@ pub fn opens_whole_study(grant: &Grant, now_s: u64) -> bool {
     grant.scope_at(now_s).is_some_and(|scope| scope.mode == Mode::Full && scope.series.is_zero())
 }
 
+/// Whether a certificate meets everything that a bound peer's table says of it.
+fn is_its(peer: &Peer, certificate: &Certificate) -> bool {
+    let listed = peer.tls_certificate_sha256.is_empty() || peer.tls_certificate_sha256.contains(&certificate.sha256);
+    let is_named = |subject: &String| certificate.names.iter().any(|name| name.eq_ignore_ascii_case(subject));
+    listed && peer.tls_subject.as_ref().is_none_or(is_named)
+}
+
 /// Compares a configured host with the caller's address. A name is looked up when the association begins, not here, so
 /// only addresses and `localhost` can be checked.
 fn host_is(host: &str, from: IpAddr) -> bool {
@@ -246,12 +335,18 @@ mod tests {
         AeTitle::new(text).unwrap()
     }
 
-    const HERE: &str = "127.0.0.1";
+    fn plain() -> Way<'static> {
+        Way { from: "127.0.0.1".parse().unwrap(), is_encrypted: false, certificate: None }
+    }
+
+    fn certificate(byte: u8, name: &str) -> Certificate {
+        Certificate { sha256: [byte; 32], names: vec![name.to_owned()] }
+    }
 
     #[test]
     fn an_unknown_caller_may_echo_and_store_and_sees_nothing() {
         let access = access("");
-        let caller = access.dicom_caller(&title("CT1"), HERE.parse().unwrap()).unwrap();
+        let caller = access.dicom_caller(&title("CT1"), plain()).unwrap();
         assert!(access.may(&caller, Operation::Store));
         assert!(!access.may(&caller, Operation::Find));
         assert_eq!(access.visible(&caller, Operation::Find), Visible::Nothing);
@@ -260,7 +355,7 @@ mod tests {
     #[test]
     fn a_peer_may_what_its_table_says_and_no_more() {
         let access = access("[[peer]]\nae_title = \"V\"\nhost = \"127.0.0.1\"\nport = 104\nallow = [\"find\"]\n");
-        let caller = access.dicom_caller(&title("V"), HERE.parse().unwrap()).unwrap();
+        let caller = access.dicom_caller(&title("V"), plain()).unwrap();
         assert!(access.may(&caller, Operation::Find));
         assert!(!access.may(&caller, Operation::Store));
     }
@@ -268,8 +363,50 @@ mod tests {
     #[test]
     fn a_title_bound_to_a_host_is_refused_from_another() {
         let access = access("[[peer]]\nae_title = \"V\"\nhost = \"192.0.2.1\"\ncheck_host = true\n");
-        let refused = access.dicom_caller(&title("V"), HERE.parse().unwrap()).unwrap_err();
+        let refused = access.dicom_caller(&title("V"), plain()).unwrap_err();
         assert!(refused.to_string().contains("192.0.2.1"));
+    }
+
+    const TLS: &str = "[dicom.tls]\nbind = \"127.0.0.1:0\"\ncertificate_file = \"c\"\nkey_file = \"k\"\n\
+                       client_certificates = \"optional\"\nclient_ca_files = [\"ca\"]\n";
+
+    #[test]
+    fn a_bound_title_and_its_certificate_are_good_for_each_other_only() {
+        let peers = format!(
+            "[[peer]]\nae_title = \"PRINT\"\ntls_certificate_sha256 = [\"{}\"]\n[[peer]]\nae_title = \"NAMED\"\n\
+             tls_subject = \"ct.example\"\n[[peer]]\nae_title = \"BOTH\"\ntls_certificate_sha256 = [\"{}\", \"{}\"]\n\
+             tls_subject = \"mr.example\"\n[[peer]]\nae_title = \"FREE\"\n",
+            "01".repeat(32),
+            "05".repeat(32),
+            ["0A:0b"; 16].join(":"),
+        );
+        let access = access(&format!("{TLS}{peers}"));
+        let (one, ct, mr) = (certificate(1, "x.example"), certificate(2, "CT.example"), certificate(5, "mr.example"));
+        let (half, other) = (certificate(5, "no.example"), certificate(9, "z.example"));
+        let ways = [None, Some(&one), Some(&ct), Some(&mr), Some(&half), Some(&other)];
+        // Which of the certificates let which title in; what is not bound comes in with none and with one that is nobody's.
+        let rows: [(&str, [bool; 6]); 5] = [
+            ("PRINT", [false, true, false, false, false, false]),
+            ("NAMED", [false, false, true, false, false, false]),
+            ("BOTH", [false, false, false, true, false, false]),
+            ("FREE", [true, false, false, false, true, true]),
+            ("STRANGER", [true, false, false, false, true, true]),
+        ];
+        for (name, lets_in) in rows {
+            for (certificate, let_in) in ways.into_iter().zip(lets_in) {
+                let way = Way { is_encrypted: true, certificate, ..plain() };
+                let found = access.dicom_caller(&title(name), way);
+                assert_eq!(found.is_ok(), let_in, "{name} with {certificate:?}: {found:?}");
+            }
+            assert_eq!(access.dicom_caller(&title(name), plain()).is_ok(), lets_in[0], "{name} in the clear");
+        }
+        let words = |name, way| access.dicom_caller(&title(name), way).unwrap_err().to_string();
+        assert!(words("PRINT", plain()).contains("call the TLS port"));
+        let way = Way { is_encrypted: true, certificate: Some(&other), ..plain() };
+        assert!(
+            words("PRINT", way).contains(&"09".repeat(32)) && words("PRINT", way).contains("tls_certificate_sha256")
+        );
+        assert!(words("FREE", Way { certificate: Some(&one), ..way }).contains("AE title PRINT"));
     }
 
     fn caller(principal: Principal) -> Caller {
@@ -317,7 +454,7 @@ mod tests {
     #[test]
     fn nobody_unknown_enters_when_unknown_peers_is_empty() {
         let access = access("[dicom]\nunknown_peers = []\n");
-        let refused = access.dicom_caller(&title("X"), HERE.parse().unwrap()).unwrap_err();
+        let refused = access.dicom_caller(&title("X"), plain()).unwrap_err();
         assert!(refused.to_string().contains("add a [[peer]]"));
     }
 }

@@ -25,6 +25,8 @@ use crate::assemble::{AssembleError, Assembler};
 use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
+use crate::derive::{self, DeriveError, Derived, Deriver};
+use crate::dicom::encrypted::Encrypted;
 use crate::dicom::{self, Door};
 use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
@@ -42,6 +44,7 @@ use crate::outbox::SiteOutbox;
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
+use crate::tls::{self, TlsError};
 use crate::tokens::{self, TokenError, Tokens};
 use crate::xds;
 pub use rotate::{RotateError, Rotated};
@@ -84,12 +87,15 @@ pub enum StartError {
     /// What an erasure has yet to destroy cannot be destroyed.
     #[error("erasure")]
     Erase(#[from] erase::EraseError),
+    /// A rule by which studies are derived cannot be used.
+    #[error("derived studies")]
+    Derive(#[from] DeriveError),
     /// The HTTP API's tokens cannot be read.
     #[error("tokens")]
     Tokens(#[from] TokenError),
-    /// The HTTP API cannot speak TLS.
-    #[error("TLS of the HTTP API")]
-    Tls(#[from] http::TlsError),
+    /// A port cannot speak TLS.
+    #[error("TLS of {0}")]
+    Tls(&'static str, #[source] Box<TlsError>),
     /// The memory of answered ITI-43 messages cannot be used.
     #[error("ITI-43")]
     Replay(#[from] xds::ReplayError),
@@ -166,7 +172,17 @@ impl Core {
         let slot = LedgerSlot::default();
         let path = data_dir.join("consent.sqlite");
         let consents = blocking(move || Consents::open(&path)).await??;
-        let outbox = SiteOutbox::new(archive.clone(), keyring.clone(), assembler.clone(), consents.clone());
+        let (dir, settings) = (data_dir.clone(), config.clone());
+        let (rules, derived) =
+            blocking(move || Ok::<_, DeriveError>((derive::check(&settings)?, Derived::open(&dir)?))).await??;
+        let guard = derived.clone();
+        archive.guard(Box::new(move |study| guard.knows(study)));
+        let finished: Arc<Notify> = Arc::default();
+        let told = rules.iter().any(derive::Rule::is_automatic).then(|| finished.clone());
+        let (of_archive, of_keys) = (archive.clone(), keyring.clone());
+        let outbox = SiteOutbox::new(of_archive, of_keys, assembler.clone(), consents.clone(), derived.clone(), told);
+        let open_rules = config.derive.iter().filter(|rule| !rule.encrypted).map(|rule| rule.name.clone());
+        let outbox = outbox.with_open_rules(open_rules);
         let publisher = PublisherSlot::default();
         let retrieve = Retrieve::new(archive.clone(), keyring.clone(), slot.clone());
         let eraser = Eraser::new(erase::Parts {
@@ -175,21 +191,34 @@ impl Core {
             assembler,
             retrieve: retrieve.clone(),
             consents: consents.clone(),
+            derived: derived.clone(),
             ledger: slot.clone(),
             signer: certifier(&config.ledger, &keyring),
             certificates: data_dir.join(erase::CERTIFICATES),
         });
         // Before anything is planned or served again.
         eraser.destroy_keys()?;
+        let parts = derive::Parts {
+            archive: archive.clone(),
+            keyring: keyring.clone(),
+            retrieve: retrieve.clone(),
+            consents: consents.clone(),
+            ledger: slot.clone(),
+            derived,
+            ae_title: config.dicom.ae_title.to_string(),
+        };
+        let deriver = blocking(move || Deriver::open(parts, rules, finished)).await??;
         let site = Site::new(Parts {
             retrieve,
             eraser,
+            deriver,
             archive,
             keyring: keyring.clone(),
             ledger: slot.clone(),
             consents: consents.clone(),
             publisher: publisher.clone(),
             publishing: config.publish.enabled,
+            key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
         });
         let tasks = TaskTracker::new();
@@ -310,6 +339,8 @@ impl Core {
             mode: self.config.publish.piece_mode,
             journal: dir.join(self.journal_name(signer)),
             owner_seed: Some(self.keyring.owners()),
+            held_keys: self.keyring.held_keys(),
+            identity: Some(self.keyring.source().clone()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
             sender: SenderConfig {
                 depth: settings.confirmations.into(),
@@ -346,13 +377,23 @@ impl Core {
 /// A site that can be reached.
 pub struct App {
     core: Core,
-    dicom: SocketAddr,
+    dicom: DicomPorts,
     rpc: Option<SocketAddr>,
     exchange: Option<SocketAddr>,
     xds: Option<SocketAddr>,
     http: Option<SocketAddr>,
-    served: tokio::task::JoinHandle<dicom_scp::scp::Drained>,
     doors: CancellationToken,
+    certificates: Certificates,
+}
+
+/// The settings of the ports that speak TLS, with names for the log.
+type Certificates = Vec<(&'static str, Arc<tls::Server>)>;
+
+/// Where DICOM is served, and by what.
+struct DicomPorts {
+    plain: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
+    served: Vec<tokio::task::JoinHandle<dicom_scp::scp::Drained>>,
 }
 
 impl App {
@@ -361,12 +402,13 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing stays running then.
     pub async fn start(core: Core, listener: Option<TcpListener>) -> Result<Self, StartError> {
-        let bind = core.config.dicom.bind;
-        let listener = match listener {
-            Some(listener) => listener,
-            None => TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?,
+        let mut certificates = Certificates::new();
+        let plain = match (listener, core.config.dicom.bind) {
+            (Some(listener), _) => Some(listener),
+            (None, Some(bind)) => Some(listen(bind).await?),
+            (None, None) => None,
         };
-        let dicom = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
+        let tls = core.dicom_tls(&mut certificates).await?;
         let doors = CancellationToken::new();
         let rpc = core.serve_rpc(&doors).await?;
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
@@ -374,17 +416,12 @@ impl App {
             .map_err(StartError::Control)?;
         core.start_ledger_work();
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
+        let deriver = core.site.parts().deriver.clone();
+        core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
         let (exchange, xds) = core.start_exchange(&doors).await?;
-        let http = core.start_http(&doors).await?;
-        let door = Door::new(
-            core.site.clone(),
-            Access::new(&core.config),
-            core.config.dicom.ae_title.clone(),
-            core.tasks.clone(),
-        );
-        let options = dicom::options(&core.config.dicom);
-        let served = tokio::spawn(dicom_scp::scp::serve(listener, options, Arc::new(door), doors.clone()));
-        Ok(Self { core, dicom, rpc, exchange, xds, http, served, doors })
+        let http = core.start_http(&mut certificates, &doors).await?;
+        let dicom = core.serve_dicom(plain, tls, &doors)?;
+        Ok(Self { core, dicom, rpc, exchange, xds, http, doors, certificates })
     }
 
     /// The site, for whoever runs in the same process.
@@ -393,10 +430,23 @@ impl App {
         &self.core.site
     }
 
-    /// Where DICOM is served.
+    /// Where DICOM is served in the clear, if it is.
     #[must_use]
-    pub fn dicom_address(&self) -> SocketAddr {
-        self.dicom
+    pub fn dicom_address(&self) -> Option<SocketAddr> {
+        self.dicom.plain
+    }
+
+    /// Reads the certificates and keys of all ports again. Where that fails, what was read before stays in use.
+    pub fn reload_certificates(&self) {
+        for (port, server) in &self.certificates {
+            match server.reload() {
+                Ok(()) => tracing::info!("certificates of {port} are read again"),
+                Err(error) => {
+                    let error = crate::chain_of(&error);
+                    tracing::error!(error, "certificates of {port} cannot be read again; those before stay in use");
+                }
+            }
+        }
     }
 
     /// Where the embedded ledger speaks JSON-RPC, if it does.
@@ -418,23 +468,68 @@ impl App {
         let (aet, chain) = (&config.dicom.ae_title, config.ledger.chain_id);
         let exchange = self.exchange.map_or_else(String::new, |exchange| format!(" exchange={exchange}"));
         let http = self.http.map_or_else(String::new, |http| format!(" http={http}"));
-        let xds = self.xds.map_or_else(String::new, |xds| format!(" xds={xds}"));
-        let dicom = self.dicom;
-        let doors = format!("{rpc}{exchange}{http}{xds}");
-        format!("pacs-bridge ready dicom={dicom} ae_title={aet} ledger={ledger} chain_id={chain}{doors}")
+        let port = |name, at: Option<SocketAddr>| at.map_or_else(String::new, |at| format!(" {name}={at}"));
+        let (plain, tls) = (port("dicom", self.dicom.plain), port("dicom_tls", self.dicom.tls));
+        let doors = format!("{rpc}{exchange}{http}{}", port("xds", self.xds));
+        format!("pacs-bridge ready{plain}{tls} ae_title={aet} ledger={ledger} chain_id={chain}{doors}")
     }
 
     /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
     /// off because they did not end in time.
     pub async fn drain(self) -> usize {
         self.doors.cancel();
-        let drained = self.served.await;
+        let mut abandoned = 0;
+        for served in self.dicom.served {
+            abandoned += served.await.map_or(0, |drained| drained.abandoned);
+        }
         self.core.close().await;
-        drained.map_or(0, |drained| drained.abandoned)
+        abandoned
     }
 }
 
+async fn listen(bind: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))
+}
+
 impl Core {
+    /// The TLS port of the DICOM door and what it shows, if there is to be one.
+    async fn dicom_tls(&self, certificates: &mut Certificates) -> Result<Option<(TcpListener, Encrypted)>, StartError> {
+        let settings = self.config.dicom.tls.clone();
+        let (Some(bind), Some(files)) = (settings.bind, settings.files.clone()) else { return Ok(None) };
+        let server = tls::Server::new(move || tls::dicom_server(&files, &settings));
+        let server = server.map_err(|e| StartError::Tls("DICOM", Box::new(e)))?;
+        certificates.push(("DICOM", server.clone()));
+        Ok(Some((listen(bind).await?, Encrypted(server))))
+    }
+
+    /// The DICOM door, with one limit on associations for all its ports.
+    fn serve_dicom(
+        &self,
+        plain: Option<TcpListener>,
+        tls: Option<(TcpListener, Encrypted)>,
+        doors: &CancellationToken,
+    ) -> Result<DicomPorts, StartError> {
+        use dicom_scp::scp::{Plain, Room, serve_upgraded};
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|e| StartError::Bind(SocketAddr::from(([0, 0, 0, 0], 0)), e))
+        };
+        let (site, ae_title) = (self.site.clone(), self.config.dicom.ae_title.clone());
+        let door = Arc::new(Door::new(site, Access::new(&self.config), ae_title, self.tasks.clone()));
+        let options = dicom::options(&self.config.dicom);
+        let room = Room::new(&options);
+        let mut ports = DicomPorts { plain: None, tls: None, served: Vec::new() };
+        if let Some(listener) = plain {
+            ports.plain = Some(address(&listener)?);
+            let (options, room, door) = (options.clone(), room.clone(), door.clone());
+            ports.served.push(tokio::spawn(serve_upgraded(listener, options, room, door, doors.clone(), Plain)));
+        }
+        if let Some((listener, encrypted)) = tls {
+            ports.tls = Some(address(&listener)?);
+            ports.served.push(tokio::spawn(serve_upgraded(listener, options, room, door, doors.clone(), encrypted)));
+        }
+        Ok(ports)
+    }
+
     async fn serve_rpc(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
         let (Some(embedded), Some(bind)) = (&self.embedded, self.config.ledger.rpc_bind) else { return Ok(None) };
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
@@ -566,12 +661,18 @@ impl Core {
     }
 
     /// The HTTP API. Returns where it is.
-    async fn start_http(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+    async fn start_http(
+        &self,
+        certificates: &mut Certificates,
+        doors: &CancellationToken,
+    ) -> Result<Option<SocketAddr>, StartError> {
         let settings = self.config.http.clone();
         let Some(bind) = settings.bind else { return Ok(None) };
         let path = self.config.site.data_dir.join(tokens::DATABASE);
         let tokens = blocking(move || Tokens::open(&path)).await??;
-        let tls = settings.tls.as_ref().map(http::acceptor).transpose()?;
+        let tls = settings.tls.clone().map(|files| tls::Server::new(move || tls::http_server(&files)));
+        let tls = tls.transpose().map_err(|e| StartError::Tls("the HTTP API", Box::new(e)))?;
+        certificates.extend(tls.clone().map(|server| ("the HTTP API", server)));
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
         let parts = http::Parts {
             site: self.site.clone(),

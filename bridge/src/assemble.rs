@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion, Stored, now_ms};
 use crate::config;
+use crate::deidentify::{FileError, file_is_deidentified};
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
 use crate::payload::container::{SealError, SealOptions, plain_bytes_fitting, seal};
 use crate::payload::describe::describe;
@@ -33,6 +34,8 @@ use crate::study::{ImageKind, image_id, study_id, study_id_plain};
 const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// Pixel data and what belongs to it begins here.
 const PIXELS: Tag = Tag(0x7FE0, 0x0000);
+/// How often a version is sealed anew in one go because somebody was shut out meanwhile.
+const ROUNDS_MAX: u32 = 3;
 /// Bytes read at once.
 const RUN_BYTES: usize = 256 * 1024;
 
@@ -57,18 +60,33 @@ pub enum AssembleError {
     /// The manifest of the version before cannot be read.
     #[error("the previous manifest")]
     Manifest(#[from] ManifestError),
+    /// Something that is to be open to everybody may be somebody's.
+    #[error("object {0} must not be published without encryption")]
+    Identified(Uid, #[source] FileError),
     /// A stored file is not what was received.
     #[error("object {0} is damaged in the archive")]
     Damaged(Uid),
     /// An object has neither a file nor an image on the ledger.
     #[error("object {0} has no file here")]
     Missing(Uid),
+    /// Whoever takes access away again and again must not keep this site sealing. To be tried again.
+    #[error("access was taken away each time that the version was nearly made")]
+    Overtaken,
     /// The study is not here any more, or its keys are not.
     #[error("the study is gone")]
     Gone,
     /// Sealing again gave other bytes than were planned; the program was changed in between.
     #[error("image {0} cannot be sealed as it was planned")]
     Changed(B256),
+}
+
+/// Whether what is sealed is confidential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Under a key that nobody has to whom it was not given.
+    On,
+    /// Under a key that whoever reads the ledger can make ([`SessionKey::public`]): for objects that are proven to be de-identified.
+    Off,
 }
 
 /// Makes versions. Cheap to clone.
@@ -115,13 +133,15 @@ impl Assembler {
     pub async fn begin_version<E: From<AssembleError>>(
         &self,
         study_uid: &Uid,
+        encryption: Encryption,
         withdrawn: impl Fn() -> Result<Vec<(Address, u32)>, E>,
     ) -> Result<(), E> {
         let _alone = self.pause().await;
+        let mut rounds = 0;
         let planned = loop {
             let (this, uid, before) = (self.clone(), *study_uid, withdrawn()?);
             let reasons = before.clone();
-            let planned = tokio::task::spawn_blocking(move || this.plan(&uid, &reasons))
+            let planned = tokio::task::spawn_blocking(move || this.plan(&uid, encryption, &reasons))
                 .await
                 .map_err(|e| AssembleError::Io("assembling a study".into(), io::Error::other(e)))??;
             if withdrawn()? == before {
@@ -130,6 +150,10 @@ impl Assembler {
             // Sealing takes its time, and somebody was shut out meanwhile.
             let stale: Vec<B256> = planned.images.iter().map(|image| image.id).collect();
             self.forget_sealed(&stale);
+            rounds += 1;
+            if rounds == ROUNDS_MAX {
+                return Err(AssembleError::Overtaken.into());
+            }
         };
         let recorded = self.0.archive.begin_version(study_uid, planned, self.0.settings.piece_mode).await;
         Ok(recorded.map_err(AssembleError::from)?)
@@ -140,13 +164,21 @@ impl Assembler {
         self.0.making.lock().await
     }
 
-    fn plan(&self, study_uid: &Uid, withdrawn: &[(Address, u32)]) -> Result<PlannedVersion, AssembleError> {
+    fn plan(
+        &self,
+        study_uid: &Uid,
+        encryption: Encryption,
+        withdrawn: &[(Address, u32)],
+    ) -> Result<PlannedVersion, AssembleError> {
         let inner = &self.0;
         let instances = inner.archive.received_instances_of(study_uid)?;
         if instances.is_empty() {
             return Err(AssembleError::Gone);
         }
-        let keys = inner.keyring.study_after(study_uid, withdrawn)?;
+        if encryption == Encryption::Off {
+            in_parallel(&instances, |stored| self.check_deidentified(stored))?;
+        }
+        let keys = self.keys(study_uid, encryption, withdrawn)?;
         let previous = match inner.archive.manifest(study_uid)? {
             Some(bytes) => Some(Manifest::decode(&bytes)?),
             None => None,
@@ -167,6 +199,36 @@ impl Assembler {
         images.push(image);
         images.extend(object_images);
         Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
+    }
+
+    /// The study's keys, the newest of which is as confidential as it is to be.
+    fn keys(
+        &self,
+        study_uid: &Uid,
+        encryption: Encryption,
+        withdrawn: &[(Address, u32)],
+    ) -> Result<StudyKeys, AssembleError> {
+        let keyring = &self.0.keyring;
+        let keys = keyring.study_after(study_uid, withdrawn)?;
+        let public = SessionKey::public(&self.study_id(study_uid, &keys));
+        match (encryption, *keys.newest() == public) {
+            (Encryption::On, false) | (Encryption::Off, true) => Ok(keys),
+            (Encryption::On, true) => Ok(keyring.begin_epoch(study_uid, &SessionKey::random())?),
+            (Encryption::Off, false) => Ok(keyring.begin_epoch(study_uid, &public)?),
+        }
+    }
+
+    fn check_deidentified(&self, stored: &Stored) -> Result<(), AssembleError> {
+        let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
+        let opened = self.0.archive.open_file(stored).map_err(read)?;
+        let mut file = opened.ok_or(AssembleError::Missing(stored.sop_instance))?;
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).map_err(read)?;
+        // What is checked is what will be sealed.
+        if <[u8; 32]>::from(Sha256::digest(&bytes)) != stored.file_sha256 {
+            return Err(AssembleError::Damaged(stored.sop_instance));
+        }
+        file_is_deidentified(&bytes).map_err(|why| AssembleError::Identified(stored.sop_instance, why))
     }
 
     /// Manifests of the series that have changed, each for those who may see that series alone.
@@ -524,9 +586,11 @@ mod tests {
     use std::collections::HashMap as Map;
 
     use super::*;
-    use crate::archive::ObjectHead;
+    use crate::archive::{FileMeta, ObjectHead};
     use crate::config::Config;
+    use crate::deidentify::{Deidentifier, Key, Options, Rules};
     use crate::demo::phantom::{Subject, ct_series};
+    use crate::payload::container::unseal_bytes;
 
     /// A power cut can leave a spool file of the right length and other bytes. What was sent from it to the ledger could never
     /// be taken back.
@@ -557,7 +621,7 @@ mod tests {
         }
         let study = Uid::new("1.2.3").unwrap();
         let first = Assembler::new(archive.clone(), keyring.clone(), config.publish.clone()).unwrap();
-        first.begin_version::<AssembleError>(&study, || Ok(Vec::new())).await.unwrap();
+        first.begin_version::<AssembleError>(&study, Encryption::On, || Ok(Vec::new())).await.unwrap();
         let read = |assembler: &Assembler, id: &B256| {
             let mut bytes = Vec::new();
             assembler.open_sealed(&study, id).unwrap().read_to_end(&mut bytes).unwrap();
@@ -573,5 +637,118 @@ mod tests {
         for (image, bytes) in images.iter().zip(&sealed) {
             assert!(read(&second, &image.id) == *bytes, "{:?} has other bytes", image.kind);
         }
+    }
+
+    fn studio(dir: &Path) -> (Archive, Keyring, Assembler) {
+        let config = Config::parse("[archive]\nfree_bytes_min = 0\n", Map::new()).unwrap();
+        let keyring = Keyring::open(dir, &config.keys).unwrap();
+        let archive = Archive::open(&dir.join("archive"), config.archive.clone(), 0).unwrap();
+        let assembler = Assembler::new(archive.clone(), keyring.clone(), config.publish).unwrap();
+        (archive, keyring, assembler)
+    }
+
+    async fn store(archive: &Archive, file: &[u8]) -> Uid {
+        let (meta, dataset) = FileMeta::read(&mut &*file).unwrap();
+        let head = ObjectHead {
+            sop_class: meta.sop_class,
+            sop_instance: meta.sop_instance,
+            transfer_syntax: meta.transfer_syntax,
+            calling_ae: "T".into(),
+        };
+        let mut incoming = archive.begin(head).unwrap();
+        incoming.append(&file[usize::try_from(dataset).unwrap()..]).unwrap();
+        incoming.finish().await.unwrap();
+        archive.instance(&meta.sop_instance).unwrap().unwrap().study_uid
+    }
+
+    fn part10(phantom: &crate::demo::phantom::Phantom) -> Vec<u8> {
+        let meta = FileMeta {
+            sop_class: phantom.sop_class,
+            sop_instance: phantom.sop_instance,
+            transfer_syntax: phantom.transfer_syntax,
+        };
+        [meta.encode(), phantom.bytes.clone()].concat()
+    }
+
+    /// Without encryption goes what is proven to be nobody's, and only that; then whoever knows the study's name opens all of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_that_may_be_somebodys_is_sealed_under_the_public_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (archive, keyring, assembler) = studio(dir.path());
+        let subject = Subject {
+            patient_name: "Zyxwquist^Brunhilde".into(),
+            patient_id: "MRN-7390".into(),
+            study_date: "19770707".into(),
+            description: "D".into(),
+            accession: "2".into(),
+            study_uid: "1.2.3".into(),
+        };
+        let originals: Vec<Vec<u8>> = ct_series(&subject, 3, 32, 1).iter().map(part10).collect();
+        let cleaner = Deidentifier::new(Key::from_bytes([7; 32]), Options::default(), Rules::default());
+        let clean: Vec<Vec<u8>> = originals.iter().map(|file| cleaner.file(file).unwrap().0).collect();
+        let spooled = || fs::read_dir(dir.path().join("archive/spool")).unwrap().count();
+        let begin = async |study: &Uid, encryption| {
+            assembler.begin_version::<AssembleError>(study, encryption, || Ok(Vec::new())).await
+        };
+
+        let identified = store(&archive, &originals[0]).await;
+        let refused = begin(&identified, Encryption::Off).await;
+        assert!(matches!(refused, Err(AssembleError::Identified(..))), "{refused:?}");
+        assert!(spooled() == 0 && archive.publication(&identified).unwrap().is_none());
+        assert!(keyring.study(&identified).unwrap().is_none(), "not even a key was made");
+
+        let study = store(&archive, &clean[0]).await;
+        store(&archive, &clean[1]).await;
+        begin(&study, Encryption::Off).await.unwrap();
+        let name = archive.publication(&study).unwrap().unwrap().study_id;
+        let public = SessionKey::public(&name.0);
+        let opens = |key: &SessionKey, image: &Image| {
+            let key = match image.kind {
+                ImageKind::Object => key.clone(),
+                _ => key.preview_key(),
+            };
+            let key = image.series.map_or_else(|| key.clone(), |series| key.of_series(&series));
+            let mut sealed = Vec::new();
+            assembler.open_sealed(&study, &image.id).unwrap().read_to_end(&mut sealed).unwrap();
+            unseal_bytes(&sealed, &key, &image.id, 1 << 24).is_ok()
+        };
+        let images = archive.images_of(&study, 1).unwrap();
+        assert!(images.len() >= 4 && images.iter().all(|image| opens(&public, image)));
+
+        // The rule wants it encrypted from now on: what is sealed then is.
+        archive
+            .record_seen(&study, crate::archive::SeenOnLedger { finished: Some(1), ..Default::default() })
+            .await
+            .unwrap();
+        store(&archive, &clean[2]).await;
+        begin(&study, Encryption::On).await.unwrap();
+        let later = archive.images_of(&study, 2).unwrap();
+        let newest = keyring.study(&study).unwrap().unwrap();
+        assert!(!later.is_empty() && !later.iter().any(|image| opens(&public, image)));
+        assert!(later.iter().all(|image| opens(newest.newest(), image)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_is_shut_out_again_and_again_does_not_keep_the_site_sealing() {
+        use std::sync::atomic::AtomicU32;
+        let dir = tempfile::tempdir().unwrap();
+        let (archive, keyring, assembler) = studio(dir.path());
+        let subject = Subject {
+            patient_name: "A^B".into(),
+            patient_id: "1".into(),
+            study_date: "20260101".into(),
+            description: "D".into(),
+            accession: "2".into(),
+            study_uid: "1.2.3".into(),
+        };
+        let study = store(&archive, &part10(&ct_series(&subject, 1, 32, 1)[0])).await;
+        let seq = AtomicU32::new(0);
+        let withdrawn = || Ok(vec![(Address::repeat_byte(7), seq.fetch_add(1, Ordering::Relaxed))]);
+        let made = assembler.begin_version::<AssembleError>(&study, Encryption::On, withdrawn).await;
+        assert!(matches!(made, Err(AssembleError::Overtaken)), "{made:?}");
+        assert_eq!(fs::read_dir(dir.path().join("archive/spool")).unwrap().count(), 0, "nothing stale is left");
+        assert!(archive.publication(&study).unwrap().is_none() && keyring.study(&study).unwrap().is_some());
+        let quiet = || Ok(vec![(Address::repeat_byte(7), 0)]);
+        assembler.begin_version::<AssembleError>(&study, Encryption::On, quiet).await.unwrap();
     }
 }

@@ -24,7 +24,9 @@ use crate::app::{App, Core};
 use crate::archive::Part10Error;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
+use crate::derive;
 use crate::keyring::helper;
+use crate::tls;
 use keys::{FILE_PASSWORD, KeysCommand};
 use output::Output;
 pub(crate) use output::{size, table};
@@ -114,6 +116,16 @@ enum Command {
     Token(token::TokenCommand),
     /// Print the OpenAPI document of the HTTP API.
     Api,
+    /// De-identify a study by a rule of the configuration into a study of its own; a refused object refuses all.
+    Derive {
+        /// StudyInstanceUID, or the study's id on the ledger.
+        study: String,
+        /// The rule, where there are several.
+        #[arg(long, value_name = "NAME")]
+        rule: Option<String>,
+    },
+    /// What was derived from what, whose it is, and how many were let in.
+    Derived,
     /// De-identify files by PS3.15 Annex E; what cannot be cleaned is refused.
     Deidentify(deidentify::Deidentify),
     /// The site's keys.
@@ -162,7 +174,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
     helper::offer();
     let file_password = environment.get(FILE_PASSWORD).cloned().map(zeroize::Zeroizing::new);
     let key_password = environment.get(consent::KEY_PASSWORD).cloned().map(zeroize::Zeroizing::new);
-    let config = match load(arguments.config.as_deref(), environment) {
+    let opens_ports = matches!(arguments.command, Command::Serve | Command::Check);
+    let config = match load(arguments.config.as_deref(), environment, opens_ports) {
         Ok(config) => config,
         Err(error) => return complain(&crate::chain_of(&error), 2),
     };
@@ -197,10 +210,19 @@ fn complain(words: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Config, ConfigError> {
+/// Whoever does not open the ports has no need of their certificates.
+fn load(
+    file: Option<&Path>,
+    environment: HashMap<String, String>,
+    examines_files: bool,
+) -> Result<Config, ConfigError> {
     let here = Path::new("bridge.toml");
     let file = file.or_else(|| here.is_file().then_some(here));
-    Config::load(file, environment)
+    if examines_files {
+        Config::load_examined(file, environment, tls::mistakes)
+    } else {
+        Config::load(file, environment)
+    }
 }
 
 async fn command(
@@ -213,9 +235,16 @@ async fn command(
     match command {
         Command::Serve => return serve(config).await,
         Command::Demo(options) => return Ok(crate::demo::run(options).await?),
-        Command::Check => output.config(&config),
+        Command::Check => {
+            derive::check(&config)?;
+            output.config(&config);
+        }
         Command::Studies => output.reply(ask(config, Request::Studies).await?)?,
         Command::Study(StudyCommand::Show { uid }) => output.reply(ask(config, Request::Study { uid }).await?)?,
+        Command::Derive { study, rule } => {
+            output.reply(ask(config, Request::Derive(derive::Ask { study, rule })).await?)?;
+        }
+        Command::Derived => output.reply(ask(config, Request::Derived).await?)?,
         Command::Evict { uid } => output.reply(ask(config, Request::Evict { uid }).await?)?,
         Command::Status => output.reply(ask(config, Request::Status).await?)?,
         Command::Verify { what } => return verify(config, what, output).await,
@@ -243,12 +272,16 @@ async fn serve(config: Config) -> Result<ExitCode, Failed> {
     start_logging(&config);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let core = Core::open(config).await?;
     let app = App::start(core, None).await?;
     println!("{}", app.ready_line());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => app.reload_certificates(),
+        }
     }
     tracing::info!("draining: no new associations; a second signal ends at once");
     tokio::select! {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::decide;
+use crate::derive;
 use crate::erase;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
 use crate::xds;
@@ -55,6 +56,10 @@ pub enum Request {
     Erase(erase::Ask),
     /// Fetch a study from another site by ITI-43.
     Fetch(xds::Ask),
+    /// Derive a study by a rule.
+    Derive(derive::Ask),
+    /// What was derived from what.
+    Derived,
 }
 
 /// What comes back.
@@ -82,6 +87,10 @@ pub enum Reply {
     Erased(Box<erase::Outcome>),
     /// To [`Request::Fetch`].
     Fetched(Box<xds::Fetched>),
+    /// To [`Request::Derive`].
+    Made(derive::Outcome),
+    /// To [`Request::Derived`].
+    Derivations(Vec<derive::DerivedRow>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -114,6 +123,11 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
             let fetched = xds::fetch(site, ask).await.map(|fetched| Reply::Fetched(Box::new(fetched)));
             return fetched.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
+        Request::Derive(ask) => {
+            let made = site.parts().deriver.derive(ask).await.map(Reply::Made);
+            return made.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
+        Request::Derived => site.parts().deriver.rows().map(Reply::Derivations).map_err(Into::into),
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
         Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),

@@ -6,6 +6,7 @@
 
 mod emergency;
 mod guardians;
+pub mod note;
 mod numbers;
 mod pending;
 mod shown;
@@ -31,7 +32,8 @@ use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchiveError;
-use crate::follow::{Asked, FollowError, Mode, StudyInfo};
+use crate::derive::DeriveError;
+use crate::follow::{Asked, FollowError, Mode, StudyInfo, What};
 use crate::keyring::KeyringError;
 use crate::ledger::consent::{Sent, Wish};
 use crate::ledger::node::Node as _;
@@ -102,6 +104,9 @@ pub enum DecideError {
     /// The keyring failed.
     #[error("the keyring")]
     Keyring(#[from] KeyringError),
+    /// The record of derived studies failed.
+    #[error("the record of derived studies")]
+    Derived(#[from] DeriveError),
     /// Signing failed.
     #[error("signing")]
     Signing(#[from] alloy::signers::Error),
@@ -127,6 +132,8 @@ pub enum Decision {
         purpose: Option<String>,
         /// keccak-256 of the grantee's OpenPGP key, if it is not to be taken from its request or its announcement.
         encryption_key: Option<String>,
+        /// Commitment to what is said in words ([`note::Note::commitment`]).
+        notes: Option<String>,
     },
     /// Refuse what a grantee asked for.
     Deny {
@@ -134,6 +141,8 @@ pub enum Decision {
         grantee: String,
         /// A word of [`messages::DenyReason`].
         reason: Option<String>,
+        /// Commitment to what is said in words.
+        notes: Option<String>,
     },
     /// Take access away.
     Revoke {
@@ -173,6 +182,8 @@ pub enum Ask {
         preview_only: bool,
         /// A word of [`Purpose`].
         purpose: Option<String>,
+        /// Commitment to what is said in words.
+        notes: Option<String>,
     },
     /// Decide as the owner with the key in custody.
     Decide {
@@ -334,8 +345,8 @@ pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
         Ask::Sources => desk.sources().map(Told::Sources),
         Ask::Trace { study, grantee } => desk.trace(&study, grantee.as_deref()).await.map(|t| Told::Trace(Box::new(t))),
         Ask::HandOver { study } => desk.hand_over(&study).map(Told::HandOver),
-        Ask::Request { study, preview_only, purpose } => {
-            desk.request(&study, preview_only, purpose).await.map(Told::Done)
+        Ask::Request { study, preview_only, purpose, notes } => {
+            desk.request(&study, preview_only, purpose, notes).await.map(Told::Done)
         }
         Ask::Decide { study, decision } => desk.decide(&study, decision).await.map(Told::Done),
         Ask::Unsigned { study, decision } => {
@@ -383,6 +394,12 @@ pub fn check_signed(site: &Site, action: &Pending) -> Result<(), DecideError> {
     site.archive().names_of_id(&study)?.map(drop).ok_or_else(unknown)
 }
 
+/// What commits to a note; zero when nothing is said.
+fn commitment(given: Option<String>) -> Result<B256, DecideError> {
+    let Some(given) = given else { return Ok(B256::ZERO) };
+    given.parse().map_err(|_| DecideError::Asker(format!("\"{given}\" is no commitment to a note: 0x and 64 digits")))
+}
+
 /// The site, for one command.
 struct Desk<'a> {
     site: &'a Site,
@@ -421,7 +438,7 @@ impl Desk<'_> {
         let (study, deadline) = (known.study_id, ledger.now_s().saturating_add(good_s));
         let next = |said: &Grant| said.seq.saturating_add(1);
         let action = match decision {
-            Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key } => {
+            Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key, notes } => {
                 let grantee = account(&grantee)?;
                 let said = ledger.consent_of(study, grantee).await?;
                 Action::Allow {
@@ -433,14 +450,15 @@ impl Desk<'_> {
                     not_after: until_s.unwrap_or(u64::MAX),
                     purpose: purpose_number(purpose)?,
                     encryption_key: self.encryption_key(grantee, &said, encryption_key)?,
+                    notes: commitment(notes)?,
                     seq: next(&said),
                     deadline,
                 }
             }
-            Decision::Deny { grantee, reason } => {
+            Decision::Deny { grantee, reason, notes } => {
                 let grantee = account(&grantee)?;
                 let seq = next(&ledger.consent_of(study, grantee).await?);
-                Action::Deny { study, grantee, reason: deny_number(reason)?, seq, deadline }
+                Action::Deny { study, grantee, reason: deny_number(reason)?, notes: commitment(notes)?, seq, deadline }
             }
             Decision::Revoke { grantee } => {
                 let grantee = account(&grantee)?;
@@ -505,10 +523,10 @@ impl Desk<'_> {
         let Some(uid) = self.uid_of(pending.study())? else { return Err(elsewhere) };
         let uid = Uid::new(&uid).map_err(|_| DecideError::Study(uid.clone()))?;
         let Some(keys) = self.site.parts().keyring.study(&uid)? else { return Err(elsewhere) };
-        let key = self.site.parts().keyring.owner(keys.owner_index)?;
-        if key.address() != pending.signer {
-            return Err(elsewhere);
-        }
+        let (keyring, signer) = (self.site.parts().keyring.clone(), pending.signer);
+        // A key that nobody used since the start may take a second to open.
+        let found = tokio::task::spawn_blocking(move || keyring.custody_key(keys.owner_index, signer)).await;
+        let Some(key) = found.unwrap_or(Ok(None))? else { return Err(elsewhere) };
         pending.signature = Some(Bytes::copy_from_slice(&key.sign_hash_sync(&pending.digest())?.as_bytes()));
         self.submit(pending).await
     }
@@ -522,14 +540,20 @@ impl Desk<'_> {
         self.done(pending.action.verb(), Some(word.study()), grantee, sent).await
     }
 
-    async fn request(&self, given: &str, preview_only: bool, purpose: Option<String>) -> Result<Done, DecideError> {
+    async fn request(
+        &self,
+        given: &str,
+        preview_only: bool,
+        purpose: Option<String>,
+        notes: Option<String>,
+    ) -> Result<Done, DecideError> {
         let (ledger, study) = (self.ledger()?, self.study_id(given)?);
         let wish = Wish {
             study,
             mode: if preview_only { Mode::Preview } else { Mode::Full }.number(),
             purpose: purpose_number(purpose)?,
-            notes: B256::ZERO,
-            encryption_key: self.site.parts().keyring.payload_certificate()?.into(),
+            notes: commitment(notes)?,
+            encryption_key: self.site.certificate_for(study)?.into(),
         };
         let sent = ledger.request_access(wish).await?;
         self.done("requested", Some(study), Some(ledger.source().await?), sent).await
@@ -623,11 +647,28 @@ impl Desk<'_> {
         })
     }
 
+    /// The study that one was derived from, if the ledger commits to that lineage and this site can open it.
+    fn parent_of(&self, study: &StudyInfo) -> Result<Option<String>, DecideError> {
+        let Some(uid) = self.uid_of(study.study_id)?.and_then(|uid| Uid::new(&uid).ok()) else { return Ok(None) };
+        let known = self.site.parts().deriver.derived().of_derived(&uid)?;
+        let Some((known, lineage)) = known.and_then(|known| known.lineage().map(|lineage| (known, lineage))) else {
+            return Ok(None);
+        };
+        let said = self
+            .site
+            .consents()
+            .history(study.study_id)?
+            .into_iter()
+            .any(|event| matches!(event.what, What::Derived { from, .. } if from == lineage.commitment()));
+        Ok(known.parent().filter(|_| said).map(ToString::to_string))
+    }
+
     async fn trace(&self, given: &str, grantee: Option<&str>) -> Result<TraceReport, DecideError> {
         let ledger = self.ledger()?;
         let study = self.study(given)?;
         let grantee = grantee.map(account).transpose()?;
         let mut report = TraceReport::of(&study, self.uid_of(study.study_id)?);
+        report.derived_from = self.parent_of(&study)?;
         let about = |about: Option<Address>| grantee.is_none() || about.is_none() || about == grantee;
         for event in self.site.consents().history(study.study_id)?.iter().filter(|e| about(e.what.grantee())) {
             let Some(mut row) = TraceRow::of(event) else { continue };

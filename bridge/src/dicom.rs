@@ -2,6 +2,8 @@
 //!
 //! Policy is asked for, never made here. Must not know SQL, pieces or keys.
 
+pub mod encrypted;
+
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,22 +12,24 @@ use std::task::{Context, Poll};
 use dicom_scp::dataset::DataSet;
 use dicom_scp::matching::Query;
 use dicom_scp::scp::{Destination, ScpOptions, Selected, Services};
-use dicom_scp::scu::ScuOptions;
+use dicom_scp::scu::{ScuOptions, Secure};
 use dicom_scp::{
     AeTitle, AssociationRequest, Content, Failure, ObjectStream, Offer, Reason, Rejection, StoreHead, StoreSink,
     Stored, TransferSyntax,
 };
 use futures::stream::{BoxStream, StreamExt};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Access, Principal, Visible};
+use crate::access::{Access, Certificate, Principal, Visible, Way};
 use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
 use crate::config::{self, Operation};
 use crate::retrieve::{self, CheckedFile, Opened, RetrieveError};
 use crate::site::Site;
+use crate::tls;
 
 /// Matches that wait for the peer to take them.
 const MATCHES_AHEAD: usize = 64;
@@ -94,7 +98,10 @@ impl Services for Door {
     type Matches = BoxStream<'static, Result<DataSet, Failure>>;
 
     fn admit(&self, request: &AssociationRequest) -> Result<Session, Rejection> {
-        match self.access.dicom_caller(&request.calling, request.peer.ip()) {
+        let certificate = request.peer_certificate.as_deref().map(read_certificate);
+        let way =
+            Way { from: request.peer.ip(), is_encrypted: request.is_encrypted, certificate: certificate.as_ref() };
+        match self.access.dicom_caller(&request.calling, way) {
             Ok(principal) => Ok(Session { principal }),
             Err(refused) => {
                 tracing::warn!(peer = %request.peer, reason = %refused, "association refused");
@@ -187,17 +194,33 @@ impl Services for Door {
     async fn destination(&self, session: &Session, ae_title: &AeTitle) -> Result<Destination, Failure> {
         self.allowed(session, Operation::Move)?;
         match self.access.peer(ae_title).filter(|peer| peer.port != 0) {
-            Some(peer) => Ok(Destination {
-                host: peer.host.clone(),
-                port: peer.port,
-                options: ScuOptions::new(self.ae_title.clone(), ae_title.clone()),
-            }),
+            Some(peer) => {
+                let (host, port) = (peer.host.clone(), peer.port);
+                let options = ScuOptions::new(self.ae_title.clone(), ae_title.clone());
+                let secure = secure(peer.clone()).await?;
+                Ok(Destination { host, port, options: ScuOptions { secure, ..options } })
+            }
             None => {
                 tracing::warn!(destination = %ae_title, "C-MOVE to an unknown destination; add a [[peer]] with this ae_title, host and port");
                 Err(Failure::new(Reason::UnknownDestination, format!("add [[peer]] {ae_title} with host and port")))
             }
         }
     }
+}
+
+/// What encrypts the connection to a move destination. Its files are read on a thread that may wait for a disk.
+async fn secure(peer: config::Peer) -> Result<Option<Arc<dyn Secure>>, Failure> {
+    let ae_title = peer.ae_title.clone();
+    let read = tokio::task::spawn_blocking(move || encrypted::towards(&peer)).await;
+    let read = read.map_err(|_| Failure::new(Reason::Internal, "TLS settings"))?;
+    read.map_err(|error| {
+        tracing::error!(destination = %ae_title, error = %crate::chain_of(&error), "no TLS towards a move destination");
+        Failure::new(Reason::Internal, "TLS towards the destination is not set up; see the log")
+    })
+}
+
+fn read_certificate(der: &[u8]) -> Certificate {
+    Certificate { sha256: Sha256::digest(der).into(), names: tls::names(der) }
 }
 
 /// Takes one object into the archive.
@@ -225,9 +248,10 @@ fn store_failure(error: &ArchiveError) -> Failure {
         ArchiveError::Poisoned | ArchiveError::Io(..) | ArchiveError::Index(_) | ArchiveError::Closed => {
             Failure::new(Reason::OutOfResources, "storage failure; see the log of the receiver")
         }
-        ArchiveError::Lacks(_) | ArchiveError::Undecodable(_) | ArchiveError::DuplicateDiffers => {
-            Failure::new(Reason::CannotUnderstand, text)
-        }
+        ArchiveError::Lacks(_)
+        | ArchiveError::Undecodable(_)
+        | ArchiveError::DuplicateDiffers
+        | ArchiveError::Derived(_) => Failure::new(Reason::CannotUnderstand, text),
         ArchiveError::Mismatch { .. } => Failure::new(Reason::DataSetMismatch, text),
         ArchiveError::Version { .. } | ArchiveError::Corrupt(_) | ArchiveError::Foreign(_) => {
             Failure::new(Reason::Internal, "internal error")

@@ -7,6 +7,7 @@
 //! Must not know files, pieces or associations.
 
 pub(crate) mod helper;
+mod research;
 
 use std::fs;
 use std::io::Write;
@@ -23,12 +24,13 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
-use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
+use crate::ledger::owner::{self, HeldKeys, NoSuchKey, OwnerSeed, WordsError};
 use crate::payload::container::{SealOptions, seal_bytes, unseal_bytes};
 use crate::payload::envelope::{EnvelopeError, open_envelope};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
+pub(crate) use research::{is_group_key, is_research_key};
 
 /// Directory of the key files, below the data directory.
 pub(crate) const KEYSTORE: &str = "keystore";
@@ -50,9 +52,11 @@ pub(crate) const PAYLOAD: &str = "payload-key.pgp";
 pub(crate) const PASSWORD: &str = "password";
 /// Salts and wrapped session keys, in the data directory.
 pub(crate) const DATABASE: &str = "keys.sqlite";
+/// Which studies were derived from which, and the salts that prove it, in the data directory.
+pub(crate) const DERIVED: &str = "derived.sqlite";
 
-/// Longest secret key of one answer.
-const ONE_TIME_KEY_BYTES_MAX: u64 = 16 * 1024;
+/// Longest secret key that was made for a study or an answer.
+const MADE_KEY_BYTES_MAX: u64 = 16 * 1024;
 
 /// Why a secret could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,15 @@ pub enum KeyringError {
     /// The owner seed's recovery words do not hold together.
     #[error("owner seed")]
     Words(#[from] WordsError),
+    /// No research key has this name.
+    #[error("there is no research key {0}; `pacs-bridge keys research new {0}` makes it")]
+    NoResearchKey(String),
+    /// There is one already.
+    #[error("there is a research key {0} already")]
+    ResearchKeyExists(String),
+    /// A key file of a rule holds no key.
+    #[error("{0} does not hold a key of 64 hexadecimal digits")]
+    GroupKey(PathBuf),
     /// The password file is empty.
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
@@ -122,6 +135,12 @@ impl StudyKeys {
     #[must_use]
     pub fn opening(&self, kind: ImageKind, series: Option<&Uid>, epoch: u32) -> Option<SessionKey> {
         self.session_key(epoch).map(|key| of_kind(key, kind, series))
+    }
+
+    /// The session key of the newest epoch.
+    #[must_use]
+    pub fn newest(&self) -> &SessionKey {
+        &self.newest
     }
 
     /// The session key of an epoch.
@@ -197,6 +216,15 @@ impl ForeignKeys {
     }
 }
 
+/// What a key of this site was made for, besides the one that it has for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MadeFor {
+    /// One answer over the ledger.
+    OneAnswer = 1,
+    /// One study of another site.
+    Study = 2,
+}
+
 /// The open keyring. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
@@ -207,6 +235,7 @@ struct Inner {
     source: PrivateKeySigner,
     operator: Option<PrivateKeySigner>,
     owners: OwnerSeed,
+    held: HeldKeys,
     recipient: RecipientSecret,
     database: Mutex<Connection>,
     journal: PathBuf,
@@ -234,7 +263,9 @@ impl Keyring {
         let path = data_dir.join(DATABASE);
         let database = Mutex::new(open_database(&path)?);
         let journal = data_dir.join(format!("{DATABASE}-journal"));
-        let keyring = Self(Arc::new(Inner { dir, password, source, operator, owners, recipient, database, journal }));
+        let held = HeldKeys::default();
+        let keyring =
+            Self(Arc::new(Inner { dir, password, source, operator, owners, held, recipient, database, journal }));
         // Whoever destroyed something may have been stopped before this. Who is at work now does it himself.
         match keyring.wipe_journal(&keyring.database()) {
             Err(KeyringError::Database(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
@@ -387,13 +418,26 @@ impl Keyring {
             )?;
         }
         if news > 0 {
-            let epoch = "SELECT max(epoch) + 1 FROM study_epoch WHERE study_uid = ?1";
-            let epoch = tx.query_row(epoch, [study_uid.as_str()], |row| row.get(0))?;
-            insert_epoch(&tx, study_uid, epoch, &wrapped)?;
+            insert_next_epoch(&tx, study_uid, &wrapped)?;
         }
         tx.commit()?;
         drop(database);
         Ok(self.study(study_uid)?.unwrap_or(keys))
+    }
+
+    /// Begins an epoch of a study with a session key that is given. Durable before this returns.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn begin_epoch(&self, study_uid: &Uid, key: &SessionKey) -> Result<StudyKeys, KeyringError> {
+        self.study_or_new(study_uid)?;
+        let wrapped = key.wrap(&self.0.recipient.recipient()?)?;
+        let mut database = self.database();
+        let tx = database.transaction()?;
+        insert_next_epoch(&tx, study_uid, &wrapped)?;
+        tx.commit()?;
+        drop(database);
+        self.study_or_new(study_uid)
     }
 
     /// Destroys the salt and every session key of the study with this owner key; nothing of them is left in the database's file or in
@@ -496,7 +540,7 @@ impl Keyring {
     /// [`KeyringError`].
     pub fn erase_foreign(&self, study_id: B256) -> Result<(), KeyringError> {
         let database = self.database();
-        for table in ["foreign_key", "one_time_key"] {
+        for table in ["foreign_key", "made_key"] {
             database.execute(&format!("DELETE FROM {table} WHERE study_id = ?1"), [study_id.as_slice()])?;
         }
         self.wipe_journal(&database)
@@ -507,36 +551,77 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`].
     pub fn one_time_key(&self, study_id: B256) -> Result<Vec<u8>, KeyringError> {
-        let known = "SELECT certificate FROM one_time_key WHERE study_id = ?1";
-        let known = self.database().query_row(known, [study_id.as_slice()], |row| row.get(0)).optional()?;
-        if let Some(certificate) = known {
-            return Ok(certificate);
-        }
+        self.make_key(study_id, MadeFor::OneAnswer)
+    }
+
+    /// The certificate of a key of this site for one study of another site and no other, made and durable if there was none. It is
+    /// destroyed with what was granted.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn study_certificate_or_new(&self, study_id: B256) -> Result<Vec<u8>, KeyringError> {
+        self.make_key(study_id, MadeFor::Study)
+    }
+
+    /// The same, if there is one.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn study_certificate(&self, study_id: B256) -> Result<Option<Vec<u8>>, KeyringError> {
+        let sql = "SELECT certificate FROM made_key WHERE study_id = ?1 AND made_for = ?2";
+        let row = self.database().query_row(sql, params![study_id.as_slice(), MadeFor::Study as u8], |row| row.get(0));
+        Ok(row.optional()?)
+    }
+
+    fn make_key(&self, study_id: B256, made_for: MadeFor) -> Result<Vec<u8>, KeyringError> {
         let secret = RecipientSecret::generate()?;
         let certificate = secret.recipient()?.to_bytes()?;
         let open = Zeroizing::new(secret.to_open_bytes()?);
         let key = SessionKey::random();
         let (sealed, _) = seal_bytes(&open, &key, &study_id, SealOptions::default()).map_err(EnvelopeError::from)?;
         let wrapped = key.wrap(&self.0.recipient.recipient()?)?;
-        self.database().execute(
-            "INSERT INTO one_time_key (study_id, certificate, wrapped, sealed) VALUES (?1, ?2, ?3, ?4)",
-            params![study_id.as_slice(), certificate, wrapped, sealed],
+        let database = self.database();
+        database.execute(
+            "INSERT OR IGNORE INTO made_key (study_id, made_for, certificate, wrapped, sealed) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![study_id.as_slice(), made_for as u8, certificate, wrapped, sealed],
         )?;
-        Ok(certificate)
+        let kept = "SELECT certificate FROM made_key WHERE study_id = ?1 AND made_for = ?2";
+        Ok(database.query_row(kept, params![study_id.as_slice(), made_for as u8], |row| row.get(0))?)
     }
 
-    /// Opens an envelope about another site's study with that key and this site's own.
+    fn made_key(&self, study_id: B256, made_for: MadeFor) -> Result<Option<RecipientSecret>, KeyringError> {
+        let sql = "SELECT wrapped, sealed FROM made_key WHERE study_id = ?1 AND made_for = ?2";
+        let row = self.database().query_row(sql, params![study_id.as_slice(), made_for as u8], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
+        });
+        let Some((wrapped, sealed)) = row.optional()? else { return Ok(None) };
+        let key = self.unwrap(&wrapped)?;
+        let open = unseal_bytes(&sealed, &key, &study_id, MADE_KEY_BYTES_MAX).map_err(EnvelopeError::from)?;
+        Ok(Some(RecipientSecret::from_open_bytes(&Zeroizing::new(open))?))
+    }
+
+    /// Opens a session key that somebody wrapped to this site, or to its key for this study of another site.
     ///
     /// # Errors
-    /// [`KeyringError::Envelope`] also when the key was destroyed.
+    /// [`KeyringError::Payload`].
+    pub fn unwrap_for(&self, study_id: B256, wrapped: &[u8]) -> Result<SessionKey, KeyringError> {
+        match (self.unwrap(wrapped), self.made_key(study_id, MadeFor::Study)?) {
+            (Err(_), Some(of_study)) => Ok(of_study.unwrap_session_key(wrapped)?),
+            (opened, _) => opened,
+        }
+    }
+
+    /// Opens an envelope about another site's study with the key that was made for it and this site's own, or its own for this study.
+    ///
+    /// # Errors
+    /// [`KeyringError::Envelope`]; [`KeyringError::OneTimeKeyGone`] when the key was destroyed.
     pub fn open_envelope(&self, study_id: B256, envelope: &[u8]) -> Result<Vec<u8>, KeyringError> {
-        let sql = "SELECT wrapped, sealed FROM one_time_key WHERE study_id = ?1";
-        let row = self.database().query_row(sql, [study_id.as_slice()], |row| Ok((row.get(0)?, row.get(1)?)));
-        let (wrapped, sealed): (Vec<u8>, Vec<u8>) = row.optional()?.ok_or(KeyringError::OneTimeKeyGone)?;
-        let key = self.unwrap(&wrapped)?;
-        let open = unseal_bytes(&sealed, &key, &study_id, ONE_TIME_KEY_BYTES_MAX).map_err(EnvelopeError::from)?;
-        let one_time = RecipientSecret::from_open_bytes(&Zeroizing::new(open))?;
-        Ok(open_envelope(envelope, &study_id, &self.0.recipient, &one_time)?)
+        let one_time = self.made_key(study_id, MadeFor::OneAnswer)?.ok_or(KeyringError::OneTimeKeyGone)?;
+        let of_study = self.made_key(study_id, MadeFor::Study)?;
+        match (open_envelope(envelope, &study_id, &self.0.recipient, &one_time), of_study) {
+            (Err(_), Some(of_study)) => Ok(open_envelope(envelope, &study_id, &of_study, &one_time)?),
+            (opened, _) => Ok(opened?),
+        }
     }
 
     /// Destroys that key; nothing of it is left in the database's file, and envelopes for it open to nobody any more.
@@ -545,21 +630,23 @@ impl Keyring {
     /// [`KeyringError`].
     pub fn forget_one_time_key(&self, study_id: B256) -> Result<(), KeyringError> {
         let database = self.database();
-        match database.execute("DELETE FROM one_time_key WHERE study_id = ?1", [study_id.as_slice()])? {
+        let sql = "DELETE FROM made_key WHERE study_id = ?1 AND made_for = ?2";
+        match database.execute(sql, params![study_id.as_slice(), MadeFor::OneAnswer as u8])? {
             0 => Ok(()),
             _ => self.wipe_journal(&database),
         }
     }
 
-    /// The studies of other sites whose keys are here, or a key that was made to ask for them.
+    /// The studies of other sites whose keys are here, or a key that was made for an answer about them.
     ///
     /// # Errors
     /// [`KeyringError`].
     pub fn foreign_studies(&self) -> Result<Vec<B256>, KeyringError> {
         let database = self.database();
-        let sql = "SELECT study_id FROM foreign_key UNION SELECT study_id FROM one_time_key";
+        // A key for a study may wait for the owner's word; one for an answer has that already.
+        let sql = "SELECT study_id FROM foreign_key UNION SELECT study_id FROM made_key WHERE made_for = ?1";
         let mut statement = database.prepare_cached(sql)?;
-        let rows = statement.query_map([], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
+        let rows = statement.query_map([MadeFor::OneAnswer as u8], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -601,6 +688,12 @@ fn find(database: &Connection, study_uid: &Uid) -> Result<Option<Row>, KeyringEr
         statement.query_map([study_uid.as_str()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     // Both tables are written together; a study without an epoch has no keys.
     Ok(earlier.pop().map(|newest| Row { owner_index, salt, earlier, newest }))
+}
+
+fn insert_next_epoch(tx: &Transaction<'_>, study_uid: &Uid, wrapped: &[u8]) -> rusqlite::Result<()> {
+    let epoch = "SELECT max(epoch) + 1 FROM study_epoch WHERE study_uid = ?1";
+    let epoch = tx.query_row(epoch, [study_uid.as_str()], |row| row.get(0))?;
+    insert_epoch(tx, study_uid, epoch, wrapped)
 }
 
 fn insert_epoch(tx: &Transaction<'_>, study_uid: &Uid, epoch: u32, wrapped: &[u8]) -> rusqlite::Result<()> {
@@ -660,12 +753,14 @@ const MIGRATIONS: [&str; 4] = [
      INSERT INTO foreign_key_2 SELECT study_id, epoch, preview_only, '', salt, wrapped FROM foreign_key;
      DROP TABLE foreign_key;
      ALTER TABLE foreign_key_2 RENAME TO foreign_key;
-     -- Keys made for one answer over the ledger.
-     CREATE TABLE one_time_key (
-       study_id BLOB PRIMARY KEY,    -- name on the ledger of another site's study
+     -- OpenPGP keys of this site that are for one study of another site, or for one answer about it.
+     CREATE TABLE made_key (
+       study_id BLOB NOT NULL,       -- name on the ledger
+       made_for INTEGER NOT NULL,    -- 1 one answer over the ledger, 2 the study
        certificate BLOB NOT NULL,
        wrapped BLOB NOT NULL,        -- OpenPGP PKESK of the key that seals it to the site's own payload key
-       sealed BLOB NOT NULL          -- the secret key, in a container of its own
+       sealed BLOB NOT NULL,         -- the secret key, in a container of its own
+       PRIMARY KEY (study_id, made_for)
      ) STRICT;",
 ];
 
@@ -787,7 +882,7 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyringError
 }
 
 /// Overwrites a file with zeros, durably. One that is not there is no error.
-fn overwrite(path: &Path) -> Result<(), KeyringError> {
+pub(crate) fn overwrite(path: &Path) -> Result<(), KeyringError> {
     let work = || {
         let mut file = fs::OpenOptions::new().write(true).open(path)?;
         let zeros = [0; 4096];

@@ -2,8 +2,8 @@
 //! nothing that exists is ever overwritten. It must not know the ledger.
 //!
 //! A backup is one OpenPGP message (RFC 9580) under a password: Argon2id, SEIPDv2 with AES-256 and OCB. Inside is a CBOR map
-//! with `format`, `version` and `files`, a map from name to bytes: the key files as they are and a consistent copy of the database
-//! of salts and session keys.
+//! with `format`, `version` and `files`, a map from name to bytes: the key files as they are and consistent copies of the
+//! databases of salts and session keys, and of what was derived from what.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,17 +22,19 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::keyring::{
-    self, DATABASE, KEYSTORE, KeyringError, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_SEED, OWNER_WORDS,
-    PASSWORD, PAYLOAD, SOURCE,
+    self, DATABASE, DERIVED, KEYSTORE, KeyringError, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_SEED,
+    OWNER_WORDS, PASSWORD, PAYLOAD, SOURCE,
 };
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
 
-/// What may be in a backup besides the database.
+/// What may be in a backup besides the databases and the keys of research.
 const FILES: [&str; 9] =
     [SOURCE, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_WORDS, OWNER_SEED, PAYLOAD, EXCHANGE_TLS, PASSWORD];
 /// The key with which this site answers other bridges, which know it from the ledger.
 pub const EXCHANGE_TLS: &str = "exchange-tls.pkcs8";
+/// Salts and session keys of studies; what was derived from what, and the salts that prove it.
+const DATABASES: [&str; 2] = [DATABASE, DERIVED];
 const FORMAT: &str = "pacs-bridge keys";
 const VERSION: u64 = 1;
 /// Argon2id: one pass, four lanes, 2^21 KiB would be the standard's first choice; 2^16 KiB with three passes is its second, for
@@ -214,14 +216,16 @@ pub fn backup(data_dir: &Path, config: &config::Keys, to: &Path, password: &str)
     let dir = data_dir.join(KEYSTORE);
     let mut files = BTreeMap::new();
     // First the database: a key file never changes under a row, but rows are wrapped to keys that are there before them.
-    let database = data_dir.join(DATABASE);
-    if database.exists() {
-        files.insert(DATABASE.to_owned(), copy_of(&database, &dir)?);
+    for name in DATABASES {
+        let database = data_dir.join(name);
+        if database.exists() {
+            files.insert(name.to_owned(), copy_of(&database, &dir)?);
+        }
     }
-    for name in FILES {
-        let path = dir.join(name);
-        if path.exists() {
-            files.insert(name.to_owned(), Zeroizing::new(fs::read(&path).map_err(io(&path))?));
+    for entry in fs::read_dir(&dir).map_err(io(&dir))? {
+        let entry = entry.map_err(io(&dir))?;
+        if let Some(name) = entry.file_name().to_str().filter(|name| is_key_file(name)) {
+            files.insert(name.to_owned(), Zeroizing::new(fs::read(entry.path()).map_err(io(&entry.path()))?));
         }
     }
     let names = files.keys().cloned().collect();
@@ -233,7 +237,7 @@ pub fn backup(data_dir: &Path, config: &config::Keys, to: &Path, password: &str)
 fn copy_of(database: &Path, private: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
     // Only its owner may look into a fresh temporary directory.
     let place = tempfile::tempdir_in(private).map_err(io(private))?;
-    let copy = place.path().join(DATABASE);
+    let copy = place.path().join("copy.sqlite");
     let connection = rusqlite::Connection::open(database).map_err(KeyringError::Database)?;
     connection.busy_timeout(std::time::Duration::from_secs(30)).map_err(KeyringError::Database)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy().as_ref()]).map_err(KeyringError::Database)?;
@@ -293,7 +297,7 @@ fn unseal(file: &Path, password: &str) -> Result<BTreeMap<String, Zeroizing<Vec<
     for (name, bytes) in fields.remove("files").and_then(|files| files.into_map().ok()).unwrap_or_default() {
         let (Ok(name), Ok(bytes)) = (name.into_text(), bytes.into_bytes()) else { continue };
         // Names come from a file: only those that we write are taken.
-        if name != DATABASE && !FILES.contains(&name.as_str()) {
+        if !DATABASES.contains(&name.as_str()) && !is_key_file(&name) {
             return Err(not_ours(format!("it holds a file {name:?}")));
         }
         files.insert(name, Zeroizing::new(bytes));
@@ -308,11 +312,11 @@ fn unseal(file: &Path, password: &str) -> Result<BTreeMap<String, Zeroizing<Vec<
 pub fn restore(data_dir: &Path, from: &Path, password: &str) -> Result<Vec<String>, KeysError> {
     let files = unseal(from, password)?;
     let dir = data_dir.join(KEYSTORE);
-    let place = |name: &str| if name == DATABASE { data_dir.join(name) } else { dir.join(name) };
-    for name in FILES.into_iter().chain([DATABASE]) {
+    let place = |name: &str| if DATABASES.contains(&name) { data_dir.join(name) } else { dir.join(name) };
+    for name in FILES.into_iter().chain(DATABASES).chain(files.keys().map(String::as_str)) {
         let path = place(name);
         let same = || fs::read(&path).is_ok_and(|there| files.get(name).is_some_and(|bytes| *there == ***bytes));
-        if path.exists() && !same() {
+        if path.exists() && !same() && !(name == DERIVED && is_empty_record(&path)) {
             return Err(KeysError::Exists(path));
         }
     }
@@ -324,6 +328,20 @@ pub fn restore(data_dir: &Path, from: &Path, password: &str) -> Result<Vec<Strin
     }
     keyring::sync_dir(data_dir)?;
     Ok(files.into_keys().collect())
+}
+
+/// Whether a record of derived studies says nothing, as every start makes one where there is none. Opening it also settles what its
+/// journal holds, which must not be taken for that of the record that is put in its place.
+fn is_empty_record(path: &Path) -> bool {
+    let count = |database: rusqlite::Connection| {
+        database.query_row("SELECT NOT EXISTS (SELECT 1 FROM derivation)", [], |row| row.get(0))
+    };
+    rusqlite::Connection::open(path).and_then(count).unwrap_or(false)
+}
+
+/// Whether a file of the keystore belongs into a backup.
+fn is_key_file(name: &str) -> bool {
+    FILES.contains(&name) || keyring::is_research_key(name) || keyring::is_group_key(name)
 }
 
 fn read_keystore(path: &Path, password: &str) -> Result<PrivateKeySigner, KeysError> {

@@ -3,8 +3,9 @@
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
-//! every door; [`exchange`] brings studies of other sites; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for
-//! those who show one of the [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
+//! every door; [`tls`] reads the doors' certificates; [`exchange`] brings studies of other sites; [`derive`] makes studies of
+//! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
+//! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod control;
 pub mod decide;
 pub mod deidentify;
 pub mod demo;
+pub mod derive;
 pub mod dicom;
 pub mod erase;
 pub mod exchange;
@@ -32,6 +34,7 @@ pub mod publish;
 pub mod retrieve;
 pub mod site;
 pub mod study;
+pub mod tls;
 pub mod tokens;
 pub mod xds;
 

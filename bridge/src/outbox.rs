@@ -3,18 +3,22 @@
 //! What is sealed for a study that others may have seen is sealed in an epoch of which nobody has the key from whom access was
 //! taken away before: versions of such a study are made only while this site knows what the ledger says.
 //!
+//! A derived study is made ready when all of its objects are stored, and never with an object that was not derived.
+//!
 //! Must not know the chain.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_scp::Uid;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
-use crate::assemble::{AssembleError, Assembler};
+use crate::assemble::{AssembleError, Assembler, Encryption};
+use crate::derive::{self, Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
 use crate::keyring::Keyring;
 use crate::publish::{
@@ -41,6 +45,10 @@ enum PlanError {
     Archive(#[from] ArchiveError),
     #[error("the consents")]
     Follow(#[from] FollowError),
+    #[error("the record of derived studies")]
+    Derived(#[from] DeriveError),
+    #[error("object {0} of a derived study was not derived here")]
+    NotDerived(Uid),
 }
 
 /// [`Outbox`] and [`Source`] over archive, keyring and assembler.
@@ -50,13 +58,31 @@ pub struct SiteOutbox {
     keyring: Keyring,
     assembler: Assembler,
     consents: Consents,
+    derived: Derived,
+    /// Notified when a study became final, if anybody derives from such.
+    finished: Option<Arc<Notify>>,
+    /// Rules whose derived studies are open to everybody.
+    open_rules: Arc<HashSet<String>>,
 }
 
 impl SiteOutbox {
     /// Joins the parts.
     #[must_use]
-    pub fn new(archive: Archive, keyring: Keyring, assembler: Assembler, consents: Consents) -> Self {
-        Self { archive, keyring, assembler, consents }
+    pub fn new(
+        archive: Archive,
+        keyring: Keyring,
+        assembler: Assembler,
+        consents: Consents,
+        derived: Derived,
+        finished: Option<Arc<Notify>>,
+    ) -> Self {
+        Self { archive, keyring, assembler, consents, derived, finished, open_rules: Arc::default() }
+    }
+
+    /// The same, with rules whose derived studies are open to everybody who reads the ledger.
+    #[must_use]
+    pub fn with_open_rules(self, rules: impl IntoIterator<Item = String>) -> Self {
+        Self { open_rules: Arc::new(rules.into_iter().collect()), ..self }
     }
 
     /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
@@ -100,8 +126,9 @@ impl SiteOutbox {
         }
     }
 
-    /// Makes the next version of a study, unless it is not known now from whom access to it was taken away.
+    /// Makes the next version of a study, unless it is not known now from whom access to it was taken away, or it is being derived.
     async fn plan(&self, study: &Uid) -> Result<bool, PlanError> {
+        let Some(_alone) = self.derived_whole(study)? else { return Ok(false) };
         let known = self.archive.publication(study)?.map(|publication| publication.study_id);
         let now_s = u64::try_from(now_ms() / 1000).unwrap_or(0);
         if known.is_some() && !self.consents.is_current(now_s) {
@@ -111,8 +138,28 @@ impl SiteOutbox {
             Some(study_id) => Ok::<_, PlanError>(self.consents.withdrawals(study_id)?),
             None => Ok(Vec::new()),
         };
-        self.assembler.begin_version(study, withdrawn).await?;
+        self.assembler.begin_version(study, self.encryption(study)?, withdrawn).await?;
         Ok(true)
+    }
+
+    /// Off only for what a rule derived that says so today.
+    fn encryption(&self, study: &Uid) -> Result<Encryption, PlanError> {
+        let derivation = self.derived.of_derived(study)?;
+        let open = derivation.is_some_and(|derivation| self.open_rules.contains(derivation.rule()));
+        Ok(if open { Encryption::Off } else { Encryption::On })
+    }
+
+    /// Whether every object of a study is there, and none that should not be, if it was derived. It stays so while the answer is held.
+    fn derived_whole(&self, study: &Uid) -> Result<Option<Option<MutexGuard<'_, ()>>>, PlanError> {
+        let Some(derivation) = self.derived.of_derived(study)? else { return Ok(Some(None)) };
+        let Some(alone) = self.derived.try_pause() else { return Ok(None) };
+        if self.derived.is_storing(study) {
+            return Ok(None);
+        }
+        match derive::stranger(&self.archive, &self.derived, &derivation)? {
+            Some(stranger) => Err(PlanError::NotDerived(stranger)),
+            None => Ok(Some(Some(alone))),
+        }
     }
 
     /// A study can go while it is being published.
@@ -157,7 +204,15 @@ impl Outbox for SiteOutbox {
             }
         }
         let sealed = all.sealed.clone();
+        let finished = self.finished.as_ref().filter(|_| all.finished.is_some());
+        if finished.is_some() {
+            // Before it is final: nobody looks at a study that is not, and none that is may be missed.
+            self.derived.add_candidate(&uid).map_err(|error| OutboxError(Box::new(error)))?;
+        }
         self.archive.record_seen(&uid, all).await.map_err(outbox)?;
+        if let Some(finished) = finished {
+            finished.notify_one();
+        }
         // Sealed images are on the ledger for good; their bytes here were a cache.
         self.assembler.forget_sealed(&sealed);
         Ok(())
@@ -180,8 +235,15 @@ impl Source for SiteOutbox {
             piece_bytes: image.map.piece_bytes,
             root: image.map.root,
         });
-        let owner = StudyOwner::Custodial { index: keys.owner_index };
-        Ok(Plan { study: job.study, version: job.version, owner, images: images.collect() })
+        let derivation = self.derived.of_derived(&uid).map_err(later)?;
+        let owner = match derivation.as_ref().map(Derivation::owner) {
+            Some(Owner::Research(owner)) => StudyOwner::Held { owner },
+            // Who is elsewhere gets it when his groups were let in.
+            None | Some(Owner::Custody | Owner::Elsewhere(_)) => StudyOwner::Custodial { index: keys.owner_index },
+        };
+        let lineage = derivation.and_then(|derivation| derivation.lineage());
+        let derived_from = lineage.map_or_else(Default::default, |lineage| lineage.commitment());
+        Ok(Plan { study: job.study, version: job.version, owner, derived_from, images: images.collect() })
     }
 
     async fn open(&self, job: &StudyJob, image: &PlannedImage) -> Result<ChannelPieces, SourceError> {

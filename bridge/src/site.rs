@@ -4,12 +4,14 @@
 
 use std::sync::{Arc, OnceLock};
 
+use alloy::primitives::B256;
 use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::derive::{DeriveError, DerivedRow, Deriver, Owner};
 use crate::erase::Eraser;
 use crate::follow::Consents;
 use crate::keyring::{Keyring, KeyringError};
@@ -40,6 +42,9 @@ pub enum SiteError {
     /// The keyring failed.
     #[error("the keyring")]
     Keyring(#[from] KeyringError),
+    /// The record of derived studies failed.
+    #[error("derived studies")]
+    Derived(#[from] DeriveError),
 }
 
 /// Where a study is on its way.
@@ -174,6 +179,9 @@ pub struct StudyReport {
     pub owner: Option<String>,
     /// Images of its newest version.
     pub images: Vec<ImageRow>,
+    /// What was derived from it, or what it was derived from.
+    #[serde(default)]
+    pub derivations: Vec<DerivedRow>,
 }
 
 /// What was found of one object.
@@ -247,10 +255,14 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// Erases studies.
     pub eraser: Eraser,
+    /// Derives studies.
+    pub deriver: Deriver,
     /// What the publisher says, once it runs.
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
     pub publishing: bool,
+    /// Whether this site asks for every study with a key of its own.
+    pub key_per_study: bool,
     /// Account of this source.
     pub source: String,
 }
@@ -266,6 +278,15 @@ impl Site {
     #[must_use]
     pub fn archive(&self) -> &Archive {
         &self.0.archive
+    }
+
+    /// The OpenPGP certificate with which this site asks for another site's study.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn certificate_for(&self, study: B256) -> Result<Vec<u8>, KeyringError> {
+        let Parts { keyring, key_per_study, .. } = &*self.0;
+        if *key_per_study { keyring.study_certificate_or_new(study) } else { keyring.payload_certificate() }
     }
 
     /// What the site is made of.
@@ -304,6 +325,12 @@ impl Site {
         let publication = self.0.archive.publication(&study_uid)?;
         let study_id = publication.as_ref().map(|p| p.study_id);
         let claimed = study_id.and_then(|id| self.0.consents.study(id).ok().flatten()).map(|s| s.owner.to_string());
+        let derivation = self.0.deriver.derived().of_derived(&study_uid)?;
+        let research = derivation.and_then(|known| match known.owner() {
+            Owner::Research(account) => Some(account.to_string()),
+            Owner::Custody | Owner::Elsewhere(_) => None,
+        });
+        let claimed = claimed.or(research);
         let owner = match self.0.keyring.study(&study_uid)? {
             _ if claimed.is_some() => claimed,
             Some(keys) => Some(self.0.keyring.owner(keys.owner_index)?.address().to_string()),
@@ -322,7 +349,9 @@ impl Site {
                 });
             }
         }
-        Ok(StudyReport { study: row, study_id: publication.map(|p| p.study_id.to_string()), owner, images })
+        let derivations = self.0.deriver.rows_of(&study_uid)?;
+        let study_id = study_id.map(|id| id.to_string());
+        Ok(StudyReport { study: row, study_id, owner, images, derivations })
     }
 
     /// Removes the files of a study whose every byte is on the ledger. Returns files and bytes removed.

@@ -165,6 +165,8 @@ fn config(chain_id: u64, key: &PrivateKeySigner, journal: &Path) -> LedgerConfig
         mode: PieceMode::Calldata,
         journal: journal.to_owned(),
         owner_seed: Some(OwnerSeed::new(vec![5; 32])),
+        held_keys: Default::default(),
+        identity: None,
         read_parallel: 4,
         sender: SenderConfig { poll_ms: 20, resend_ms: 300, ..SenderConfig::default() },
     }

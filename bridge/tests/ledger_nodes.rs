@@ -37,6 +37,8 @@ impl Reach {
             mode,
             journal: journal.to_owned(),
             owner_seed: Some(OwnerSeed::new(vec![5; 32])),
+            held_keys: Default::default(),
+            identity: None,
             read_parallel: 8,
             sender: SenderConfig { poll_ms: 10, ..SenderConfig::default() },
         }

@@ -129,6 +129,8 @@ async fn open_ledger(embedded: &EmbeddedLedger, signer: RemoteSigner, dir: &Path
         mode: PieceMode::Calldata,
         journal: dir.join("journal.sqlite"),
         owner_seed: None,
+        held_keys: Default::default(),
+        identity: None,
         read_parallel: 1,
         sender: SenderConfig { poll_ms: 10, ..SenderConfig::default() },
     };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 pragma solidity 0.8.37;
 
+import {Signed} from "./Signed.sol";
 import {ISources} from "./interfaces/ISources.sol";
 
 /// @title Sources
@@ -9,19 +10,25 @@ import {ISources} from "./interfaces/ISources.sol";
 /// can seize a fresh deployment) while the runtime code, and so its hash, is the same everywhere.
 ///
 /// Deployed together with {Studies} as {Registry}: a definition asks for the source and counts it in slots that it reads anyhow.
-abstract contract Sources is ISources {
+abstract contract Sources is ISources, Signed {
     /// @notice Longest endpoint in bytes.
     uint256 public constant ENDPOINT_BYTES_MAX = 512;
     /// @notice Longest OpenPGP key in bytes.
     uint256 public constant ENCRYPTION_KEY_BYTES_MAX = 1024;
 
-    /// @dev The first four are one slot, which every definition of a study reads and writes.
+    bytes32 private constant CHANGE_ENDPOINT =
+        keccak256("ChangeEndpoint(address source,string endpoint,uint32 seq,uint64 deadline)");
+    bytes32 private constant CHANGE_KEYS =
+        keccak256("ChangeKeys(address source,bytes32 tlsKey,bytes encryptionKey,uint32 seq,uint64 deadline)");
+
+    /// @dev The first six are one slot, which every definition of a study reads and writes.
     struct Source {
         bool admitted;
         bool suspended;
         bool defined;
         uint16 number;
         uint64 studies;
+        uint32 seq;
         bytes32 keyX;
         bytes32 keyY;
         bytes32 tlsKey;
@@ -107,16 +114,39 @@ abstract contract Sources is ISources {
     }
 
     function changeEndpoint(string calldata endpoint) external onlyDefined {
-        _checkEndpoint(endpoint);
-        _sources[msg.sender].endpoint = endpoint;
-        emit EndpointChanged(msg.sender, endpoint);
+        // What was signed before and not sent yet is void.
+        ++_sources[msg.sender].seq;
+        _setEndpoint(msg.sender, endpoint);
+    }
+
+    function changeEndpointSigned(
+        address source,
+        string calldata endpoint,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata signature
+    ) external {
+        bytes32 message = keccak256(abi.encode(CHANGE_ENDPOINT, source, keccak256(bytes(endpoint)), seq, deadline));
+        _said(source, message, seq, deadline, signature);
+        _setEndpoint(source, endpoint);
     }
 
     function changeKeys(bytes32 tlsKey, bytes calldata encryptionKey) external onlyDefined {
-        if (encryptionKey.length > ENCRYPTION_KEY_BYTES_MAX) revert EncryptionKeyLength(encryptionKey.length);
-        _sources[msg.sender].tlsKey = tlsKey;
-        _sources[msg.sender].encryptionKey = encryptionKey.length == 0 ? bytes32(0) : keccak256(encryptionKey);
-        emit KeysChanged(msg.sender, tlsKey, encryptionKey);
+        ++_sources[msg.sender].seq;
+        _setKeys(msg.sender, tlsKey, encryptionKey);
+    }
+
+    function changeKeysSigned(
+        address source,
+        bytes32 tlsKey,
+        bytes calldata encryptionKey,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata signature
+    ) external {
+        bytes32 message = keccak256(abi.encode(CHANGE_KEYS, source, tlsKey, keccak256(encryptionKey), seq, deadline));
+        _said(source, message, seq, deadline, signature);
+        _setKeys(source, tlsKey, encryptionKey);
     }
 
     function authorizeOperator(address operator) external onlyDefined {
@@ -161,6 +191,10 @@ abstract contract Sources is ISources {
         return (_sources[source].tlsKey, _sources[source].encryptionKey);
     }
 
+    function sourceSeqOf(address source) external view returns (uint32) {
+        return _sources[source].seq;
+    }
+
     function stakeOf(address source) external view returns (uint256) {
         return _sources[source].studies;
     }
@@ -202,6 +236,28 @@ abstract contract Sources is ISources {
             ++known.studies;
         }
         return number;
+    }
+
+    /// @dev Reverts unless the identity of a defined source says `message` as its number `seq`.
+    function _said(address source, bytes32 message, uint32 seq, uint64 deadline, bytes calldata signature) private {
+        Source storage known = _sources[source];
+        if (!known.defined) revert NotDefined(source);
+        if (seq <= known.seq) revert SeqNotRising(known.seq, seq);
+        _checkSigned(source, message, deadline, signature);
+        known.seq = seq;
+    }
+
+    function _setEndpoint(address source, string calldata endpoint) private {
+        _checkEndpoint(endpoint);
+        _sources[source].endpoint = endpoint;
+        emit EndpointChanged(source, endpoint);
+    }
+
+    function _setKeys(address source, bytes32 tlsKey, bytes calldata encryptionKey) private {
+        if (encryptionKey.length > ENCRYPTION_KEY_BYTES_MAX) revert EncryptionKeyLength(encryptionKey.length);
+        _sources[source].tlsKey = tlsKey;
+        _sources[source].encryptionKey = encryptionKey.length == 0 ? bytes32(0) : keccak256(encryptionKey);
+        emit KeysChanged(source, tlsKey, encryptionKey);
     }
 
     function _checkEndpoint(string calldata endpoint) private pure {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 pragma solidity 0.8.37;
 
-import {Signed} from "./Signed.sol";
 import {Sources} from "./Sources.sol";
 import {IStudies} from "./interfaces/IStudies.sol";
 
 /// @title Studies
 /// @notice See {IStudies}.
-abstract contract Studies is IStudies, Sources, Signed {
+abstract contract Studies is IStudies, Sources {
     /// @notice Most guardians of one study.
     uint256 public constant GUARDIANS_MAX = 8;
     /// @notice Shortest and longest time in seconds that the owner has to veto a recovery.

@@ -1,8 +1,8 @@
-//! What owners, guardians and approvers sign: EIP-712 messages of the Registry and Consent contracts, one flat struct per action.
+//! What owners, guardians, approvers and sources' identities sign: EIP-712 messages of the Registry and Consent contracts, one flat struct per action.
 //!
 //! Sign `message.eip712_signing_hash(&studies_domain(..))` for messages of Studies, `consent_domain` for those of Consent.
 //! `deadline` is in seconds since 1970 and is the last moment at which the message is good. `seq` rises strictly: per study
-//! over all messages of Studies, per (study, grantee) over allow, deny and revoke.
+//! over all messages of Studies, per (study, grantee) over allow, deny and revoke, per source over its endpoint and keys.
 //!
 //! The tables of codes are here as well, because the contracts only carry numbers.
 //!
@@ -11,6 +11,10 @@
 mod bindings {
     #![allow(missing_docs, unreachable_pub)]
     alloy::sol! {
+        #[derive(Debug, PartialEq, Eq)]
+        struct ChangeEndpoint { address source; string endpoint; uint32 seq; uint64 deadline; }
+        #[derive(Debug, PartialEq, Eq)]
+        struct ChangeKeys { address source; bytes32 tlsKey; bytes encryptionKey; uint32 seq; uint64 deadline; }
         #[derive(Debug, PartialEq, Eq)]
         struct DefineStudy { bytes32 studyId; address owner; address source; bool custodial; bytes32 derivedFrom; uint64 deadline; }
         #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +65,10 @@ use alloy::sol_types::{Eip712Domain, SolValue};
 pub use bindings::Allow;
 /// A second operator of a source agrees that the first breaks the glass.
 pub use bindings::ApproveEmergency;
+/// A source's identity says where the source answers.
+pub use bindings::ChangeEndpoint;
+/// A source's identity says by which keys the source is known.
+pub use bindings::ChangeKeys;
 /// The owner agrees that the source defines the study.
 pub use bindings::DefineStudy;
 /// The owner refuses the open request of a grantee.
@@ -78,7 +86,7 @@ pub use bindings::TransferStudy;
 /// The owner ends a recovery under way.
 pub use bindings::VetoRecovery;
 
-/// The EIP-712 domain of the Studies messages of a Registry contract on a chain.
+/// The EIP-712 domain of the messages of a Registry contract on a chain.
 pub fn studies_domain(chain_id: u64, studies: Address) -> Eip712Domain {
     domain("PACS Bridge Studies", chain_id, studies)
 }
@@ -307,8 +315,15 @@ mod tests {
     /// What a wallet shows and hashes is what the contracts' documentation says.
     #[test]
     fn the_types_are_those_of_the_contracts() {
-        let source = [include_str!("../solidity/Studies.sol"), include_str!("../solidity/Consent.sol")].concat();
+        let source = [
+            include_str!("../solidity/Sources.sol"),
+            include_str!("../solidity/Studies.sol"),
+            include_str!("../solidity/Consent.sol"),
+        ]
+        .concat();
         let types = [
+            ChangeEndpoint::eip712_encode_type(),
+            ChangeKeys::eip712_encode_type(),
             DefineStudy::eip712_encode_type(),
             TransferStudy::eip712_encode_type(),
             TombstoneStudy::eip712_encode_type(),

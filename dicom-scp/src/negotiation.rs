@@ -43,6 +43,8 @@ pub struct AssociationRequest {
     pub implementation_class_uid: Option<Uid>,
     /// The peer's Implementation Version Name.
     pub implementation_version_name: Option<String>,
+    /// Whether the association is carried by an encrypted stream.
+    pub is_encrypted: bool,
     /// The peer's verified TLS certificate in DER, where there is one.
     pub peer_certificate: Option<Vec<u8>>,
 }
@@ -340,6 +342,7 @@ pub(crate) fn association_request(rq: &AssociationRQ, peer: SocketAddr) -> Resul
         user_identity: variables.identity,
         implementation_class_uid: variables.implementation_class_uid,
         implementation_version_name: variables.implementation_version_name,
+        is_encrypted: false,
         peer_certificate: None,
     })
 }

@@ -20,7 +20,8 @@ use bytes::BytesMut;
 use dicom_ul::pdu::{
     AssociationRQ, Pdu, PresentationContextProposed, RequestorRoles, UserIdentityType, UserVariableItem,
 };
-use std::{collections::HashSet, future::Future, io, net::SocketAddr, ops::ControlFlow, time::Duration};
+use futures::future::BoxFuture;
+use std::{collections::HashSet, future::Future, io, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::{io::AsyncRead, net::TcpStream, time::timeout};
 
 /// The most presentation contexts an association can have: odd ids from 1 to 255 (PS3.8 9.3.2.2).
@@ -43,6 +44,14 @@ pub struct ScuOptions {
     pub pdu_bytes_max: u32,
     /// User identity to present.
     pub user_identity: Option<UserIdentity>,
+    /// What encrypts the connection; without it, DICOM over plain TCP.
+    pub secure: Option<Arc<dyn Secure>>,
+}
+
+/// Makes of a TCP connection the stream that carries an association, such as TLS.
+pub trait Secure: std::fmt::Debug + Send + Sync {
+    /// Does the handshake, with a time limit around it.
+    fn secure(&self, tcp: TcpStream) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
 }
 
 impl ScuOptions {
@@ -56,6 +65,7 @@ impl ScuOptions {
             dimse_timeout_ms: 60_000,
             pdu_bytes_max: 131_072,
             user_identity: None,
+            secure: None,
         }
     }
 
@@ -99,6 +109,9 @@ pub enum ScuError {
     /// No connection.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
+    /// The connection cannot be encrypted, or not with whom it should.
+    #[error("cannot secure the connection")]
+    Secure(#[source] io::Error),
     /// The peer does not answer in time.
     #[error("timed out waiting for {0}")]
     Timeout(&'static str),
@@ -170,7 +183,7 @@ pub struct Retrieved {
 }
 
 /// An association that we requested. Dropping it closes the connection without ceremony; prefer [`Association::release`].
-pub struct Association<S = TcpStream> {
+pub struct Association<S = Box<dyn Stream>> {
     transport: Transport<S>,
     contexts: Vec<Context>,
     options: ScuOptions,
@@ -178,8 +191,8 @@ pub struct Association<S = TcpStream> {
     last_message_id: u16,
 }
 
-impl Association<TcpStream> {
-    /// Connects over TCP and negotiates. At most [`CONTEXTS_MAX`] proposals; more are refused as [`ScuError::Terms`].
+impl Association {
+    /// Connects over TCP, encrypts where the options say so, and negotiates. At most [`CONTEXTS_MAX`] proposals; more are refused as [`ScuError::Terms`].
     ///
     /// # Errors
     /// When there is no association.
@@ -197,6 +210,13 @@ impl Association<TcpStream> {
         // Without this, a response of two segments waits for the delayed acknowledgement of the first.
         stream.set_nodelay(true).map_err(ScuError::Connect)?;
         let peer = stream.peer_addr().map_err(ScuError::Connect)?;
+        let stream: Box<dyn Stream> = match &options.secure {
+            None => Box::new(stream),
+            Some(secure) => timeout(limit, secure.secure(stream))
+                .await
+                .map_err(|_| ScuError::Timeout("the TLS handshake"))?
+                .map_err(ScuError::Secure)?,
+        };
         Self::establish(stream, peer, options, proposals).await
     }
 }

@@ -165,7 +165,11 @@ impl<S: Stream> Transport<S> {
         if buffer.capacity() - buffer.len() < bytes {
             buffer.reserve(if bytes > SMALL { bytes.max(STEP) } else { bytes.max(SMALL) });
         }
-        let read = self.stream.read_buf(buffer).await?;
+        let read = match self.stream.read_buf(buffer).await {
+            // TLS that ended without saying so.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
         if read == 0 {
             return Err(TransportError::Closed);
         }

@@ -517,7 +517,11 @@ impl dicom_scp::scp::Upgrade for MagicWord {
         if &word != b"magic" {
             return Err(std::io::ErrorKind::PermissionDenied.into());
         }
-        Ok(dicom_scp::scp::Upgraded { stream: tcp, peer_certificate: Some(b"certificate".to_vec()) })
+        Ok(dicom_scp::scp::Upgraded {
+            stream: tcp,
+            is_encrypted: true,
+            peer_certificate: Some(b"certificate".to_vec()),
+        })
     }
 }
 
@@ -528,7 +532,9 @@ async fn connections_can_be_upgraded() {
     let (site, shutdown) = (std::sync::Arc::new(Site::default()), tokio_util::sync::CancellationToken::new());
     let front = std::sync::Arc::new(Front(site.clone()));
     let options = ScpOptions::default();
-    let task = tokio::spawn(dicom_scp::scp::serve_upgraded(listener, options, front, shutdown.clone(), MagicWord));
+    let room = dicom_scp::scp::Room::new(&options);
+    let served = dicom_scp::scp::serve_upgraded(listener, options, room, front, shutdown.clone(), MagicWord);
+    let task = tokio::spawn(served);
     for (word, accepted) in [(b"magic", true), (b"wrong", false)] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(word).await.unwrap();
@@ -538,6 +544,7 @@ async fn connections_can_be_upgraded() {
     }
     let requests = site.requests.lock().unwrap().clone();
     assert_eq!(requests.len(), 1);
+    assert!(requests[0].is_encrypted);
     assert_eq!(requests[0].peer_certificate.as_deref(), Some(b"certificate".as_slice()));
     shutdown.cancel();
     task.await.unwrap();

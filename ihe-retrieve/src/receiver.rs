@@ -158,10 +158,10 @@ impl ResponseReader {
     }
 
     fn begin(&mut self, head: PartHead) -> Result<usize, ResponseError> {
-        let awaited = self.awaited.iter_mut().flatten().enumerate();
+        let slots = self.awaited.as_mut().ok_or(ResponseError::Parts)?;
         let id = head.content_id.ok_or(ResponseError::Parts)?;
-        let (at, slot) = { awaited }.find(|(_, slot)| slot.as_ref() == Some(&id)).ok_or(ResponseError::Parts)?;
-        *slot = None;
+        let at = slots.iter().position(|slot| slot.as_ref() == Some(&id)).ok_or(ResponseError::Parts)?;
+        slots[at] = None;
         Ok(at)
     }
 

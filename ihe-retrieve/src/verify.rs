@@ -297,7 +297,7 @@ impl Signature {
             let target = ids.find(&reference.uri).filter(|target| covered.insert(*target)).ok_or(Fault::Coverage)?;
             let canonical = canonical(document, target, &reference.prefixes, left)?;
             left -= canonical.len();
-            if Sha256::digest(canonical).as_slice() != reference.digest {
+            if Sha256::digest(canonical)[..] != reference.digest[..] {
                 return Err(Fault::Digest);
             }
         }

@@ -767,7 +767,10 @@ fn namespace_tricks() {
     // What is declared around and not used does not matter; what is used does.
     accepted(&swap(&valid, "<s:Envelope ", "<s:Envelope xmlns=\"urn:e\" xmlns:zz=\"urn:z\" "));
     accepted(&swap(&valid, "<s:Envelope ", &format!("<s:Envelope xmlns:x=\"{XDS}\" ")));
-    refused(&swap(&valid, " xmlns:x=\"urn:ihe:iti:xds-b:2007\"", " xmlns:x=\"urn:ihe:iti:xds-b:2007 \""), Fault::Body);
+    refused(
+        &swap(&valid, " xmlns:x=\"urn:ihe:iti:xds-b:2007\"", " xmlns:x=\"urn:ihe:iti:xds-b:2007 \""),
+        Fault::NotWellFormed,
+    );
     // Other prefixes are other octets, although the names are the same.
     refused(
         &swap(&valid, "<a:MessageID u:Id", "<u2:MessageID xmlns:u2=\"http://www.w3.org/2005/08/addressing\" u:Id")
@@ -955,7 +958,7 @@ fn faults_on_the_wire() {
         (Fault::SecurityTokenUnavailable, 400, "env:Sender", "wsse:SecurityTokenUnavailable"),
         (Fault::MessageExpired, 400, "env:Sender", "wsu:MessageExpired"),
         (Fault::VersionMismatch, 500, "env:VersionMismatch", ""),
-        (Fault::MustUnderstand(vec![("urn:\"".into(), "Some".into())]), 500, "env:MustUnderstand", ""),
+        (Fault::MustUnderstand(vec![("urn:&".into(), "Some".into())]), 500, "env:MustUnderstand", ""),
         (Fault::Soap11, 500, "env11:VersionMismatch", ""),
     ] {
         let (soap12, kind, allow, body) = text(&fault, FaultStatus::Soap12);
@@ -970,7 +973,7 @@ fn faults_on_the_wire() {
         let upgrade = matches!(fault, Fault::Soap11 | Fault::VersionMismatch);
         assert_eq!(body.contains("<env:Upgrade><env:SupportedEnvelope qname=\"v:Envelope\" xmlns:v="), upgrade);
         let unknown = matches!(fault, Fault::MustUnderstand(_));
-        assert_eq!(body.contains("<env:NotUnderstood qname=\"q:Some\" xmlns:q=\"urn:&quot;\"/>"), unknown);
+        assert_eq!(body.contains("<env:NotUnderstood qname=\"q:Some\" xmlns:q=\"urn:&amp;\"/>"), unknown);
     }
 }
 

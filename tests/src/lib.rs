@@ -3,6 +3,8 @@
 //! Every process is started, watched and ended by its id; a dropped handle kills what it started.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs, clippy::print_stderr)]
 
+pub mod anvil;
+pub mod certificates;
 pub mod dicom;
 pub mod faults;
 pub mod http;
@@ -19,6 +21,9 @@ use tempfile::TempDir;
 
 /// Longest wait for anything that should happen at once, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// In a site's configuration: no port for DICOM in the clear.
+pub const NO_PLAIN_DICOM: &str = "[dicom]\nbind = \"\"\n";
 
 /// A site: its data directory, its configuration, and the daemon while it runs.
 pub struct Bridge {
@@ -83,8 +88,10 @@ impl Bridge {
 
     fn write_config(&self) {
         let mut toml = self.toml.clone();
-        let mut lines =
-            vec![("site", format!("data_dir = {:?}", self.data)), ("dicom", "bind = \"127.0.0.1:0\"".to_owned())];
+        let mut lines = vec![("site", format!("data_dir = {:?}", self.data))];
+        if !toml.contains(NO_PLAIN_DICOM) {
+            lines.push(("dicom", "bind = \"127.0.0.1:0\"".to_owned()));
+        }
         if !toml.contains("intake_log_bytes") {
             // Small enough that tests fill it and use it again.
             lines.push(("archive", "intake_log_bytes = 33554432".to_owned()));
@@ -114,7 +121,8 @@ impl Bridge {
             .unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let dicom = ready.split_whitespace().find_map(|word| word.strip_prefix("dicom="));
+        let at = |key| ready.split_whitespace().find_map(|word| word.strip_prefix(key));
+        let dicom = at("dicom=").or_else(|| at("dicom_tls="));
         let Some(dicom) = dicom else {
             let _ = child.kill();
             panic!("the bridge did not get ready; it said {ready:?} and logged:\n{}", self.log());
@@ -128,6 +136,11 @@ impl Bridge {
     pub fn wait_filed(&self, count: u64) {
         let objects = self.data.join("archive/objects");
         wait_for("the files of all objects", || files_below(&objects).len() as u64 == count);
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        assert!(Command::new("kill").args(["-HUP", &self.pid().to_string()]).status().unwrap().success());
     }
 
     /// What the ready line says after `key`, such as `rpc=`.

@@ -87,6 +87,11 @@ pub struct StoreScp {
 
 impl StoreScp {
     pub fn start(ae_title: &str) -> Option<Self> {
+        Self::start_with(ae_title, &[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    pub fn start_with(ae_title: &str, more: &[&str]) -> Option<Self> {
         if !have("storescp") {
             return None;
         }
@@ -95,6 +100,7 @@ impl StoreScp {
         let child = dcmtk("storescp")
             .args(["+B", "+xa", "--fork", "-aet", ae_title, "-od"])
             .arg(dir.path())
+            .args(more)
             .arg(port.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -95,7 +95,11 @@ fn a_patient_decides_with_a_key_of_his_own_and_nobody_else_can() {
     // Another key cannot sign for the patient, nor can an action be sent that nobody signed.
     let allow = file("allow.json");
     let allow = text(&allow);
-    bridge.json(&["allow", study, GRANTEE, "--encryption-key", KEY_HASH, "--until", "30d", "--unsigned", allow]);
+    let note = file("note.json");
+    let note = text(&note);
+    let commitment = table(&bridge, &["note", "new", note, "until the end of the therapy"]);
+    let limits = ["--encryption-key", KEY_HASH, "--until", "30d", "--note", note];
+    bridge.json(&[&["allow", study, GRANTEE], limits.as_slice(), &["--unsigned", allow]].concat());
     let words = refused(&bridge, &["submit", allow]);
     assert!(words.contains("not signed yet"), "{words}");
     let other = file("other.json");
@@ -125,6 +129,17 @@ fn a_patient_decides_with_a_key_of_his_own_and_nobody_else_can() {
     for row in trace["history"].as_array().unwrap() {
         assert!(row["gas"].as_u64().is_some_and(|gas| gas > 21_000) && row["time_s"].is_u64(), "{row}");
     }
+
+    // What was said in words is nowhere but in the file, and the ledger shows when, until a letter of it is changed.
+    let found = bridge.json(&["note", "find", note, study]);
+    assert_eq!((events(&found), &found["history"][0]["notes"]), (vec!["accepted"], &commitment.trim().into()));
+    let changed = std::fs::read_to_string(note).unwrap().replace("the end", "The end");
+    let other_note = file("other-note.json");
+    std::fs::write(&other_note, changed).unwrap();
+    let words = refused(&bridge, &["note", "find", text(&other_note), study]);
+    assert!(words.contains("commits to this note"), "{words}");
+    let words = refused(&bridge, &["deny", study, GRANTEE, "--note", key]);
+    assert!(words.contains("is not a note"), "{words}");
 
     // Revoked, and what was overtaken stays overtaken.
     let revoke = file("revoke.json");

@@ -122,7 +122,11 @@ fn images_on_chain(runtime: &Runtime, site: &Bridge) -> BTreeMap<B256, (B256, Ve
 
 /// Everything that could open something, by whoever holds these.
 fn all_keys<'a>(epochs: impl Iterator<Item = &'a SessionKey>) -> Vec<SessionKey> {
-    epochs.flat_map(|key| [key.clone(), key.preview_key()]).collect()
+    // All objects of these studies are in their first series.
+    let series: Vec<Uid> = (1..3).map(|study| Uid::new(&format!("{}.1", uid(study))).unwrap()).collect();
+    let of_series =
+        |key: SessionKey| series.iter().map(|uid| key.of_series(uid)).chain([key.clone()]).collect::<Vec<_>>();
+    epochs.flat_map(|key| [key.clone(), key.preview_key()]).flat_map(of_series).collect()
 }
 
 fn all_foreign_keys(keys: &ForeignKeys) -> Vec<SessionKey> {

@@ -304,34 +304,44 @@ fn what_the_owner_allows_is_what_another_site_sees() {
 fn keys_go_over_the_ledger_where_sites_cannot_reach_each_other() {
     const ENVELOPES: &str = "[exchange]\nenvelopes = true\n";
     let consortium = Consortium::found();
-    // None of them has a port at which another could ask.
+    // None of them has a port at which another could ask. B asks with a key that is for this study alone.
+    let per_study = format!("{ENVELOPES}key_per_study = true\n");
     let (a, mut b, c) =
-        (consortium.join_with(ENVELOPES), consortium.join_with(ENVELOPES), consortium.join_with(ENVELOPES));
+        (consortium.join_with(ENVELOPES), consortium.join_with(&per_study), consortium.join_with(ENVELOPES));
     let runtime = &consortium.runtime;
     let mut sent = store(runtime, &a, 1);
     a.wait_final(1);
     let (source, grantee) = (keyring(&a), keyring(&b));
     let uid = dicom_scp::Uid::new(&subject(1).study_uid).unwrap();
     let keys = source.study(&uid).unwrap().unwrap();
-    let owner = source.owner(keys.owner_index).unwrap();
     let study = bridge::study::study_id(&keys.salt, uid.as_str());
-    consortium.allow(&owner, study, &grantee, 2, 1);
+    let grantee_keys = b.data().join("keys.sqlite");
+    let (study_name, account) = (study.to_string(), grantee.source().address().to_string());
+    wait_for("B to know the study's name", || b.cli(&["request", &study_name]).status.success());
+    wait_for("A to know of the request", || a.cli(&["allow", uid.as_str(), &account]).status.success());
     wait_for("the granted study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
     let got = runtime.block_on(get(b.dicom, uid.as_str()));
     assert!(got.failed.is_empty() && got.data_sets == sent, "{:?}", got.failed);
 
     // Who has every byte of the ledger and B's keys of afterwards opens no envelope.
     let envelopes = |site: &Bridge| {
-        let history = site.json(&["trace", &study.to_string()]);
+        let history = site.json(&["trace", &study_name]);
         let said = |row: &&serde_json::Value| row["event"] == "keys delivered";
         history["history"].as_array().unwrap().iter().filter(said).count()
     };
-    assert_eq!(envelopes(&a), 1, "{}", a.json(&["trace", &study.to_string()]));
-    let one_time_keys = || {
-        let keys = rusqlite::Connection::open(b.data().join("keys.sqlite")).unwrap();
-        keys.query_row("SELECT count(*) FROM one_time_key", [], |row| row.get::<_, i64>(0)).unwrap()
+    let trace = a.json(&["trace", &study_name]);
+    assert_eq!(envelopes(&a), 1, "{trace}");
+    for row in
+        trace["history"].as_array().unwrap().iter().filter(|row| row["event"].as_str().unwrap().starts_with("keys"))
+    {
+        assert!(row["gas"].as_u64().unwrap() < 100_000, "more than the configuration says: {row}");
+    }
+    let made_keys = || {
+        let keys = rusqlite::Connection::open(grantee_keys.clone()).unwrap();
+        let mut rows = keys.prepare("SELECT made_for FROM made_key").unwrap();
+        rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<i64>, _>>().unwrap()
     };
-    assert_eq!(one_time_keys(), 0, "the key for the envelope is destroyed");
+    assert_eq!(made_keys(), [2], "the key for the envelope is destroyed, the one for the study stays");
 
     // A restart asks for nothing that is here; a new version does, with another key.
     b.kill();
@@ -343,9 +353,9 @@ fn keys_go_over_the_ledger_where_sites_cannot_reach_each_other() {
     let got = runtime.block_on(get(b.dicom, uid.as_str()));
     assert!(got.failed.is_empty() && got.data_sets == sent, "{:?}", got.failed);
 
-    consortium.revoke(&owner, study, grantee.source().address(), 2);
+    assert!(a.cli(&["revoke", uid.as_str(), &account]).status.success());
     wait_for("the study to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
-    wait_for("the keys at B to be destroyed", || grantee.foreign(study).unwrap().is_none());
+    wait_for("the keys at B to be destroyed", || grantee.foreign(study).unwrap().is_none() && made_keys().is_empty());
     assert!(consortium.find(c.dicom, Level::Study).is_empty());
     assert!(!holds(c.data(), uid.as_str().as_bytes()), "nothing at C names the study");
 }

@@ -21,6 +21,8 @@ pub(super) const HEADER_END: Tag = Tag(0x0042, 0x0000);
 pub struct Incoming {
     archive: Archive,
     head: ObjectHead,
+    /// Made here, not received.
+    made: bool,
     body: Body,
     id: FileId,
     hash: Sha256,
@@ -52,7 +54,7 @@ pub enum Accepted {
 }
 
 impl Incoming {
-    pub(super) fn begin(archive: Archive, head: ObjectHead) -> Result<Self, ArchiveError> {
+    pub(super) fn begin(archive: Archive, head: ObjectHead, made: bool) -> Result<Self, ArchiveError> {
         let syntax = TransferSyntax::of(&head.transfer_syntax)
             .ok_or_else(|| ArchiveError::Undecodable(format!("unknown transfer syntax {}", head.transfer_syntax)))?;
         let options = ReadOptions { stop_at: Some(HEADER_END), ..ReadOptions::default() };
@@ -69,6 +71,7 @@ impl Incoming {
         let mut incoming = Self {
             archive,
             head,
+            made,
             body,
             id,
             hash: Sha256::new(),
@@ -123,6 +126,9 @@ impl Incoming {
     /// [`ArchiveError`]; nothing of the object is left.
     pub async fn finish(mut self) -> Result<Accepted, ArchiveError> {
         let new = self.describe()?;
+        if !self.made && self.archive.is_derived(&new.levels.study_uid) {
+            return Err(ArchiveError::Derived(new.levels.study_uid));
+        }
         self.archive.forget_damaged_copy(&new).await?;
         let buffer = match std::mem::replace(&mut self.body, Body::Gone) {
             Body::Memory(buffer) => {

@@ -23,6 +23,7 @@ mod attributes;
 mod buffer;
 mod captures;
 mod commit;
+mod derived;
 mod disk;
 mod erase;
 mod foreign;
@@ -44,7 +45,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dicom_scp::Uid;
@@ -54,6 +55,7 @@ use crate::config;
 use attributes::Levels;
 use buffer::Blocks;
 use commit::Committer;
+pub use derived::{Derivable, Guard};
 pub use disk::{Disk, DiskFile, FileSystems, LogFile, RealDisk};
 pub use erase::{Erasure, Holdings};
 pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
@@ -85,6 +87,8 @@ struct Inner {
     /// Bytes of files named by the index plus those being received.
     used_bytes: AtomicU64,
     poisoned: Arc<AtomicBool>,
+    /// Which studies are made here and take nothing from elsewhere.
+    guard: OnceLock<Guard>,
 }
 
 /// Why the archive could not do what it was asked, by who has to act.
@@ -124,6 +128,9 @@ pub enum ArchiveError {
     /// The start of the data set cannot be parsed in its transfer syntax.
     #[error("the data set cannot be understood: {0}")]
     Undecodable(String),
+    /// The study is made here, by de-identification; what comes from elsewhere is not taken into it.
+    #[error("study {0} was derived here and takes no objects from elsewhere")]
+    Derived(Uid),
     /// Another object of this SOP Instance UID is here and the policy is to keep it.
     #[error("another object with this SOP instance uid is already stored")]
     DuplicateDiffers,
@@ -299,6 +306,7 @@ impl Archive {
             write_behind: Mutex::new(Some(write_behind)),
             used_bytes: AtomicU64::new(index::as_u64(used)),
             poisoned,
+            guard: OnceLock::new(),
         })))
     }
 
@@ -314,7 +322,7 @@ impl Archive {
     /// [`ArchiveError::Full`] before a byte is written when there is no room, [`ArchiveError::Poisoned`] after a failure.
     pub fn begin(&self, head: ObjectHead) -> Result<Incoming, ArchiveError> {
         self.check_writable()?;
-        Incoming::begin(self.clone(), head)
+        Incoming::begin(self.clone(), head, false)
     }
 
     /// The current object of a SOP Instance UID, received here or granted.

@@ -20,6 +20,7 @@ use super::Failed;
 use super::output::{Output, size, table};
 use crate::archive::FileMeta;
 use crate::config::Config;
+use crate::dicom::encrypted;
 
 /// Whom a command talks to.
 struct Target {
@@ -40,7 +41,7 @@ fn target(config: &Config, peer: &str) -> Result<Target, Failed> {
     }
     match config.peers.iter().find(|known| known.ae_title.as_str() == peer && known.port != 0) {
         Some(known) => Ok(Target {
-            options: ScuOptions::new(ours, known.ae_title.clone()),
+            options: ScuOptions { secure: encrypted::towards(known)?, ..ScuOptions::new(ours, known.ae_title.clone()) },
             host: known.host.clone(),
             port: known.port,
         }),

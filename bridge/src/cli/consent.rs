@@ -1,7 +1,7 @@
 //! The patient's and the consortium's commands. What is decided is in [`crate::decide`]; here it gets a face, and keys that are not
 //! the bridge's are used without it.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +15,7 @@ use super::together::{self, BreakGlassCommand, GuardiansCommand, OperatorsComman
 use super::{Failed, control};
 use crate::config::Config;
 use crate::control::{Reply, Request};
+use crate::decide::note::{NOTE_BYTES_MAX, Note};
 use crate::decide::{self, Ask, Decision, Pending, Told};
 use crate::ledger::keystore;
 
@@ -22,6 +23,25 @@ use crate::ledger::keystore;
 pub(super) const KEY_PASSWORD: &str = "PACS_BRIDGE_KEY_PASSWORD";
 /// How long an emergency lasts unless stated.
 const EMERGENCY: &str = "1h";
+
+/// Commands about notes.
+#[derive(Debug, Subcommand)]
+pub(super) enum NoteCommand {
+    /// Write a note to a file, for `request`, `allow` or `deny` to commit to and for the other side to be given.
+    New {
+        /// The file.
+        file: PathBuf,
+        /// The words; without them what comes on standard input.
+        text: Option<String>,
+    },
+    /// Find where the ledger holds the commitment to a note, which shows that the note was not changed since.
+    Find {
+        /// The note.
+        file: PathBuf,
+        /// The study.
+        study: String,
+    },
+}
 
 /// Commands about consent. STUDY is a StudyInstanceUID of this site or a study id on the ledger; accounts are 0x and 40 digits.
 #[derive(Debug, Subcommand)]
@@ -42,7 +62,13 @@ pub(super) enum Command {
         /// What for: TREAT, ETREAT, HRESCH, PATRQT and so on.
         #[arg(long)]
         purpose: Option<String>,
+        /// What is said in words: a file of `note new`. The ledger gets a salted hash of it.
+        #[arg(long, value_name = "FILE")]
+        note: Option<PathBuf>,
     },
+    /// Write down what belongs to a request or a decision in words, or find where that was said.
+    #[command(subcommand)]
+    Note(NoteCommand),
     /// Let a grantee see a study.
     Allow {
         /// The study.
@@ -67,6 +93,9 @@ pub(super) enum Command {
         /// keccak-256 of the grantee's OpenPGP key; without it the key of its request, or the one that it announced.
         #[arg(long, value_name = "HASH")]
         encryption_key: Option<String>,
+        /// What is said in words: a file of `note new`. The ledger gets a salted hash of it.
+        #[arg(long, value_name = "FILE")]
+        note: Option<PathBuf>,
         /// Do not sign: write the action to this file, for `sign`.
         #[arg(long, value_name = "FILE")]
         unsigned: Option<PathBuf>,
@@ -80,6 +109,9 @@ pub(super) enum Command {
         /// unknown-grantee, purpose, too-broad, not-now, unwanted.
         #[arg(long)]
         reason: Option<String>,
+        /// What is said in words: a file of `note new`. The ledger gets a salted hash of it.
+        #[arg(long, value_name = "FILE")]
+        note: Option<PathBuf>,
         /// Do not sign: write the action to this file, for `sign`.
         #[arg(long, value_name = "FILE")]
         unsigned: Option<PathBuf>,
@@ -214,20 +246,34 @@ pub(super) async fn run(command: Command, config: &Config, output: &Output, pass
             };
             return claim(study, owner, hand_over, config, output).await;
         }
-        Command::Allow { study, grantee, preview_only, series, from, until, purpose, encryption_key, unsigned } => {
-            let (from_s, until_s) = (moment(from)?, moment(until)?);
-            let allow = Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key };
+        Command::Allow {
+            study,
+            grantee,
+            preview_only,
+            series,
+            from,
+            until,
+            purpose,
+            encryption_key,
+            note,
+            unsigned,
+        } => {
+            let (from_s, until_s, notes) = (moment(from)?, moment(until)?, committed(note)?);
+            let allow =
+                Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key, notes };
             return decided(study, allow, unsigned, config, output).await;
         }
-        Command::Deny { study, grantee, reason, unsigned } => {
-            return decided(study, Decision::Deny { grantee, reason }, unsigned, config, output).await;
+        Command::Deny { study, grantee, reason, note, unsigned } => {
+            let deny = Decision::Deny { grantee, reason, notes: committed(note)? };
+            return decided(study, deny, unsigned, config, output).await;
         }
+        Command::Note(command) => return note(command, config, output).await,
         Command::Revoke { study, grantee, unsigned } => {
             return decided(study, Decision::Revoke { grantee }, unsigned, config, output).await;
         }
         Command::Requests { all } => Ask::Requests { all },
-        Command::Request { study, mode, purpose } => {
-            Ask::Request { study, preview_only: mode == Wanted::Preview, purpose }
+        Command::Request { study, mode, purpose, note } => {
+            Ask::Request { study, preview_only: mode == Wanted::Preview, purpose, notes: committed(note)? }
         }
         Command::Trace { study, grantee } => Ask::Trace { study, grantee },
         Command::BreakGlass { command: Some(command), .. } => {
@@ -297,6 +343,43 @@ pub(super) async fn decided(
         println!("to be signed by {}: pacs-bridge sign {} --key KEYFILE", pending_signer(&file)?, file.display());
     }
     Ok(())
+}
+
+async fn note(command: NoteCommand, config: &Config, output: &Output) -> Result<(), Failed> {
+    match command {
+        NoteCommand::New { file, text } => {
+            let text = match text {
+                Some(text) => text,
+                None => std::io::read_to_string(std::io::stdin().lock().take(NOTE_BYTES_MAX as u64 + 1))?,
+            };
+            let note = Note::new(text).map_err(|e| Failed(e.to_string()))?;
+            write(&file, &note)?;
+            println!("{}", note.commitment());
+            Ok(())
+        }
+        NoteCommand::Find { file, study } => {
+            let wanted = read_note(&file)?.commitment().to_string();
+            let told = tell(config, Ask::Trace { study, grantee: None }).await?;
+            let Told::Trace(mut report) = told else { return Err(otherwise()) };
+            report.history.retain(|row| row.notes.as_ref() == Some(&wanted));
+            if report.history.is_empty() {
+                return Err(Failed(format!("nothing that was said about the study commits to this note ({wanted})")));
+            }
+            output.reply(Reply::Consent(Told::Trace(report)))
+        }
+    }
+}
+
+fn read_note(file: &Path) -> Result<Note, Failed> {
+    let text = std::fs::read_to_string(file).map_err(|e| Failed(format!("note {}: {e}", file.display())))?;
+    let note = serde_json::from_str::<Note>(&text);
+    let note = note.map_err(|e| Failed(format!("{} is not a note: {e}", file.display())))?;
+    note.checked().map_err(|e| Failed(format!("{}: {e}", file.display())))
+}
+
+/// The commitment to the note in a file, if one is named.
+fn committed(file: Option<PathBuf>) -> Result<Option<String>, Failed> {
+    file.map(|file| read_note(&file).map(|note| note.commitment().to_string())).transpose()
 }
 
 fn pending_signer(file: &Path) -> Result<String, Failed> {

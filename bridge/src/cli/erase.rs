@@ -28,6 +28,12 @@ pub(super) struct Erase {
     /// Name the StudyInstanceUID on the certificate.
     #[arg(long)]
     with_uid: bool,
+    /// Erase what was derived from it first. Each study gets a certificate of its own.
+    #[arg(long, conflicts_with = "keep_derived")]
+    with_derived: bool,
+    /// Let what was derived from it stay; nothing here leads from one to the other afterwards.
+    #[arg(long)]
+    keep_derived: bool,
     /// Erase nothing: write what the study's owner must sign to this file, for `sign`.
     #[arg(long, value_name = "FILE", conflicts_with = "signed")]
     unsigned: Option<PathBuf>,
@@ -60,21 +66,56 @@ pub(super) async fn run(erase: Erase, config: &Config, output: &Output) -> Resul
     if !erase.yes {
         confirm(&study, config).await?;
     }
-    let ask = Ask { study, with_uid: erase.with_uid, signed };
-    let outcome = match control::ask(&config.site.data_dir, &Request::Erase(ask)).await? {
-        Some(Reply::Erased(outcome)) => outcome,
-        Some(Reply::Error(words)) => return Err(Failed(words)),
-        Some(_) => return Err(Failed("the bridge answered something else; is it of the same version?".into())),
-        None => {
-            let data_dir = config.site.data_dir.display();
-            return Err(Failed(format!("no bridge runs on {data_dir}; `pacs-bridge serve` starts it")));
-        }
-    };
+    let derived = if erase.with_derived { derived_from(&study, config).await? } else { Vec::new() };
+    for study in derived {
+        let ask = Ask { study, with_uid: erase.with_uid, signed: None, keep_derived: false };
+        show(&destroy(ask, config).await?, output);
+    }
+    let ask = Ask { study, with_uid: erase.with_uid, signed, keep_derived: erase.keep_derived };
+    let outcome = destroy(ask, config).await?;
     if let (Some(file), Some(certificate)) = (&erase.certificate, &outcome.certificate) {
         write(file, certificate)?;
     }
     show(&outcome, output);
     Ok(())
+}
+
+async fn ask(request: Request, config: &Config) -> Result<Reply, Failed> {
+    match control::ask(&config.site.data_dir, &request).await? {
+        Some(Reply::Error(words)) => Err(Failed(words)),
+        Some(reply) => Ok(reply),
+        None => {
+            let data_dir = config.site.data_dir.display();
+            Err(Failed(format!("no bridge runs on {data_dir}; `pacs-bridge serve` starts it")))
+        }
+    }
+}
+
+async fn destroy(wanted: Ask, config: &Config) -> Result<Outcome, Failed> {
+    match ask(Request::Erase(wanted), config).await? {
+        Reply::Erased(outcome) => Ok(*outcome),
+        _ => Err(Failed("the bridge answered something else; is it of the same version?".into())),
+    }
+}
+
+/// The living studies that were derived from one.
+async fn derived_from(study: &str, config: &Config) -> Result<Vec<String>, Failed> {
+    let uid = match tell(config, decide::Ask::HandOver { study: study.to_owned() }).await {
+        Ok(Told::HandOver(known)) => known.study_uid.unwrap_or_else(|| study.to_owned()),
+        _ => study.to_owned(),
+    };
+    let Reply::Derivations(rows) = ask(Request::Derived, config).await? else {
+        return Err(Failed("the bridge answered something else".into()));
+    };
+    let mut living = Vec::new();
+    for row in rows.into_iter().filter(|row| row.parent.as_deref() == Some(uid.as_str()) && row.state != "erased") {
+        let Some(study) = row.study else { continue };
+        // What was begun and has no object yet cannot be erased and need not be.
+        if ask(Request::Study { uid: study.clone() }, config).await.is_ok() {
+            living.push(study);
+        }
+    }
+    Ok(living)
 }
 
 /// Nobody should do this by a slip of the hand.

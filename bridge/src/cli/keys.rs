@@ -46,6 +46,9 @@ pub(super) enum KeysCommand {
         #[arg(long, conflicts_with = "to")]
         print_secret: bool,
     },
+    /// Keys of research: each owns all studies that a rule derives (`owner = "research:NAME"`).
+    #[command(subcommand)]
+    Research(ResearchCommand),
     /// Give daily transactions a new key: the source authorises it on the ledger, then the old one is retired. The bridge must
     /// not be running; interrupted, run it again.
     Rotate,
@@ -65,6 +68,17 @@ pub(super) enum KeysCommand {
         #[command(flatten)]
         password: FilePassword,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ResearchCommand {
+    /// Make one. The bridge may be running; a rule that names the key needs a start.
+    New {
+        /// Lower-case letters, digits and hyphens.
+        name: String,
+    },
+    /// List them.
+    List,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -177,6 +191,7 @@ pub(super) async fn run(
             show(&config, output).await
         }
         KeysCommand::Rotate => rotate(config, output).await,
+        KeysCommand::Research(command) => research(config, command, output).await,
         files => {
             let environment = file_password.map(|password| Zeroizing::new(password.to_owned()));
             let done =
@@ -234,7 +249,9 @@ fn on_files(config: &Config, command: KeysCommand, environment: Option<&str>) ->
             let names = keys::restore(dir, &from, &password)?;
             Ok(("restored", vec![("files", names.join(", "))]))
         }
-        KeysCommand::New | KeysCommand::Show | KeysCommand::Rotate => Err(Failed("not a command on files".into())),
+        KeysCommand::New | KeysCommand::Show | KeysCommand::Rotate | KeysCommand::Research(_) => {
+            Err(Failed("not a command on files".into()))
+        }
     }
 }
 
@@ -255,6 +272,35 @@ async fn show(config: &Config, output: &Output) -> Result<(), Failed> {
     let remote = config.ledger.remote_signer.as_ref().map(|remote| format!("0x{}", hex::encode(remote.address)));
     let source = keyring.source().address().to_string();
     output.keys(&source, remote.or(operator).as_deref(), &hex::encode(payload));
+    Ok(())
+}
+
+async fn research(config: Config, command: ResearchCommand, output: &Output) -> Result<(), Failed> {
+    let dir = config.site.data_dir;
+    match command {
+        ResearchCommand::New { name } => {
+            let (keys, named) = (config.keys, name.clone());
+            let made = tokio::task::spawn_blocking(move || Keyring::new_research_key(&dir, &keys, &named));
+            let account = made.await??;
+            output.done("made", &[("name", name), ("account", account.to_string())]);
+        }
+        ResearchCommand::List => {
+            let known = if dir.join(KEYSTORE).is_dir() { Keyring::research_keys(&dir)? } else { Vec::new() };
+            let account =
+                |account: Option<alloy::primitives::Address>| account.map_or_else(String::new, |a| a.to_string());
+            let rows: Vec<_> = known.into_iter().map(|(name, of)| (name, account(of))).collect();
+            if output.is_json() {
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|(name, account)| serde_json::json!({ "name": name, "account": account }))
+                    .collect();
+                output.json(&rows);
+            } else {
+                let cells = rows.into_iter().map(|(name, account)| vec![name, account]).collect();
+                print!("{}", super::table(&["NAME", "ACCOUNT"], cells));
+            }
+        }
+    }
     Ok(())
 }
 

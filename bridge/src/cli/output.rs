@@ -6,6 +6,7 @@ use super::Failed;
 use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
 use crate::decide::{self, Done, RequestRow, SourceRow, Told, TraceReport};
+use crate::derive::DerivedRow;
 use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// How results are printed.
@@ -53,6 +54,12 @@ impl Output {
                 };
                 println!("{}: {}; {proven}", fetched.file.display(), size(fetched.bytes));
             }
+            Reply::Made(outcome) if self.json => self.json(&outcome),
+            Reply::Made(made) => {
+                println!("rule {}: study {}, {} objects, {} of them new", made.rule, made.study, made.objects, made.new)
+            }
+            Reply::Derivations(rows) if self.json => self.json(&rows),
+            Reply::Derivations(rows) => derivations(&rows),
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }
@@ -96,16 +103,20 @@ impl Output {
             let peers: Vec<String> = config.peers.iter().map(|peer| peer.ae_title.to_string()).collect();
             self.json(&serde_json::json!({
                 "valid": true, "data_dir": config.site.data_dir, "ae_title": config.dicom.ae_title.to_string(),
-                "bind": config.dicom.bind.to_string(), "peers": peers, "publish": publish,
+                "bind": config.dicom.bind.map(|bind| bind.to_string()),
+                "tls_bind": config.dicom.tls.bind.map(|bind| bind.to_string()), "peers": peers, "publish": publish,
             }));
         } else {
             println!("the configuration is valid");
             println!("  data      {}", config.site.data_dir.display());
-            println!("  DICOM     {} on {}", config.dicom.ae_title, config.dicom.bind);
+            let on =
+                |bind: Option<std::net::SocketAddr>| bind.map_or_else(|| "off".to_owned(), |bind| bind.to_string());
+            let (plain, tls) = (on(config.dicom.bind), on(config.dicom.tls.bind));
+            println!("  DICOM     {} on {plain}, over TLS on {tls}", config.dicom.ae_title);
             println!("  peers     {}", config.peers.len());
             println!("  publish   {publish}");
             println!("  ledger    {:?}, chain {}", config.ledger.kind, config.ledger.chain_id);
-            println!("  HTTP API  {}", config.http.bind.map_or_else(|| "off".to_owned(), |bind| bind.to_string()));
+            println!("  HTTP API  {}", on(config.http.bind));
         }
     }
 
@@ -178,10 +189,32 @@ fn study(report: &StudyReport) {
     println!("owned by          {}", report.owner.as_deref().unwrap_or("(nobody yet)"));
     println!("version           {}", report.study.version);
     println!();
+    if !report.derivations.is_empty() {
+        derivations(&report.derivations);
+        println!();
+    }
     let cells = report.images.iter().map(|image| {
         vec![image.kind.clone(), image.pieces.to_string(), size(image.bytes), image.id.clone(), image.subject.clone()]
     });
     print!("{}", table(&["IMAGE", "PIECES", "SEALED", "ID", "OF"], cells.collect()));
+}
+
+fn derivations(rows: &[DerivedRow]) {
+    let or = |uid: &Option<String>, words: &str| uid.clone().unwrap_or_else(|| words.to_owned());
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.rule.clone(),
+            row.state.clone(),
+            row.owner.clone(),
+            format!("{}/{}", row.let_in, row.grantees),
+            or(&row.parent, "(erased)"),
+            or(&row.study, "-"),
+        ]
+    });
+    print!("{}", table(&["RULE", "STATE", "OWNER", "LET IN", "FROM", "DERIVED STUDY"], cells.collect()));
+    for (row, trouble) in rows.iter().filter_map(|row| Some((row, row.trouble.as_ref()?))) {
+        println!("{} is not derived by rule {}: {trouble}", or(&row.parent, "a study"), row.rule);
+    }
 }
 
 fn verdicts_table(verdicts: &[Verdict]) {
@@ -266,13 +299,16 @@ fn trace(report: &TraceReport) {
     }
     println!("owner    {}{}", report.owner, if report.custodial { " (key in custody)" } else { "" });
     println!("source   {}", report.source);
+    if let Some(parent) = &report.derived_from {
+        println!("from     {parent} (proven by this site's salt)");
+    }
     println!();
     let cells = report.history.iter().map(|row| {
         vec![
             row.time_s.map_or_else(|| "-".to_owned(), decide::moment),
             row.event.clone(),
             dash(row.account.as_deref()),
-            row.detail.clone(),
+            row.notes.as_ref().map_or_else(|| row.detail.clone(), |notes| format!("{}, note {notes}", row.detail)),
             row.block.to_string(),
             row.gas.map_or_else(|| "-".to_owned(), |gas| gas.to_string()),
             row.transaction.clone(),

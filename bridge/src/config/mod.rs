@@ -4,6 +4,7 @@
 //! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
 //! knows nothing of what the values are used for.
 
+mod derive;
 mod reader;
 mod xds;
 
@@ -17,6 +18,7 @@ use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
 pub use contracts::PieceMode;
+pub use derive::{Derive, DeriveOwner, Group};
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
 pub use xds::{ClientCertificate, Xds};
@@ -46,6 +48,10 @@ pub struct Config {
     pub keys: Keys,
     /// `[log]`
     pub log: Log,
+    /// `[[derive]]`, in file order.
+    pub derive: Vec<Derive>,
+    /// `[[group]]`, in file order.
+    pub groups: Vec<Group>,
 }
 
 /// `[site]`: who and where this bridge is.
@@ -62,8 +68,10 @@ pub struct Site {
 pub struct Dicom {
     /// Our AE title.
     pub ae_title: AeTitle,
-    /// Address and port to listen on.
-    pub bind: SocketAddr,
+    /// Address and port to listen on in the clear, if at all.
+    pub bind: Option<SocketAddr>,
+    /// `[dicom.tls]`
+    pub tls: DicomTls,
     /// Refuse associations that call another AE title.
     pub check_called_ae: bool,
     /// Associations served at once; further ones are refused as transient, local limit exceeded.
@@ -80,6 +88,31 @@ pub struct Dicom {
     pub unknown_peers: Vec<Operation>,
     /// Private storage SOP classes to accept besides those of the standard.
     pub private_storage_classes: Vec<Uid>,
+}
+
+/// `[dicom.tls]`: DICOM over TLS (PS3.15 B.12).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DicomTls {
+    /// Address and port to listen on, if at all.
+    pub bind: Option<SocketAddr>,
+    /// What we show to callers, and to peers that want to see something.
+    pub files: Option<TlsFiles>,
+    /// Whether callers have to show a certificate.
+    pub client_certificates: ClientCertificates,
+    /// Certificates of the authorities whose certificates callers may show, PEM.
+    pub client_ca_files: Vec<PathBuf>,
+}
+
+/// Whether callers have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCertificates {
+    /// They are not asked for one.
+    #[default]
+    None,
+    /// They may; one that is shown must be good.
+    Optional,
+    /// They must.
+    Required,
 }
 
 /// A DIMSE service, as permissions name it.
@@ -110,6 +143,31 @@ pub struct Peer {
     pub check_host: bool,
     /// What it may do.
     pub allow: Vec<Operation>,
+    /// SHA-256 of the certificates of which it shows one, when it calls and when it is called; empty: not bound by it.
+    pub tls_certificate_sha256: Vec<[u8; 32]>,
+    /// The name that its certificate bears when it calls.
+    pub tls_subject: Option<String>,
+    /// How to speak TLS when sending to it, if at all.
+    pub tls: Option<PeerTls>,
+}
+
+impl Peer {
+    /// Whether it is known by a certificate.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        !self.tls_certificate_sha256.is_empty() || self.tls_subject.is_some()
+    }
+}
+
+/// `peer.tls` and what belongs to it: TLS towards a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTls {
+    /// The name that its certificate must bear.
+    pub server_name: String,
+    /// Certificates of the authorities that may vouch for it, PEM.
+    pub ca_files: Vec<PathBuf>,
+    /// What we show to it when it asks.
+    pub client: Option<TlsFiles>,
 }
 
 /// What to do with a second object of the same SOP Instance UID and other bytes.
@@ -233,6 +291,8 @@ pub struct Exchange {
     pub request_timeout: Duration,
     /// Fetch granted objects before anybody asks for them.
     pub fetch_ahead: bool,
+    /// Ask for every study with an OpenPGP key of its own.
+    pub key_per_study: bool,
     /// Hand keys out, and ask for them, over the ledger where sites cannot reach each other.
     pub envelopes: bool,
     /// How long what this site hands out over the ledger may be opened.
@@ -314,11 +374,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Unreadable`] for a file that is missing or not TOML, [`ConfigError::Mistakes`] with every wrong key.
     pub fn load(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
+        Self::load_examined(file, environment, |_| Vec::new())
+    }
+
+    /// As [`Config::load`], with the mistakes that `examine` finds, such as in the files that the configuration names. It gets
+    /// defaults for keys that are wrong.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_examined(
+        file: Option<&Path>,
+        environment: HashMap<String, String>,
+        examine: impl FnOnce(&Self) -> Vec<Mistake>,
+    ) -> Result<Self, ConfigError> {
         let mut builder = config::Config::builder();
         if let Some(path) = file {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml).required(true));
         }
-        Self::finish(builder, environment)
+        Self::finish(builder, environment, examine)
     }
 
     /// Reads TOML text; for tests and for the programs that write their own configuration.
@@ -327,12 +400,13 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(toml: &str, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
         let builder = config::Config::builder().add_source(File::from_str(toml, FileFormat::Toml));
-        Self::finish(builder, environment)
+        Self::finish(builder, environment, |_| Vec::new())
     }
 
     fn finish(
         builder: config::ConfigBuilder<config::builder::DefaultState>,
         environment: HashMap<String, String>,
+        examine: impl FnOnce(&Self) -> Vec<Mistake>,
     ) -> Result<Self, ConfigError> {
         // Without the prefix filter every variable of the process would be a key; try_parsing stays off, since it
         // turns the AE title "0123" into 123.
@@ -342,6 +416,7 @@ impl Config {
         let tree = builder.add_source(environment).build().map_err(ConfigError::Unreadable)?;
         let mut mistakes = Vec::new();
         let checked = read(tree.cache, &mut mistakes);
+        mistakes.extend(examine(&checked));
         if mistakes.is_empty() { Ok(checked) } else { Err(ConfigError::Mistakes(mistakes)) }
     }
 }
@@ -351,15 +426,22 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut tables =
         ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds"]
             .map(|t| root.take_value(t));
+    let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
     root.end();
     let mut take = |i: usize| tables[i].take();
+    let groups = derive::read_groups(groups, mistakes);
+    let publish = read_publish(take(4), mistakes);
+    let site = read_site(take(0), mistakes);
+    let dicom = read_dicom(take(1), mistakes);
     let exchange = read_exchange(take(8), mistakes);
     Config {
-        site: read_site(take(0), mistakes),
-        dicom: read_dicom(take(1), mistakes),
-        peers: read_peers(take(2), mistakes),
+        derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
+        groups,
+        publish,
+        site,
+        peers: read_peers(take(2), &dicom.tls, mistakes),
+        dicom,
         archive: read_archive(take(3), mistakes),
-        publish: read_publish(take(4), mistakes),
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
@@ -381,9 +463,11 @@ fn read_site(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Site {
 
 fn read_dicom(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Dicom {
     let mut s = Section::open("dicom".into(), value, mistakes);
-    let dicom = Dicom {
+    let tls = s.take_value("tls");
+    let mut dicom = Dicom {
         ae_title: s.take("ae_title", fixed("PACSBRIDGE"), ae_title),
-        bind: s.take("bind", fixed("127.0.0.1:11112"), address),
+        bind: s.take("bind", Some(fixed("127.0.0.1:11112")), optional_address),
+        tls: DicomTls::default(),
         check_called_ae: s.take("check_called_ae", true, flag),
         associations_max: s.take("associations_max", 256, |v| number(1, 4096)(v).map(to_usize)),
         pdu_bytes_max: s.take("pdu_bytes_max", 131_072, |v| number(4096, 1_048_576)(v).map(to_u32)),
@@ -394,10 +478,63 @@ fn read_dicom(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Dicom {
         private_storage_classes: s.take("private_storage_classes", Vec::new(), list(parsed("a UID"))),
     };
     s.end();
+    dicom.tls = read_dicom_tls(tls, mistakes);
+    if dicom.bind.is_none() && dicom.tls.bind.is_none() {
+        let what = "empty, and so is dicom.tls.bind; nobody could reach this node".to_owned();
+        mistakes.push(Mistake { key: "dicom.bind".into(), what });
+    }
     dicom
 }
 
-fn read_peers(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Peer> {
+fn read_dicom_tls(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> DicomTls {
+    let words = [
+        ("none", ClientCertificates::None),
+        ("optional", ClientCertificates::Optional),
+        ("required", ClientCertificates::Required),
+    ];
+    let mut s = Section::open("dicom.tls".into(), value, mistakes);
+    let tls = DicomTls {
+        bind: s.take("bind", None, optional_address),
+        files: read_tls_files(&mut s, "certificate_file", "key_file"),
+        client_certificates: s.take("client_certificates", ClientCertificates::None, one_of(&words)),
+        client_ca_files: s.take("client_ca_files", Vec::new(), list(path)),
+    };
+    let asks = tls.client_certificates != ClientCertificates::None;
+    if tls.bind.is_some() && tls.files.is_none() {
+        s.mistake("certificate_file", "missing; a TLS port needs certificate_file and key_file");
+    }
+    if asks && tls.client_ca_files.is_empty() {
+        s.mistake("client_ca_files", "missing; they say whose certificates callers may show");
+    }
+    if asks && tls.bind.is_none() {
+        s.mistake("bind", "missing; client_certificates is of no use without a TLS port");
+    }
+    if !asks && !tls.client_ca_files.is_empty() {
+        s.mistake("client_certificates", "\"none\", so nobody is asked for what client_ca_files are for");
+    }
+    s.end();
+    tls
+}
+
+/// A certificate and its key, or neither.
+fn read_tls_files(s: &mut Section<'_>, certificate_key: &'static str, key_key: &'static str) -> Option<TlsFiles> {
+    let certificate = s.take(certificate_key, None, optional_path);
+    let key = s.take(key_key, None, optional_path);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+        (Some(_), None) => {
+            s.mistake(key_key, format!("missing; {certificate_key} is of no use without it"));
+            None
+        }
+        (None, Some(_)) => {
+            s.mistake(certificate_key, format!("missing; {key_key} is of no use without it"));
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+fn read_peers(value: Option<Value>, listener: &DicomTls, mistakes: &mut Vec<Mistake>) -> Vec<Peer> {
     let rows = match value.map(|v| v.kind) {
         None => Vec::new(),
         Some(ValueKind::Array(rows)) => rows,
@@ -419,7 +556,15 @@ fn read_peers(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Peer> {
             port: s.take("port", 0, |v| number(0, 65_535)(v).map(|n| u16::try_from(n).unwrap_or(0))),
             check_host: s.take("check_host", false, flag),
             allow: s.take("allow", Operation::ALL.to_vec(), operations),
+            tls_certificate_sha256: s.take("tls_certificate_sha256", Vec::new(), list(sha256)),
+            tls_subject: s.take("tls_subject", None, |v| text(v).map(|t| Some(t).filter(|t| !t.is_empty()))),
+            tls: None,
         };
+        let tls = read_peer_tls(&mut s, &peer, listener);
+        let peer = Peer { tls, ..peer };
+        if let Some((key, what)) = peer_binding_mistake(&peer, listener) {
+            s.mistake(key, what);
+        }
         if peer.port != 0 && peer.host.is_empty() {
             s.mistake("host", "missing; a peer with a port needs a host to send to");
         }
@@ -433,6 +578,52 @@ fn read_peers(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Peer> {
         peers.push(peer);
     }
     peers
+}
+
+/// A peer that is known by a certificate must be able to show it. A fingerprint may also be there for the calls to a peer that never
+/// calls.
+fn peer_binding_mistake(peer: &Peer, listener: &DicomTls) -> Option<(&'static str, &'static str)> {
+    let key = if peer.tls_subject.is_some() { "tls_subject" } else { "tls_certificate_sha256" };
+    let calls = peer.tls.is_none() || peer.tls_subject.is_some();
+    match (listener.bind, listener.client_certificates) {
+        _ if !peer.is_bound() => None,
+        (None, _) if calls => Some((key, "without a TLS port this peer could never call; set dicom.tls.bind")),
+        (Some(_), ClientCertificates::None) => {
+            Some((key, "nobody is asked for a certificate; set dicom.tls.client_certificates"))
+        }
+        _ => None,
+    }
+}
+
+/// TLS towards a peer, if it is to be spoken.
+fn read_peer_tls(s: &mut Section<'_>, peer: &Peer, listener: &DicomTls) -> Option<PeerTls> {
+    let is_on = s.take("tls", false, flag);
+    let named = s.take("tls_server_name", String::new(), text);
+    let ca_files = s.take("tls_ca_files", Vec::new(), list(path));
+    let client = read_tls_files(s, "tls_client_certificate_file", "tls_client_key_file");
+    if !is_on {
+        if !named.is_empty() || !ca_files.is_empty() || client.is_some() {
+            s.mistake("tls", "false, so the other keys for sending over TLS are of no use");
+        }
+        return None;
+    }
+    if ca_files.is_empty() && peer.tls_certificate_sha256.is_empty() {
+        s.mistake("tls_ca_files", "missing; they, or tls_certificate_sha256, say by what the peer is known");
+    }
+    if peer.port == 0 {
+        s.mistake("port", "missing; tls is about sending to the peer");
+    }
+    let server_name = if named.is_empty() { peer.host.clone() } else { named };
+    Some(PeerTls { server_name, ca_files, client: client.or_else(|| listener.files.clone()) })
+}
+
+/// A fingerprint as tools print it, with or without colons.
+fn sha256(v: &ValueKind) -> Result<[u8; 32], String> {
+    let found = text(v)?;
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(found.replace(':', ""), &mut bytes)
+        .map(|()| bytes)
+        .map_err(|_| format!("expected a SHA-256 of 64 hexadecimal digits, found \"{found}\""))
 }
 
 fn read_archive(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Archive {
@@ -487,10 +678,7 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
         block_period: s.take("block_period_ms", None, |v| {
             Ok(Some(number(0, 60_000)(v)?).filter(|ms| *ms > 0).map(Duration::from_millis))
         }),
-        rpc_bind: s.take("rpc_bind", None, |v| match text(v)?.as_str() {
-            "" => Ok(None),
-            _ => address(v).map(Some),
-        }),
+        rpc_bind: s.take("rpc_bind", None, optional_address),
         deploy: s.take("deploy", true, flag),
         admin: s.take("admin", None, optional_account),
         remote_signer: read_remote_signer(&mut s),
@@ -514,12 +702,10 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
 fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange {
     let mut s = Section::open("exchange".into(), value, mistakes);
     let exchange = Exchange {
-        bind: s.take("bind", None, |v| match text(v)?.as_str() {
-            "" => Ok(None),
-            _ => address(v).map(Some),
-        }),
+        bind: s.take("bind", None, optional_address),
         request_timeout: s.take("request_timeout_ms", Duration::from_secs(10), milliseconds),
         fetch_ahead: s.take("fetch_ahead", false, flag),
+        key_per_study: s.take("key_per_study", false, flag),
         envelopes: s.take("envelopes", false, flag),
         envelope_valid: Duration::from_secs(3600 * s.take("envelope_valid_h", 72, number(1, ENVELOPE_S_MAX / 3600))),
     };
@@ -529,20 +715,9 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
 
 fn read_http(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
     let mut s = Section::open("http".into(), value, mistakes);
-    let bind = s.take("bind", None, |v| match text(v)?.as_str() {
-        "" => Ok(None),
-        _ => address(v).map(Some),
-    });
-    let certificate = s.take("tls_certificate_file", None, optional_path);
-    let key = s.take("tls_key_file", None, optional_path);
+    let bind = s.take("bind", None, optional_address);
+    let tls = read_tls_files(&mut s, "tls_certificate_file", "tls_key_file");
     let behind_proxy = s.take("behind_proxy", false, flag);
-    if certificate.is_some() && key.is_none() {
-        s.mistake("tls_key_file", "missing; tls_certificate_file is of no use without it");
-    }
-    if key.is_some() && certificate.is_none() {
-        s.mistake("tls_certificate_file", "missing; tls_key_file is of no use without it");
-    }
-    let tls = certificate.zip(key).map(|(certificate, key)| TlsFiles { certificate, key });
     let plain = tls.is_none() && !behind_proxy;
     if let Some(bind) = bind.filter(|bind| plain && !bind.ip().is_loopback()) {
         let what = format!(
@@ -579,11 +754,14 @@ fn origin(v: &ValueKind) -> Result<String, String> {
 }
 
 fn optional_account(v: &ValueKind) -> Result<Option<[u8; 20]>, String> {
+    if text(v)?.is_empty() { Ok(None) } else { account(v).map(Some) }
+}
+
+fn account(v: &ValueKind) -> Result<[u8; 20], String> {
     let found = text(v)?;
     let mut bytes = [0; 20];
     match hex::decode_to_slice(found.strip_prefix("0x").unwrap_or(&found), &mut bytes) {
-        _ if found.is_empty() => Ok(None),
-        Ok(()) => Ok(Some(bytes)),
+        Ok(()) => Ok(bytes),
         Err(_) => Err(format!("expected an account of 40 hexadecimal digits, found \"{found}\"")),
     }
 }
@@ -681,6 +859,10 @@ fn address(value: &ValueKind) -> Result<SocketAddr, String> {
     parsed("an address and port such as \"127.0.0.1:11112\"")(value)
 }
 
+fn optional_address(value: &ValueKind) -> Result<Option<SocketAddr>, String> {
+    if text(value)?.is_empty() { Ok(None) } else { address(value).map(Some) }
+}
+
 fn path(value: &ValueKind) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from)
 }
@@ -751,8 +933,11 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source = concat!(include_str!("mod.rs"), include_str!("xds.rs"));
-        for key in source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next()) {
+        let source = [include_str!("mod.rs"), include_str!("derive.rs"), include_str!("xds.rs")].concat();
+        let taken = source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next());
+        let files = source.lines().filter_map(|line| line.split_once("s, \"")?.1.split_once("_file\")"));
+        let files = files.flat_map(|(names, _)| names.split("\", \"")).map(|name| name.trim_end_matches("_file"));
+        for key in taken.map(ToOwned::to_owned).chain(files.map(|name| format!("{name}_file"))) {
             let named = written.lines().any(|l| l.trim_start_matches(['#', ' ']).starts_with(&format!("{key} =")));
             assert!(named, "conf/bridge.toml does not name `{key}`");
         }
@@ -839,6 +1024,44 @@ mod tests {
         for part in ["xds.path", "xds.public_urls", "xds.tls_certificate_file", "xds.client_ca_file", "xds.bind"] {
             assert!(all.contains(part), "no word of {part} in:\n{all}");
         }
+    }
+
+    #[test]
+    fn tls_keys_that_are_of_no_use_alone_are_mistakes_all_at_once() {
+        let found = mistakes(
+            "[dicom]\nbind = \"\"\n[dicom.tls]\ncertificate_file = \"c.pem\"\nclient_certificates = \"required\"\n[[peer]]\n\
+             ae_title = \"A\"\ntls_subject = \"a.example\"\n[[peer]]\nae_title = \"B\"\ntls_certificate_sha256 = [\"12:34\"]\n\
+             [[peer]]\nae_title = \"C\"\ntls = true\n[[peer]]\nae_title = \"D\"\ntls_server_name = \"d.example\"\n",
+        )
+        .join("\n");
+        for part in [
+            "dicom.bind: empty",
+            "dicom.tls.key_file: missing",
+            "dicom.tls.client_ca_files: missing",
+            "dicom.tls.bind: missing",
+            "peer[1].tls_subject: without a TLS port",
+            "peer[2].tls_certificate_sha256: expected a SHA-256",
+            "peer[3].tls_ca_files: missing",
+            "peer[3].port: missing",
+            "peer[4].tls: false",
+        ] {
+            assert!(found.contains(part), "no word of {part} in:\n{found}");
+        }
+        let open = "[dicom.tls]\nbind = \"127.0.0.1:0\"\ncertificate_file = \"c\"\nkey_file = \"k\"\n";
+        let bound = format!("{open}[[peer]]\nae_title = \"A\"\ntls_subject = \"a.example\"\n");
+        assert!(mistakes(&bound)[0].contains("client_certificates"));
+        assert!(mistakes("[dicom.tls]\nbind = \"127.0.0.1:0\"\n")[0].contains("certificate_file"));
+        assert_eq!(parse(&format!("[dicom]\nbind = \"\"\n{open}")).unwrap().dicom.bind, None);
+    }
+
+    #[test]
+    fn what_examining_finds_is_reported_with_the_rest() {
+        let examine = |config: &Config| vec![Mistake { key: "x".into(), what: config.dicom.ae_title.to_string() }];
+        let builder = config::Config::builder().add_source(File::from_str("[nonsense]\n", FileFormat::Toml));
+        let found = Config::finish(builder, HashMap::new(), examine);
+        assert!(
+            matches!(found, Err(ConfigError::Mistakes(found)) if found.len() == 2 && found[1].what == "PACSBRIDGE")
+        );
     }
 
     #[test]

@@ -89,6 +89,10 @@ pub enum Action {
         purpose: u16,
         #[schema(value_type = Hash)]
         encryption_key: B256,
+        /// Commitment to what is said in words; zero, or left out, for nothing.
+        #[serde(default)]
+        #[schema(value_type = Hash)]
+        notes: B256,
         #[schema(maximum = 4294967295_u32)]
         #[serde(deserialize_with = "whole::deserialize")]
         seq: u32,
@@ -105,6 +109,10 @@ pub enum Action {
         #[schema(maximum = 65535)]
         #[serde(deserialize_with = "whole::deserialize")]
         reason: u16,
+        /// Commitment to what is said in words; zero, or left out, for nothing.
+        #[serde(default)]
+        #[schema(value_type = Hash)]
+        notes: B256,
         #[schema(maximum = 4294967295_u32)]
         #[serde(deserialize_with = "whole::deserialize")]
         seq: u32,
@@ -179,7 +187,6 @@ impl Action {
     /// As the ledger takes it.
     #[must_use]
     pub fn word(&self) -> Word {
-        let notes = B256::ZERO;
         match *self {
             Self::Allow {
                 study,
@@ -190,6 +197,7 @@ impl Action {
                 not_after,
                 purpose,
                 encryption_key,
+                notes,
                 seq,
                 deadline,
             } => Word::Allow(Allowance {
@@ -205,7 +213,7 @@ impl Action {
                 seq,
                 deadline,
             }),
-            Self::Deny { study, grantee, reason, seq, deadline } => {
+            Self::Deny { study, grantee, reason, notes, seq, deadline } => {
                 Word::Deny(messages::Deny { studyId: study, grantee, reason, notes, seq, deadline })
             }
             Self::Revoke { study, grantee, seq, deadline } => {
@@ -258,17 +266,20 @@ impl Action {
     #[must_use]
     pub fn in_words(&self) -> String {
         match self {
-            Self::Allow { study, grantee, series, mode, not_before, not_after, purpose, .. } => {
+            Self::Allow { study, grantee, series, mode, not_before, not_after, purpose, notes, .. } => {
                 let what = Mode::from_number(*mode).map_or("nothing", Mode::code);
                 let part = if series.is_zero() { String::new() } else { format!(", series {series} only") };
                 let from = if *not_before == 0 { "now".to_owned() } else { crate::decide::shown::moment(*not_before) };
                 let until = crate::decide::shown::moment(*not_after);
                 let purpose = Purpose::from(*purpose).code();
                 format!(
-                    "allow {grantee} to see study {study}{part}: {what}, from {from} until {until}, purpose {purpose}"
+                    "allow {grantee} to see study {study}{part}: {what}, from {from} until {until}, purpose {purpose}{}",
+                    noted(*notes)
                 )
             }
-            Self::Deny { study, grantee, .. } => format!("deny {grantee} what it asked for of study {study}"),
+            Self::Deny { study, grantee, notes, .. } => {
+                format!("deny {grantee} what it asked for of study {study}{}", noted(*notes))
+            }
             Self::Revoke { study, grantee, .. } => format!("take from {grantee} the access to study {study}"),
             Self::Transfer { study, new_owner, .. } => format!("hand study {study} to the owner key {new_owner}"),
             Self::Tombstone { study, .. } => {
@@ -285,6 +296,11 @@ impl Action {
             Self::VetoRecovery { study, .. } => format!("object to the recovery of study {study} that is under way"),
         }
     }
+}
+
+/// Who signs sees that words belong to it.
+fn noted(notes: B256) -> String {
+    if notes.is_zero() { String::new() } else { format!(", with the note of commitment {notes}") }
 }
 
 /// An action with where it is for, who must sign it, and the signature once there is one.

@@ -136,6 +136,9 @@ pub struct TraceRow {
     pub account: Option<String>,
     /// What exactly.
     pub detail: String,
+    /// Commitment to what was said in words, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
     /// Seconds since 1970, by the block.
     pub time_s: Option<u64>,
     /// Hash of the transaction.
@@ -170,6 +173,9 @@ pub struct TraceReport {
     pub custodial: bool,
     /// Its source.
     pub source: String,
+    /// StudyInstanceUID of the study that it was derived from, where this site can prove the lineage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<String>,
     /// In chain order.
     pub history: Vec<TraceRow>,
     /// Now.
@@ -184,6 +190,7 @@ impl TraceReport {
             owner: study.owner.to_string(),
             custodial: study.custodial,
             source: study.source.to_string(),
+            derived_from: None,
             history: Vec::new(),
             states: Vec::new(),
         }
@@ -218,6 +225,7 @@ impl TraceRow {
             event: word.to_owned(),
             account: account.map(|account| account.to_string()),
             detail,
+            notes: notes(&event.what),
             time_s: None,
             transaction: event.transaction.to_string(),
             block: event.block,
@@ -226,11 +234,23 @@ impl TraceRow {
     }
 }
 
+fn notes(what: &What) -> Option<String> {
+    let (What::Requested { notes, .. }
+    | What::Allowed { notes, .. }
+    | What::Denied { notes, .. }
+    | What::GlassBroken { notes, .. }) = what
+    else {
+        return None;
+    };
+    (!notes.is_zero()).then(|| notes.to_string())
+}
+
 fn said(what: &What) -> Option<(&'static str, Option<Address>, String)> {
     Some(match what {
         What::Defined { owner, custodial, .. } => {
             ("created", Some(*owner), if *custodial { "key in custody".into() } else { "own key".into() })
         }
+        What::Derived { from, .. } => ("derived", None, format!("from another study, commitment {from}")),
         What::Transferred { owner, recovered, custodial, .. } => {
             let how = if *recovered { "recovered by guardians" } else { "by the owner" };
             let custody = if *custodial { ", key in custody" } else { "" };

@@ -213,9 +213,13 @@ fn studies(slices: u32) -> Vec<Vec<Phantom>> {
     ]
 }
 
+fn dicom_of(app: &App) -> Result<std::net::SocketAddr, DemoError> {
+    app.dicom_address().ok_or_else(|| DemoError::Wrong("the site serves no plain DICOM".into()))
+}
+
 async fn associate(app: &App, proposals: &[Proposal]) -> Result<Association, DemoError> {
     let title = |text: &str| AeTitle::new(text).map_err(|e| DemoError::Wrong(e.to_string()));
-    let address = app.dicom_address();
+    let address = dicom_of(app)?;
     let options = ScuOptions::new(title("DEMO")?, title("PACSBRIDGE")?);
     Ok(Association::connect(&address.ip().to_string(), address.port(), &options, proposals).await?)
 }
@@ -344,7 +348,7 @@ fn compare(studies: &[Vec<Phantom>], received: &Received) -> Result<(), DemoErro
 }
 
 async fn stay(app: &App, dir: &Path) -> Result<(), DemoError> {
-    let address = app.dicom_address();
+    let address = dicom_of(app)?;
     say("The site stays up. Point a viewer or modality at it:");
     println!("   AE title PACSBRIDGE, host {}, port {} (any called or calling title)", address.ip(), address.port());
     println!("   echoscu {} {}", address.ip(), address.port());

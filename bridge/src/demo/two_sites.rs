@@ -167,7 +167,7 @@ impl Sites {
         story.tell("The patient takes the study over with a key of her own", Some(&done), begun.elapsed(), sees);
 
         let begun = Instant::now();
-        let wish = Ask::Request { study: id.clone(), preview_only: false, purpose: Some("TREAT".into()) };
+        let wish = Ask::Request { study: id.clone(), preview_only: false, purpose: Some("TREAT".into()), notes: None };
         let done = act(self.b.site(), wish).await?;
         story.tell("B asks for access", Some(&done), begun.elapsed(), self.finds(&uid, &count, NOTHING).await?);
 
@@ -180,6 +180,7 @@ impl Sites {
             until_s: None,
             purpose: Some("TREAT".into()),
             encryption_key: None,
+            notes: None,
         };
         let done = decided(a.site(), &id, allow, &patient).await?;
         let signed = begun.elapsed();

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::{Archive, ArchiveError, Erasure, Holdings};
 use crate::assemble::Assembler;
 use crate::decide::{Action, Pending, PendingError};
+use crate::derive::{DeriveError, Derived};
 use crate::follow::{Consents, FollowError, Mode, What};
 use crate::keyring::{Keyring, KeyringError, write_secret};
 use crate::ledger::{Ledger, LedgerError, LedgerSlot, Signer, SignerError, Word};
@@ -57,6 +58,19 @@ pub enum EraseError {
         /// Its owner.
         owner: Address,
     },
+    /// The asker: what was derived from it is not erased with it.
+    #[error(
+        "{0} studies were derived from it: erase them too (--with-derived), or let them stay and have nothing here lead from one to the other (--keep-derived)"
+    )]
+    HasDerived(usize),
+    /// Nobody: it is in the middle of it.
+    #[error(
+        "a study is being derived from it, and not all of that is stored: try again, or erase it too (--with-derived)"
+    )]
+    Deriving,
+    /// The record of derived studies failed.
+    #[error("the record of derived studies")]
+    Derived(#[from] DeriveError),
     /// The asker: the signed action is about something else.
     #[error("the action does not end study {0}")]
     OtherAction(B256),
@@ -107,6 +121,9 @@ pub struct Ask {
     pub with_uid: bool,
     /// The owner's word, where the owner's key is not here.
     pub signed: Option<Box<Pending>>,
+    /// Let what was derived from it stay, and forget that it was.
+    #[serde(default)]
+    pub keep_derived: bool,
 }
 
 /// What became of it.
@@ -132,6 +149,8 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// What the ledger says.
     pub consents: Consents,
+    /// What was derived from what.
+    pub derived: Derived,
     /// The ledger, once it is connected.
     pub ledger: LedgerSlot,
     /// Signs for the source.
@@ -275,7 +294,7 @@ impl Eraser {
     }
 
     async fn begin(&self, ask: Ask) -> Result<Erasure, EraseError> {
-        let Parts { archive, keyring, assembler, .. } = &self.0.parts;
+        let Parts { archive, keyring, assembler, derived, .. } = &self.0.parts;
         let unknown = || EraseError::Unknown(ask.study.clone());
         let uid = match ask.study.parse::<B256>() {
             Ok(study_id) => archive.study_of_id(&study_id)?,
@@ -283,7 +302,8 @@ impl Eraser {
         };
         let uid = uid.ok_or_else(unknown)?;
         // From here until the keys are gone nothing new is made of the study.
-        let _pause = assembler.pause().await;
+        let (_alone, _pause) = (derived.pause().await, assembler.pause().await);
+        self.check_derived(&uid, ask.keep_derived)?;
         let holdings = archive.holdings(&uid)?.ok_or_else(unknown)?;
         let keys = keyring.study(&uid)?;
         let owner_index = keys.as_ref().map(|keys| keys.owner_index);
@@ -306,8 +326,33 @@ impl Eraser {
         });
         let erasure = begun.await?.ok_or_else(unknown)?;
         self.destroy_keys_of(&facts)?;
+        self.forget_derived(&uid)?;
         tracing::info!(study_id = ?facts.holdings.study_id, "the erasure of a study was begun; its keys are destroyed");
         Ok(erasure)
+    }
+
+    /// Whether the asker knows that something was derived from the study.
+    fn check_derived(&self, study: &Uid, keep: bool) -> Result<(), EraseError> {
+        let Parts { archive, derived, .. } = &self.0.parts;
+        let mut living = 0;
+        for known in derived.of_parent(study)?.iter().filter(|known| !known.is_ended()) {
+            let Some(copy) = known.derived() else { continue };
+            // What was begun and has no object yet is nothing.
+            if archive.derivable(copy)?.is_empty() {
+                continue;
+            }
+            if known.is_storing() {
+                return Err(EraseError::Deriving);
+            }
+            living += 1;
+        }
+        if living == 0 || keep { Ok(()) } else { Err(EraseError::HasDerived(living)) }
+    }
+
+    /// Nothing here leads from the study to what was derived from it; and if it was derived itself, it is not derived again.
+    fn forget_derived(&self, study: &Uid) -> Result<(), EraseError> {
+        self.0.parts.derived.forget_parent(study)?;
+        Ok(self.0.parts.derived.end(study)?)
     }
 
     /// Whether the owner's word can be had, before anything is destroyed.
@@ -323,9 +368,8 @@ impl Eraser {
             self.check_word(study, signed)?;
         }
         let Some(known) = consents.study(study)?.filter(|known| !known.tombstoned) else { return Ok(()) };
-        let custody = owner_index.map(|index| keyring.owner(index)).transpose()?;
-        let here = custody.is_some_and(|key| key.address() == known.owner);
-        if here || signed.is_some_and(|signed| signed.signer == known.owner) {
+        let custody = owner_index.map(|index| keyring.custody_key(index, known.owner)).transpose()?;
+        if custody.flatten().is_some() || signed.is_some_and(|signed| signed.signer == known.owner) {
             return Ok(());
         }
         Err(EraseError::OwnersKey { study, owner: known.owner })
@@ -350,6 +394,9 @@ impl Eraser {
         let mut facts: Facts = serde_json::from_str(&erasure.facts)?;
         self.destroy_keys_of(&facts)?;
         if !facts.emptied {
+            if let Some(study) = &erasure.study_uid {
+                self.forget_derived(study)?;
+            }
             assembler.forget_sealed(&archive.erased_images(erasure.id)?);
             retrieve.settle().await;
             archive.erase(erasure.id).await?;
@@ -387,10 +434,8 @@ impl Eraser {
             Some(signed) => ledger.say(&signed.action.word(), signed.signature.clone().unwrap_or_default()).await,
             None => {
                 let no_key = || EraseError::OwnersKey { study, owner };
-                let key = self.0.parts.keyring.owner(facts.owner_index.ok_or_else(no_key)?)?;
-                if key.address() != owner {
-                    return Err(no_key());
-                }
+                let index = facts.owner_index.ok_or_else(no_key)?;
+                let key = self.0.parts.keyring.custody_key(index, owner)?.ok_or_else(no_key)?;
                 let seq = ledger.next_study_seq(study).await?;
                 let deadline = ledger.now_s().saturating_add(CUSTODY_S);
                 let word = Word::Tombstone(messages::TombstoneStudy { studyId: study, seq, deadline });

@@ -4,10 +4,11 @@
 //! this answer and destroys once it has opened it. So what stays on the ledger opens to nobody later. Must not know how the
 //! chain is followed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes, keccak256};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Desk, now_s};
@@ -21,6 +22,9 @@ use crate::ledger::{Delivery, Ledger, LedgerSlot};
 const RETRY: Duration = Duration::from_secs(30);
 /// Refused questions that are remembered, so that each is logged once.
 const REFUSED_MAX: usize = 4096;
+/// Answers about one study to one grantee within [`ANSWERS_WINDOW`].
+const ANSWERS_MAX: u32 = 12;
+const ANSWERS_WINDOW: Duration = Duration::from_secs(3600);
 
 /// How long an answer may be opened.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +36,11 @@ pub struct Answering {
 /// Answers whoever asks on the ledger for keys of this site's studies, until `stop`.
 pub async fn answer(desk: Desk, consents: Consents, slot: LedgerSlot, how: Answering, stop: CancellationToken) {
     let mut changed = consents.changed();
-    let mut refused = HashSet::new();
+    let mut clerk = Clerk { desk, consents, how, refused: HashSet::new(), answered: HashMap::new() };
     loop {
         changed.borrow_and_update();
         if let Some(ledger) = slot.get()
-            && let Err(error) = answer_all(&desk, &consents, ledger, how, &mut refused).await
+            && let Err(error) = clerk.answer_all(ledger).await
         {
             tracing::warn!(error = %crate::chain_of(&error), "questions for keys on the ledger cannot be answered yet");
         }
@@ -48,42 +52,64 @@ pub async fn answer(desk: Desk, consents: Consents, slot: LedgerSlot, how: Answe
     }
 }
 
-async fn answer_all(
-    desk: &Desk,
-    consents: &Consents,
-    ledger: &Ledger,
+struct Clerk {
+    desk: Desk,
+    consents: Consents,
     how: Answering,
-    refused: &mut HashSet<(B256, Address, B256)>,
-) -> Result<(), Trouble> {
-    let me = ledger.source().await.map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
-    for question in consents.questions_to(me)? {
-        let named = (question.study_id, question.grantee, question.key_hash());
-        let (desk, asked) = (desk.clone(), question.clone());
-        let made = tokio::task::spawn_blocking(move || desk.envelope(&asked, now_s())).await;
-        match made.map_err(|e| ExchangeError::Away(e.to_string()))? {
-            Ok(envelope) => deliver(ledger, &question, envelope, how).await?,
-            Err(why) => {
-                if refused.len() >= REFUSED_MAX {
-                    refused.clear();
-                }
-                if refused.insert(named) {
-                    let (study_id, grantee) = (question.study_id, question.grantee);
-                    tracing::info!(%study_id, %grantee, why, "refused the keys of a study that were asked for on the ledger");
-                }
+    /// Questions that were refused: study, grantee and key.
+    refused: HashSet<(B256, Address, B256)>,
+    /// How many answers about a study a grantee got since when.
+    answered: HashMap<(B256, Address), (Instant, u32)>,
+}
+
+impl Clerk {
+    async fn answer_all(&mut self, ledger: &Ledger) -> Result<(), Trouble> {
+        let me = ledger.source().await.map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
+        for question in self.consents.questions_to(me)? {
+            let (desk, asked) = (self.desk.clone(), question.clone());
+            let made = tokio::task::spawn_blocking(move || desk.envelope(&asked, now_s())).await;
+            match made.map_err(|e| ExchangeError::Away(e.to_string()))? {
+                Ok(envelope) if self.may_answer(&question) => self.deliver(ledger, &question, envelope).await,
+                Ok(_) => self.refuse(&question, "it has asked too often within the hour"),
+                Err(why) => self.refuse(&question, &why),
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer costs the source more than the question costs the grantee.
+    fn may_answer(&mut self, question: &Question) -> bool {
+        let now = Instant::now();
+        self.answered.retain(|_, (since, _)| now.duration_since(*since) < ANSWERS_WINDOW);
+        let (_, count) = self.answered.entry((question.study_id, question.grantee)).or_insert((now, 0));
+        *count += 1;
+        *count <= ANSWERS_MAX
+    }
+
+    async fn deliver(&self, ledger: &Ledger, question: &Question, envelope: Vec<u8>) {
+        let (study, grantee) = (question.study_id, question.grantee);
+        let until = ledger.now_s().saturating_add(self.how.valid_s);
+        let delivery = Delivery { study, grantee, one_time_key: question.key_hash(), until, envelope: envelope.into() };
+        match ledger.deliver_keys(delivery).await {
+            Ok(_) => tracing::info!(study_id = %study, %grantee, "delivered the keys of a study over the ledger"),
+            // What was granted may be over since; the others are not to wait for that.
+            Err(error) => {
+                let error = crate::chain_of(&error);
+                tracing::warn!(study_id = %study, %grantee, error, "the keys of a study did not go over the ledger");
             }
         }
     }
-    Ok(())
-}
 
-async fn deliver(ledger: &Ledger, question: &Question, envelope: Vec<u8>, how: Answering) -> Result<(), ExchangeError> {
-    let (study, grantee) = (question.study_id, question.grantee);
-    let until = ledger.now_s().saturating_add(how.valid_s);
-    let delivery = Delivery { study, grantee, one_time_key: question.key_hash(), until, envelope: envelope.into() };
-    // Refused: what was granted is over since, and the ledger will say so.
-    ledger.deliver_keys(delivery).await.map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
-    tracing::info!(study_id = %study, %grantee, "delivered the keys of a study over the ledger");
-    Ok(())
+    /// Once a question, since it stays open.
+    fn refuse(&mut self, question: &Question, why: &str) {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        let (study_id, grantee) = (question.study_id, question.grantee);
+        if self.refused.insert((study_id, grantee, question.key_hash())) {
+            tracing::info!(%study_id, %grantee, why, "refused the keys of a study that were asked for on the ledger");
+        }
+    }
 }
 
 /// What the ledger holds for a grantee who asked: the delivery, or the reason why there is none yet, having asked if nobody had.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, Bytes, keccak256};
 use contracts::messages;
 use dicom_scp::Uid;
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ use super::{ExchangeError, KeyDelivery, Place, envelope};
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
 use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
-use crate::ledger::{LedgerSlot, Signer};
+use crate::ledger::{LedgerError, LedgerSlot, Signer};
 use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::retrieve::{PREVIEW_BYTES_MAX, Retrieve, RetrieveError, Sealed};
 use crate::study::{ImageKind, Salt, study_id, study_id_plain};
@@ -399,7 +399,16 @@ impl Bring {
         let source = consents.source(wanted.grant.source).map_err(|e| ExchangeError::Away(crate::chain_of(&e)))?;
         let source = source.ok_or(ExchangeError::Unreachable("endpoint"))?;
         let endpoint = Endpoint { url: source.endpoint, tls_key: source.tls_key };
-        client::ask(&endpoint, &self.asker, wanted.grant.study_id, settings.request_timeout).await
+        client::ask(&endpoint, &self.asker_for(&wanted.grant)?, wanted.grant.study_id, settings.request_timeout).await
+    }
+
+    /// Asks for the key that the owner signed for, if that is this site's own for this study alone.
+    fn asker_for(&self, grant: &Grant) -> Result<Asker, ExchangeError> {
+        let of_study = self.parts.keyring.study_certificate(grant.study_id);
+        let of_study = of_study.map_err(|e| ExchangeError::Key(crate::chain_of(&e)))?;
+        let meant = of_study.filter(|certificate| keccak256(certificate) == grant.encryption_key);
+        let encryption_key = meant.map_or_else(|| self.asker.encryption_key.clone(), Bytes::from);
+        Ok(Asker { encryption_key, ..self.asker.clone() })
     }
 
     /// Waits until the source has answered on the ledger, or for as long.
@@ -448,7 +457,7 @@ impl Bring {
         }
         let mut epochs = Vec::with_capacity(delivery.keys.len());
         for key in &delivery.keys {
-            let opened = self.parts.keyring.unwrap(&key.wrapped)?;
+            let opened = self.parts.keyring.unwrap_for(grant.study_id, &key.wrapped)?;
             let opened = if key.preview_only { ForeignKey::Preview(opened) } else { ForeignKey::Session(opened) };
             epochs.push((key.epoch, opened));
         }
@@ -552,14 +561,15 @@ pub struct Announcement {
 pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announcement, stop: CancellationToken) {
     let tls_key = announcement.tls_key;
     let mut wait = RETRY_MIN;
+    let mut is_said = false;
     loop {
         let stated = async {
-            let ledger = ledger.get().ok_or_else(|| "the ledger is not connected".to_owned())?;
+            let ledger = ledger.get().ok_or_else(|| LedgerError::Unavailable("it is not connected".into()))?;
             if let Some(endpoint) = &announcement.endpoint {
-                ledger.move_endpoint(endpoint).await.map_err(|e| crate::chain_of(&e))?;
+                ledger.move_endpoint(endpoint).await?;
             }
-            let certificate = keyring.payload_certificate().map_err(|e| crate::chain_of(&e))?;
-            ledger.change_keys(B256::from(tls_key), certificate.into()).await.map_err(|e| crate::chain_of(&e))
+            let certificate = keyring.payload_certificate().map_err(|e| LedgerError::Refused(crate::chain_of(&e)))?;
+            ledger.change_keys(B256::from(tls_key), certificate.into()).await
         };
         match stated.await {
             Ok(sent) => {
@@ -568,7 +578,12 @@ pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announ
                 }
                 return;
             }
-            Err(error) => tracing::debug!(error, "this site's keys are not on the ledger yet"),
+            // Somebody has to act, so it is said, once.
+            Err(LedgerError::Refused(error)) if !is_said => {
+                tracing::warn!(error, "this site's endpoint or keys cannot be stated on the ledger");
+                is_said = true;
+            }
+            Err(error) => tracing::debug!(%error, "this site's keys are not on the ledger yet"),
         }
         tokio::select! {
             () = stop.cancelled() => return,

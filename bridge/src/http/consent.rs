@@ -116,7 +116,8 @@ pub(super) async fn ask(
     let study = on_ledger(&api, &known, Right::Request, &ask.study).await?;
     let preview_only = ask.mode == super::model::Mode::Preview;
     let purpose = ask.purpose.map(super::model::Purpose::word);
-    tell(&api, &known, decide::Ask::Request { study: study.to_string(), preview_only, purpose }).await.map(json)
+    let request = decide::Ask::Request { study: study.to_string(), preview_only, purpose, notes: ask.notes };
+    tell(&api, &known, request).await.map(json)
 }
 
 /// A study that the ledger knows and the caller sees.

@@ -1,7 +1,6 @@
 //! Connections: how many, how long, TLS or not, and their end. Must not know what is served over them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +11,6 @@ use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -22,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::limits::Held;
-use crate::config::{Http, TlsFiles};
+use crate::config::Http;
+use crate::tls::Server;
 
 /// Longest head of a request, in bytes, and most header fields in it.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -34,46 +32,14 @@ pub(super) const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Addresses share the connections; one gets this part of them.
 const ADDRESS_SHARE: usize = 8;
 
-/// Why TLS cannot be spoken.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read or is not what it should be.
-    #[error("{0}")]
-    File(PathBuf, #[source] rustls::pki_types::pem::Error),
-    /// Certificate and key do not go together, or are of a kind that is not spoken.
-    #[error("certificate and key")]
-    Pair(#[from] rustls::Error),
-}
-
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Reads certificate and key. TLS 1.3 only.
-///
-/// # Errors
-/// [`TlsError`].
-pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
-    let bad = |path: &PathBuf| {
-        let path = path.clone();
-        move |error| TlsError::File(path, error)
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(bad(&files.certificate))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(bad(&files.key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 /// Serves until `stop`, and then what was begun.
 pub(super) async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Server>>,
     router: Router,
     settings: Http,
     tasks: TaskTracker,
@@ -102,7 +68,7 @@ pub(super) async fn serve(
                     receive_timeout: settings.receive_timeout,
                     stop: stop.clone(),
                 };
-                let tls = tls.clone();
+                let tls = tls.as_ref().map(|tls| tls.acceptor());
                 tasks.spawn(async move {
                     let _held = (permit, hold);
                     connection.run(stream, tls).await;

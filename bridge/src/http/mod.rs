@@ -42,7 +42,6 @@ use crate::site::Site;
 use crate::tokens::Tokens;
 use events::Events;
 use limits::{Held, Network, Rate};
-pub use listen::{TlsError, acceptor};
 use problem::Problem;
 
 /// Where every resource is.
@@ -344,7 +343,7 @@ fn close(schema: &mut Value) {
 /// Serves the API on a listener until `stop`. What was begun is in `parts.tasks`.
 pub fn serve(
     listener: TcpListener,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<Arc<crate::tls::Server>>,
     parts: Parts,
     stop: CancellationToken,
 ) -> std::io::Result<SocketAddr> {

@@ -386,6 +386,8 @@ pub(super) struct EventRow {
     account: Option<String>,
     /// What exactly.
     detail: String,
+    /// Commitment to what was said in words, if anything was.
+    notes: Option<String>,
     /// Seconds since 1970, by the block.
     time_s: Option<u64>,
     /// Hash of the transaction.
@@ -398,8 +400,8 @@ pub(super) struct EventRow {
 
 impl From<TraceRow> for EventRow {
     fn from(row: TraceRow) -> Self {
-        let TraceRow { event, account, detail, time_s, transaction, block, gas } = row;
-        Self { event, account, detail, time_s, transaction, block, gas }
+        let TraceRow { event, account, detail, notes, time_s, transaction, block, gas } = row;
+        Self { event, account, detail, notes, time_s, transaction, block, gas }
     }
 }
 
@@ -463,6 +465,10 @@ pub(super) struct Ask {
     /// What for.
     #[serde(default)]
     pub(super) purpose: Option<Purpose>,
+    /// Commitment to what is said in words.
+    #[serde(default)]
+    #[schema(pattern = "^0x[0-9a-fA-F]{64}$")]
+    pub(super) notes: Option<String>,
 }
 
 /// Lets this site in for an emergency.
@@ -521,6 +527,10 @@ pub(super) enum Decision {
         #[serde(default)]
         #[schema(pattern = "^0x[0-9a-fA-F]{64}$")]
         encryption_key: Option<String>,
+        /// Commitment to what is said in words: keccak-256 of a random salt and the text.
+        #[serde(default)]
+        #[schema(pattern = "^0x[0-9a-fA-F]{64}$")]
+        notes: Option<String>,
     },
     /// Refuse what a grantee asked for.
     Deny {
@@ -530,6 +540,10 @@ pub(super) enum Decision {
         /// Why.
         #[serde(default)]
         reason: Option<Reason>,
+        /// Commitment to what is said in words.
+        #[serde(default)]
+        #[schema(pattern = "^0x[0-9a-fA-F]{64}$")]
+        notes: Option<String>,
     },
     /// Take a grantee's access away.
     Revoke {
@@ -548,7 +562,7 @@ pub(super) enum Decision {
 impl From<Decision> for decide::Decision {
     fn from(decision: Decision) -> Self {
         match decision {
-            Decision::Allow { grantee, mode, series, from_s, until_s, purpose, encryption_key } => Self::Allow {
+            Decision::Allow { grantee, mode, series, from_s, until_s, purpose, encryption_key, notes } => Self::Allow {
                 grantee,
                 preview_only: mode == Mode::Preview,
                 series,
@@ -556,8 +570,11 @@ impl From<Decision> for decide::Decision {
                 until_s,
                 purpose: purpose.map(Purpose::word),
                 encryption_key,
+                notes,
             },
-            Decision::Deny { grantee, reason } => Self::Deny { grantee, reason: reason.map(Reason::word) },
+            Decision::Deny { grantee, reason, notes } => {
+                Self::Deny { grantee, reason: reason.map(Reason::word), notes }
+            }
             Decision::Revoke { grantee } => Self::Revoke { grantee },
             Decision::Transfer { owner } => Self::Transfer { owner },
         }

@@ -150,9 +150,11 @@ impl From<DecideError> for Problem {
             DecideError::Pending(_) => Self::not_the_owners_word(),
             DecideError::Away => Self::ledger_away(),
             DecideError::Ledger(error) => Self::ledger(error),
-            DecideError::Follow(_) | DecideError::Archive(_) | DecideError::Keyring(_) | DecideError::Signing(_) => {
-                Self::internal(&error)
-            }
+            DecideError::Follow(_)
+            | DecideError::Archive(_)
+            | DecideError::Keyring(_)
+            | DecideError::Derived(_)
+            | DecideError::Signing(_) => Self::internal(&error),
         }
     }
 }

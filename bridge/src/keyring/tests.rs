@@ -207,7 +207,7 @@ fn an_envelope_opens_until_its_key_is_destroyed_and_nothing_of_that_is_left() {
     assert_eq!(keyring.open_envelope(study, &envelope).unwrap(), b"keys");
     assert!(keyring.open_envelope(other, &envelope).is_err());
     let database = Connection::open(dir.path().join(DATABASE)).unwrap();
-    let secret = "SELECT wrapped, sealed FROM one_time_key WHERE study_id = ?1";
+    let secret = "SELECT wrapped, sealed FROM made_key WHERE study_id = ?1";
     let secret: (Vec<u8>, Vec<u8>) =
         database.query_row(secret, [study.as_slice()], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     drop(database);
@@ -221,6 +221,32 @@ fn an_envelope_opens_until_its_key_is_destroyed_and_nothing_of_that_is_left() {
     keyring.erase_foreign(other).unwrap();
     keyring.erase_foreign(study).unwrap();
     assert!(keyring.foreign_studies().unwrap().is_empty());
+}
+
+#[test]
+fn a_key_for_one_study_opens_what_is_wrapped_to_it_until_it_goes_with_the_grant() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = Keyring::open(dir.path(), &keys()).unwrap();
+    let (study, other) = (B256::repeat_byte(1), B256::repeat_byte(2));
+    assert_eq!(keyring.study_certificate(study).unwrap(), None);
+    let certificate = keyring.study_certificate_or_new(study).unwrap();
+    assert_eq!(keyring.study_certificate(study).unwrap().as_ref(), Some(&certificate));
+    assert_eq!(keyring.study_certificate_or_new(study).unwrap(), certificate);
+    let (of_study, key) = (Recipient::from_bytes(&certificate).unwrap(), SessionKey::random());
+    let wrapped = key.wrap(&of_study).unwrap();
+    assert!(keyring.unwrap_for(study, &wrapped).unwrap() == key);
+    assert!(keyring.unwrap(&wrapped).is_err() && keyring.unwrap_for(other, &wrapped).is_err());
+    let of_site = Recipient::from_bytes(&keyring.payload_certificate().unwrap()).unwrap();
+    assert!(keyring.unwrap_for(study, &key.wrap(&of_site).unwrap()).unwrap() == key, "the site's own goes on");
+    let one_time = Recipient::from_bytes(&keyring.one_time_key(study).unwrap()).unwrap();
+    for lasting in [&of_study, &of_site] {
+        let envelope = seal_envelope(b"keys", &study, lasting, &one_time).unwrap();
+        assert_eq!(keyring.open_envelope(study, &envelope).unwrap(), b"keys");
+    }
+    keyring.forget_one_time_key(study).unwrap();
+    assert!(keyring.foreign_studies().unwrap().is_empty(), "it waits for the owner's word");
+    keyring.erase_foreign(study).unwrap();
+    assert!(keyring.unwrap_for(study, &wrapped).is_err() && keyring.study_certificate(study).unwrap().is_none());
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! missing, and returns when the effect was seen at the configured depth; all can be repeated. It must not know DICOM, files or keys' storage.
 
 use super::node::{Ask, At, Backoff, Clock, Event, EventFilter, Node, NodeError, SystemClock};
-use super::owner::OwnerSeed;
+use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
 use super::slots::Placed;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolEvent as _, SolStruct as _};
 use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
 use futures::stream::{self, Stream, StreamExt as _};
@@ -72,6 +73,11 @@ pub enum StudyOwner {
     Custodial {
         /// Index in the derivation path.
         index: u32,
+    },
+    /// A key in this site's custody that follows from no seed, such as a research key.
+    Held {
+        /// Its account.
+        owner: Address,
     },
     /// A key elsewhere, which has signed `DefineStudy` for this source.
     Signed {
@@ -184,6 +190,10 @@ pub struct ClientConfig {
     pub read_parallel: usize,
     /// Where custodial owner keys come from.
     pub owner_seed: Option<OwnerSeed>,
+    /// Further owner keys in custody.
+    pub held_keys: HeldKeys,
+    /// The key of the source that the account acts for, where it is another: it signs what an operator may not say.
+    pub identity: Option<PrivateKeySigner>,
 }
 
 /// A client of one chain for one source. Clones share everything.
@@ -215,8 +225,8 @@ impl<N, K> std::fmt::Debug for Client<N, K> {
 const REFUSALS_MAX: u32 = 5;
 /// Looks for a piece that is there but not deep enough, one poll apart, before the caller is told to come back.
 const LOCATE_TRIES: u32 = 20;
-/// How long a custodial owner's signature is good.
-const CONSENT_S: u64 = 24 * 3600;
+/// How long a signature is good that a custodial owner or a source's identity gives here.
+pub(super) const CONSENT_S: u64 = 24 * 3600;
 /// Blocks per question when a node limits the range (Besu's default).
 const EVENT_BLOCKS_MAX: u64 = 5_000;
 
@@ -254,17 +264,27 @@ impl<N: Node, K: Clock> Client<N, K> {
     // ---- sources and studies -------------------------------------------------------------------------------------------
 
     /// Makes sure that the account may write: as an operator of a defined source, or as a source that defines itself now with
-    /// this endpoint. On a ledger whose admin is this account it admits itself. Returns the source's account.
+    /// this endpoint. On a ledger whose admin is this account it admits itself. A source that is defined is moved to this endpoint,
+    /// where its own key is here to say so. Returns the source's account.
     pub async fn ensure_source_defined(&self, endpoint: &str) -> Result<Address, LedgerError> {
         let me = self.account();
         let known = self.ask_sources(Sources::getSourceCall { source: me }, self.deep().await?).await?;
         if known.defined && known.endpoint != endpoint {
             self.change_endpoint(endpoint).await?;
         }
-        if !known.defined && self.acts_for(self.deep().await?).await?.is_none() {
-            self.define_source(endpoint, known.admitted).await?;
+        if !known.defined {
+            match self.acts_for(self.deep().await?).await? {
+                None => self.define_source(endpoint, known.admitted).await?,
+                Some(source) if self.identity_of(source).is_some() => drop(self.move_endpoint(endpoint).await?),
+                Some(_) => {}
+            }
         }
         self.source().await
+    }
+
+    /// The key of `source` itself, where this account is another and the key is here.
+    pub(super) fn identity_of(&self, source: Address) -> Option<&PrivateKeySigner> {
+        self.inner.config.identity.as_ref().filter(|key| key.address() == source && source != self.account())
     }
 
     async fn define_source(&self, endpoint: &str, admitted: bool) -> Result<(), LedgerError> {
@@ -329,7 +349,7 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     /// What an owner elsewhere must sign so that this source can define the study.
     pub async fn consent_digest(&self, study: B256, owner: Address, deadline: u64) -> Result<B256, LedgerError> {
-        self.definition_digest(study, owner, false, deadline).await
+        self.definition_digest(study, owner, false, B256::ZERO, deadline).await
     }
 
     async fn definition_digest(
@@ -337,6 +357,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         study: B256,
         owner: Address,
         custodial: bool,
+        derived_from: B256,
         deadline: u64,
     ) -> Result<B256, LedgerError> {
         let message = messages::DefineStudy {
@@ -344,25 +365,26 @@ impl<N: Node, K: Clock> Client<N, K> {
             owner,
             source: self.source().await?,
             custodial,
-            derivedFrom: B256::ZERO,
+            derivedFrom: derived_from,
             deadline,
         };
         let domain = messages::studies_domain(self.inner.config.chain_id, self.addresses().studies);
         Ok(message.eip712_signing_hash(&domain))
     }
 
-    /// Define Study: by this source, with the owner's consent.
-    pub async fn define_study(&self, study: B256, owner: &StudyOwner) -> Result<(), LedgerError> {
+    /// Define Study: by this source, with the owner's consent. `derived_from` commits to the study that it was made from
+    /// ([`messages::lineage`]); zero where there is none, or none is to be named.
+    pub async fn define_study(&self, study: B256, owner: &StudyOwner, derived_from: B256) -> Result<(), LedgerError> {
         if let Some(known) = self.study(study).await? {
             return self.check_ours(&known).await;
         }
-        let custodial = matches!(owner, StudyOwner::Custodial { .. });
-        let (owner, deadline, signature) = self.consent(study, owner).await?;
+        let custodial = matches!(owner, StudyOwner::Custodial { .. } | StudyOwner::Held { .. });
+        let (owner, deadline, signature) = self.consent(study, owner, derived_from).await?;
         let define = Studies::defineStudyCall {
             studyId: study,
             owner,
             custodial,
-            derivedFrom: B256::ZERO,
+            derivedFrom: derived_from,
             deadline,
             ownerSignature: signature,
         };
@@ -382,20 +404,30 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(())
     }
 
-    async fn consent(&self, study: B256, owner: &StudyOwner) -> Result<(Address, u64, Bytes), LedgerError> {
-        match owner {
-            StudyOwner::Signed { owner, deadline, signature } => Ok((*owner, *deadline, signature.clone())),
+    async fn consent(
+        &self,
+        study: B256,
+        owner: &StudyOwner,
+        derived_from: B256,
+    ) -> Result<(Address, u64, Bytes), LedgerError> {
+        let config = &self.inner.config;
+        let key = match owner {
+            StudyOwner::Signed { owner, deadline, signature } => return Ok((*owner, *deadline, signature.clone())),
+            StudyOwner::Held { owner } => {
+                let no_key = || LedgerError::Refused(format!("the owner key of {owner} is not here"));
+                config.held_keys.key(*owner).ok_or_else(no_key)?
+            }
             StudyOwner::Custodial { index } => {
                 let no_seed = || LedgerError::Refused("no owner seed is configured".into());
-                let seed = self.inner.config.owner_seed.as_ref().ok_or_else(no_seed)?;
-                let key = seed.key(*index).map_err(|e| LedgerError::Refused(e.to_string()))?;
-                let deadline = self.inner.clock.unix_s() + CONSENT_S;
-                let digest = self.definition_digest(study, key.address(), true, deadline).await?;
-                let signed = alloy::signers::SignerSync::sign_hash_sync(&key, &digest);
-                let signature = signed.map_err(|e| LedgerError::Refused(e.to_string()))?;
-                Ok((key.address(), deadline, signature.as_bytes().to_vec().into()))
+                let seed = config.owner_seed.as_ref().ok_or_else(no_seed)?;
+                seed.key(*index).map_err(|e| LedgerError::Refused(e.to_string()))?
             }
-        }
+        };
+        let deadline = self.inner.clock.unix_s() + CONSENT_S;
+        let digest = self.definition_digest(study, key.address(), true, derived_from, deadline).await?;
+        let signed = alloy::signers::SignerSync::sign_hash_sync(&key, &digest);
+        let signature = signed.map_err(|e| LedgerError::Refused(e.to_string()))?;
+        Ok((key.address(), deadline, signature.as_bytes().to_vec().into()))
     }
 
     /// Announces a manifest version. A version below the newest counts as announced: versions never fall.

@@ -8,6 +8,7 @@ use super::client::{Client, LedgerError, LedgerKind};
 use super::node::{Clock, Node};
 use super::slots::Placed;
 use alloy::primitives::{Address, B256, Bytes, Signature, U256};
+use alloy::signers::SignerSync as _;
 use alloy::sol_types::{SolCall, SolStruct};
 use contracts::{Addresses, Allowance, Consent, Emergency, Grant, GuardianSet, Sources, Studies, messages};
 
@@ -276,8 +277,41 @@ impl<N: Node, K: Clock> Client<N, K> {
         if known == endpoint {
             return Ok(None);
         }
-        let call = Sources::changeEndpointCall { endpoint: endpoint.to_owned() };
-        self.deliver(self.addresses().sources, call.abi_encode().into()).await.map(Some)
+        let endpoint = endpoint.to_owned();
+        let data = if self.account() == source {
+            Sources::changeEndpointCall { endpoint }.abi_encode()
+        } else {
+            let (seq, deadline) = self.next_of_source(source).await?;
+            let message = messages::ChangeEndpoint { source, endpoint: endpoint.clone(), seq, deadline };
+            let signature = self.signed_by_identity(source, &message)?;
+            Sources::changeEndpointSignedCall { source, endpoint, seq, deadline, signature }.abi_encode()
+        };
+        self.deliver(self.addresses().sources, data.into()).await.map(Some)
+    }
+
+    /// Number and deadline of what a source says next about its endpoint or keys.
+    async fn next_of_source(&self, source: Address) -> Result<(u32, u64), LedgerError> {
+        let call = Sources::sourceSeqOfCall { source };
+        let last = self.ask(self.addresses().sources, call, super::node::At::Latest).await?;
+        let deadline = self.inner.clock.unix_s() + super::client::CONSENT_S;
+        let next = last.checked_add(1).ok_or_else(|| LedgerError::Refused("a source's numbers are used up".into()))?;
+        Ok((next, deadline))
+    }
+
+    /// What only the source itself may say, signed with its own key: an operator's, which is on line every day, could otherwise lead
+    /// retrievals and study keys elsewhere.
+    fn signed_by_identity(&self, source: Address, message: &impl SolStruct) -> Result<Bytes, LedgerError> {
+        let absent = || {
+            let me = self.account();
+            LedgerError::Refused(format!(
+                "only {source} itself may say where it answers and with which keys; {me} is its operator, and the source's key is not in \
+                 this keystore"
+            ))
+        };
+        let key = self.identity_of(source).ok_or_else(absent)?;
+        let domain = messages::studies_domain(self.chain_id(), self.addresses().studies);
+        let signed = key.sign_hash_sync(&message.eip712_signing_hash(&domain));
+        Ok(signed.map_err(|error| LedgerError::Refused(error.to_string()))?.as_bytes().to_vec().into())
     }
 
     /// States this source's keys: the SHA-256 of the SubjectPublicKeyInfo of its TLS key and its OpenPGP key. Nothing is sent when
@@ -289,8 +323,24 @@ impl<N: Node, K: Clock> Client<N, K> {
         if (known.tlsKey, known.encryptionKey) == (tls_key, hash) {
             return Ok(None);
         }
-        let call = Sources::changeKeysCall { tlsKey: tls_key, encryptionKey: openpgp_key };
-        self.deliver(self.addresses().sources, call.abi_encode().into()).await.map(Some)
+        let data = if self.account() == source {
+            Sources::changeKeysCall { tlsKey: tls_key, encryptionKey: openpgp_key }.abi_encode()
+        } else {
+            let (seq, deadline) = self.next_of_source(source).await?;
+            let message =
+                messages::ChangeKeys { source, tlsKey: tls_key, encryptionKey: openpgp_key.clone(), seq, deadline };
+            let signature = self.signed_by_identity(source, &message)?;
+            let call = Sources::changeKeysSignedCall {
+                source,
+                tlsKey: tls_key,
+                encryptionKey: openpgp_key,
+                seq,
+                deadline,
+                signature,
+            };
+            call.abi_encode()
+        };
+        self.deliver(self.addresses().sources, data.into()).await.map(Some)
     }
 
     /// Proposes another owner on the word of guardians. `signatures[i]` is that of guardian i of the set over

@@ -4,7 +4,7 @@ use super::client::{ClientConfig, LedgerError, LedgerKind};
 use super::endpoints::{BeginError, Endpoints, Identity};
 use super::journal::{Journal as _, JournalError, Owner, SqliteJournal};
 use super::node::{Node as _, NodeError, SystemClock};
-use super::owner::OwnerSeed;
+use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::PieceMode;
 use super::rpc::RpcNode;
 use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
@@ -13,6 +13,7 @@ use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
+use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
 use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
@@ -38,6 +39,10 @@ pub struct LedgerConfig {
     pub journal: PathBuf,
     /// Where custodial owner keys come from.
     pub owner_seed: Option<OwnerSeed>,
+    /// Further owner keys in custody.
+    pub held_keys: HeldKeys,
+    /// The key of the source itself, for when another one signs its transactions.
+    pub identity: Option<PrivateKeySigner>,
     /// Requests in flight when pieces are read.
     pub read_parallel: usize,
     /// Depth, polling, windows and fees.
@@ -185,6 +190,8 @@ fn start(
         poll_ms: config.sender.poll_ms,
         read_parallel: config.read_parallel,
         owner_seed: config.owner_seed.clone(),
+        held_keys: config.held_keys.clone(),
+        identity: config.identity.clone(),
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);

@@ -2,12 +2,14 @@
 //! `m/44'/60'/7'/0/index`. The caller hands out the indices and keeps them with the studies. It must not know studies, chains
 //! or files.
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use alloy::signers::k256::elliptic_curve::sec1::ToEncodedPoint as _;
 use alloy::signers::k256::{NonZeroScalar, SecretKey};
 use alloy::signers::local::PrivateKeySigner;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha512;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -104,6 +106,28 @@ impl OwnerSeed {
         }
         let secret = B256::from_slice(&node.key.to_bytes());
         PrivateKeySigner::from_bytes(&secret).map_err(|_| NoSuchKey)
+    }
+}
+
+/// Owner keys in custody that follow from no seed, by their accounts. Clones share everything.
+#[derive(Clone, Default)]
+pub struct HeldKeys(Arc<Mutex<BTreeMap<Address, PrivateKeySigner>>>);
+
+impl std::fmt::Debug for HeldKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeldKeys(secret)")
+    }
+}
+
+impl HeldKeys {
+    /// Takes a key in.
+    pub fn hold(&self, key: PrivateKeySigner) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.address(), key);
+    }
+
+    /// The key of an account.
+    pub fn key(&self, account: Address) -> Option<PrivateKeySigner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&account).cloned()
     }
 }
 

@@ -109,6 +109,7 @@ fn the_documented_container_opens_and_holds_what_the_document_says() {
 #[test]
 fn the_documented_keys_are_the_code_s() {
     assert_eq!(shown(&example("Example preview key")), shown(key().preview_key().expose()));
+    assert_eq!(shown(&example("Example public key")), shown(SessionKey::public(&[0x42; 32]).expose()));
     let series = Uid::new("1.2.3.4").unwrap();
     assert_eq!(shown(&example("Example key of a series' objects")), shown(key().of_series(&series).expose()));
     let previews = key().preview_key().of_series(&series);

@@ -23,13 +23,15 @@ use pgp::ser::Serialize;
 use pgp::types::{DecryptionKey, EskType, KeyDetails, KeyVersion, Password, PkeskVersion};
 use rand::RngCore;
 use rand::rngs::OsRng;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 /// What separates the preview key from the session key it is derived from.
 const PREVIEW_LABEL: &[u8] = b"pacs-bridge/preview/1";
 /// What separates the keys of series from the key they are derived from; the Series Instance UID follows it.
 const SERIES_LABEL: &[u8] = b"pacs-bridge/series/1/";
+/// What the study's name on the ledger follows in the hash that is the key of what is not confidential.
+const PUBLIC_LABEL: &[u8] = b"pacs-bridge/public/1";
 /// Largest key file or packet that is read at all.
 const ENCODED_BYTES_MAX: usize = 64 * 1024;
 
@@ -74,6 +76,16 @@ impl SessionKey {
         let mut bytes = Zeroizing::new([0; 32]);
         OsRng.fill_bytes(bytes.as_mut_slice());
         Self(bytes)
+    }
+
+    /// The session key of a study that is not confidential: SHA-256 over a label and the study's name on the ledger, so that whoever reads
+    /// the ledger has it.
+    #[must_use]
+    pub fn public(study_id: &[u8; 32]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(PUBLIC_LABEL);
+        hash.update(study_id);
+        Self(Zeroizing::new(hash.finalize().into()))
     }
 
     /// A key read back from where keys are kept.

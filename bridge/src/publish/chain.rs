@@ -36,8 +36,8 @@ impl<N: Node, K: Clock> Chain for Client<N, K> {
         Ok(self.study_exists(study).await?)
     }
 
-    async fn define(&self, study: B256, owner: &StudyOwner) -> Result<(), ChainError> {
-        Ok(self.define_study(study, owner).await?)
+    async fn define(&self, study: B256, owner: &StudyOwner, derived_from: B256) -> Result<(), ChainError> {
+        Ok(self.define_study(study, owner, derived_from).await?)
     }
 
     async fn image(&self, image: B256) -> Result<ImageOnChain, ChainError> {

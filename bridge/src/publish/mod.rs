@@ -92,8 +92,13 @@ pub trait Chain: Send + Sync + 'static {
     fn payload_bytes_max(&self) -> (usize, usize);
     /// Whether a study is defined.
     fn defined(&self, study: B256) -> impl Future<Output = Result<bool, ChainError>> + Send;
-    /// Define Study.
-    fn define(&self, study: B256, owner: &StudyOwner) -> impl Future<Output = Result<(), ChainError>> + Send;
+    /// Define Study. `derived_from` commits to the study that it was made from, if that is to be said.
+    fn define(
+        &self,
+        study: B256,
+        owner: &StudyOwner,
+        derived_from: B256,
+    ) -> impl Future<Output = Result<(), ChainError>> + Send;
     /// What is there of an image.
     fn image(&self, image: B256) -> impl Future<Output = Result<ImageOnChain, ChainError>> + Send;
     /// Which pieces of an image are there, and where.

@@ -880,7 +880,10 @@ fn studies(clock: &SimClock) -> (Vec<(u64, StudyJob)>, BTreeMap<StudyJob, Plan>)
                 images.push(image(ImageKind::Object, format!("{n} object {i}"), *bytes));
             }
             let job = StudyJob { study, version: version as u32 };
-            plans.insert(job, Plan { study, version: version as u32, owner: owner.clone(), images });
+            plans.insert(
+                job,
+                Plan { study, version: version as u32, owner: owner.clone(), derived_from: B256::ZERO, images },
+            );
             jobs.push((at, job));
             at += clock.chance(30_000);
         }
@@ -1008,6 +1011,8 @@ fn client_config(world: &World) -> ClientConfig {
         poll_ms: 300,
         read_parallel: 4,
         owner_seed: None,
+        held_keys: Default::default(),
+        identity: None,
     }
 }
 

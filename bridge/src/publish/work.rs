@@ -55,6 +55,8 @@ pub struct Plan {
     pub version: u32,
     /// Who owns the study.
     pub owner: StudyOwner,
+    /// Commits to the study that it was made from; zero for none.
+    pub derived_from: B256,
     /// Images in the order of publishing: previews, the manifest, objects.
     pub images: Vec<PlannedImage>,
 }
@@ -393,7 +395,7 @@ mod tests {
             image(4, ImageKind::Object, 3, 90),
         ];
         let owner = StudyOwner::Custodial { index: 0 };
-        Work::new(Plan { study: B256::ZERO, version: 1, owner, images }, Progress::default())
+        Work::new(Plan { study: B256::ZERO, version: 1, owner, derived_from: B256::ZERO, images }, Progress::default())
     }
 
     fn stored(image: u8, index: u32) -> Located {

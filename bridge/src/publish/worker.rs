@@ -134,7 +134,7 @@ impl From<SourceError> for Halt {
 
 /// What is done to the chain.
 enum Effect {
-    Define(StudyOwner),
+    Define(StudyOwner, B256),
     Store(Vec<Piece>),
     Seal(Vec<Seal>),
     Announce(Amendment),
@@ -308,7 +308,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         active.work.begin(&step);
         let (context, job) = (self.context.clone(), active.job);
         let effect = match step {
-            Step::Define => Effect::Define(active.work.plan.owner.clone()),
+            Step::Define => Effect::Define(active.work.plan.owner.clone(), active.work.plan.derived_from),
             Step::Seal(seals) => Effect::Seal(seals),
             Step::Announce(amendment) => Effect::Announce(amendment),
             Step::Finish => Effect::Finish,
@@ -555,7 +555,9 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
 
     async fn perform(&self, job: &StudyJob, effect: &Effect) -> Result<Vec<Seen>, ChainError> {
         match effect {
-            Effect::Define(owner) => self.chain.define(job.study, owner).await.map(|()| vec![Seen::Defined]),
+            Effect::Define(owner, derived_from) => {
+                self.chain.define(job.study, owner, *derived_from).await.map(|()| vec![Seen::Defined])
+            }
             Effect::Store(pieces) => self.chain.store(pieces).await.map(|located| vec![Seen::Stored(located)]),
             Effect::Seal(seals) => {
                 self.chain.seal(seals).await?;

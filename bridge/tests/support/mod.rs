@@ -59,7 +59,8 @@ impl MemorySource {
         for (i, bytes) in objects.iter().enumerate() {
             images.push(image(ImageKind::Object, format!("{name}/object/{i}"), *bytes));
         }
-        let plan = Plan { study, version, owner: StudyOwner::Custodial { index }, images };
+        let plan =
+            Plan { study, version, owner: StudyOwner::Custodial { index }, derived_from: Default::default(), images };
         self.plans.insert(StudyJob { study, version }, plan);
     }
 }

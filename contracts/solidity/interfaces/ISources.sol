@@ -13,6 +13,8 @@ pragma solidity 0.8.37;
 /// - Endpoint URLs are public to every member of the network.
 /// - `changeKeys` says which TLS key and which OpenPGP key a source uses. Nothing proves that it holds them: who connects finds out.
 /// - The consortium can have 65,535 sources, the rejected ones included.
+/// - What the identity signs about endpoint or keys may be sent by anybody, so that the identity needs neither funds nor a node. It
+/// is good until its deadline, or until the source says anything else about them.
 /// - Whoever holds the identity key is the source. There is no recovery for a lost identity key other than admitting a new
 ///   source; keep it off line and let operators work.
 interface ISources {
@@ -85,10 +87,29 @@ interface ISources {
     function defineSource(bytes calldata publicKey, string calldata endpoint) external;
     /// @notice Moves the caller's source to another endpoint. Identity only: an operator cannot redirect retrievals.
     function changeEndpoint(string calldata endpoint) external;
+    /// @notice The same on the identity's signature over `ChangeEndpoint(address source,string endpoint,uint32 seq,uint64 deadline)` in
+    /// the domain of Studies; anybody may send it. `seq` rises strictly over everything that a source says about its endpoint and keys.
+    function changeEndpointSigned(
+        address source,
+        string calldata endpoint,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata signature
+    ) external;
     /// @notice States the keys by which other bridges know this source: the SHA-256 of the SubjectPublicKeyInfo of its TLS key
     /// (RFC 7469 2.4 counts the same bytes) and its OpenPGP key, of which only the keccak-256 is kept in storage. Zero or empty
     /// withdraws. Identity only.
     function changeKeys(bytes32 tlsKey, bytes calldata encryptionKey) external;
+    /// @notice The same on the identity's signature over
+    /// `ChangeKeys(address source,bytes32 tlsKey,bytes encryptionKey,uint32 seq,uint64 deadline)`; anybody may send it.
+    function changeKeysSigned(
+        address source,
+        bytes32 tlsKey,
+        bytes calldata encryptionKey,
+        uint32 seq,
+        uint64 deadline,
+        bytes calldata signature
+    ) external;
     /// @notice Offers `operator` to act for the calling source. Identity only.
     function authorizeOperator(address operator) external;
     /// @notice Starts acting for `source`. The operator itself must call, so that nobody can claim another site's key.
@@ -104,6 +125,8 @@ interface ISources {
     function isSuspended(address source) external view returns (bool);
     /// @notice What `changeKeys` stated last: the TLS key's SHA-256 and the OpenPGP key's keccak-256; zero if none.
     function keysOf(address source) external view returns (bytes32 tlsKey, bytes32 encryptionKey);
+    /// @notice The highest number of what `source` said about its endpoint and keys; the next must be higher.
+    function sourceSeqOf(address source) external view returns (uint32);
     /// @notice Number of sources ever admitted.
     function sourceCount() external view returns (uint16);
     /// @notice The source admitted as `number`, counted from one; zero if none.

@@ -189,6 +189,8 @@ impl ScpOptions {
 pub struct Upgraded<S> {
     /// The stream.
     pub stream: S,
+    /// Whether nobody in between can read or change it, handed on in [`AssociationRequest::is_encrypted`].
+    pub is_encrypted: bool,
     /// The peer's verified TLS certificate in DER, handed on in [`AssociationRequest::peer_certificate`].
     pub peer_certificate: Option<Vec<u8>>,
 }
@@ -198,7 +200,7 @@ pub trait Upgrade: Send + Sync + 'static {
     /// The resulting stream.
     type Stream: Stream + 'static;
 
-    /// Does the handshake; the ARTIM timer runs.
+    /// Does the handshake; the ARTIM timer runs. What goes wrong is logged by whoever implements this, who knows what to do about it.
     ///
     /// # Errors
     /// The connection is closed.
@@ -213,7 +215,7 @@ impl Upgrade for Plain {
     type Stream = TcpStream;
 
     async fn upgrade(&self, tcp: TcpStream) -> io::Result<Upgraded<TcpStream>> {
-        Ok(Upgraded { stream: tcp, peer_certificate: None })
+        Ok(Upgraded { stream: tcp, is_encrypted: false, peer_certificate: None })
     }
 }
 
@@ -224,6 +226,24 @@ pub struct Drained {
     pub abandoned: usize,
 }
 
+/// Room for connections and associations, which the listeners of one site share.
+#[derive(Debug, Clone)]
+pub struct Room {
+    associations: Arc<Semaphore>,
+    half_open: Arc<HalfOpen>,
+}
+
+impl Room {
+    /// As much as the options say.
+    #[must_use]
+    pub fn new(options: &ScpOptions) -> Self {
+        Self {
+            associations: Arc::new(Semaphore::new(options.associations_max)),
+            half_open: HalfOpen::new(options.handshakes_max),
+        }
+    }
+}
+
 /// Serves associations over plain TCP until `shutdown` is cancelled, then finishes the operations in hand.
 pub async fn serve<V: Services>(
     listener: TcpListener,
@@ -231,21 +251,23 @@ pub async fn serve<V: Services>(
     services: Arc<V>,
     shutdown: CancellationToken,
 ) -> Drained {
-    serve_upgraded(listener, options, services, shutdown, Plain).await
+    let room = Room::new(&options);
+    serve_upgraded(listener, options, room, services, shutdown, Plain).await
 }
 
-/// As [`serve`], over what `upgrade` makes of each connection.
+/// As [`serve`], over what `upgrade` makes of each connection, in `room` that other listeners may use too.
 pub async fn serve_upgraded<V: Services, U: Upgrade>(
     listener: TcpListener,
     options: ScpOptions,
+    room: Room,
     services: Arc<V>,
     shutdown: CancellationToken,
     upgrade: U,
 ) -> Drained {
-    let half_open = HalfOpen::new(options.handshakes_max);
+    let Room { associations, half_open } = room;
     let drain_timeout = Duration::from_millis(options.drain_timeout_ms);
     let acceptor = Arc::new(Acceptor {
-        associations: Arc::new(Semaphore::new(options.associations_max)),
+        associations,
         options,
         services,
         upgrade,
@@ -322,11 +344,11 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         let artim = Duration::from_millis(self.options.artim_timeout_ms);
         let mut buffer = BytesMut::new();
         let opening = async {
-            let Upgraded { mut stream, peer_certificate } = self.upgrade.upgrade(tcp).await?;
-            let pdu = handshake::read(&mut stream, &mut buffer).await;
-            Ok::<_, HandshakeError>((stream, peer_certificate, pdu))
+            let mut upgraded = self.upgrade.upgrade(tcp).await?;
+            let pdu = handshake::read(&mut upgraded.stream, &mut buffer).await;
+            Ok::<_, HandshakeError>((upgraded, pdu))
         };
-        let (mut stream, certificate, pdu) = tokio::select! {
+        let (upgraded, pdu) = tokio::select! {
             opened = timeout(artim, opening) => match opened {
                 Ok(Ok(opened)) => opened,
                 Ok(Err(error)) => return debug!(%peer, %error, "connection lost before the association"),
@@ -336,8 +358,13 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             // Nothing is in hand yet.
             () = self.shutdown.cancelled() => return,
         };
+        let Upgraded { mut stream, is_encrypted, peer_certificate } = upgraded;
         let request = match pdu.and_then(|pdu| pdu.decode()) {
             Ok(Pdu::AssociationRQ(request)) => request,
+            Err(HandshakeError::Unexpected { kind: TLS_HANDSHAKE, .. }) if !is_encrypted => {
+                info!(%peer, "a TLS handshake on a port for plain DICOM; let the caller use the TLS port, or no TLS here");
+                return self.close(stream).await;
+            }
             Ok(_) | Err(HandshakeError::Unexpected { .. } | HandshakeError::Malformed) => {
                 info!(%peer, "connection without a valid association request");
                 return self.refuse(stream, &Pdu::AbortRQ { source: unexpected_pdu() }).await;
@@ -345,8 +372,9 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             Err(HandshakeError::Io(error)) => return debug!(%peer, %error, "connection lost before the association"),
         };
         let admitted = self.associations.clone().try_acquire_owned().map_err(|_| Rejection::LocalLimitExceeded);
-        let admitted =
-            admitted.and_then(|permit| self.admit(&request, peer, certificate).map(|admitted| (permit, admitted)));
+        let admitted = admitted.and_then(|permit| {
+            self.admit(&request, peer, (is_encrypted, peer_certificate)).map(|admitted| (permit, admitted))
+        });
         let (permit, admitted) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
@@ -372,9 +400,9 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
         &self,
         rq: &dicom_ul::pdu::AssociationRQ,
         peer: SocketAddr,
-        peer_certificate: Option<Vec<u8>>,
+        (is_encrypted, peer_certificate): (bool, Option<Vec<u8>>),
     ) -> Result<Admitted<V::Session>, Rejection> {
-        let request = AssociationRequest { peer_certificate, ..association_request(rq, peer)? };
+        let request = AssociationRequest { is_encrypted, peer_certificate, ..association_request(rq, peer)? };
 
         let titles = &self.options.called_ae_titles;
         if !titles.is_empty() && !titles.contains(&request.called) {
@@ -409,15 +437,17 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
 
     /// Says no and gives the peer a moment to hear it: closing at once could destroy the answer on its way.
     async fn refuse(&self, mut stream: U::Stream, pdu: &Pdu) {
-        let goodbye = async {
-            handshake::write(&mut stream, pdu).await?;
-            stream.shutdown().await?;
-            let mut rest = [0; 256];
-            while stream.read(&mut rest).await? > 0 {}
-            Ok::<_, HandshakeError>(())
-        };
+        let limit = Duration::from_millis(self.options.reject_timeout_ms);
         // Whether the peer listens is its own affair.
-        let _ = timeout(Duration::from_millis(self.options.reject_timeout_ms), goodbye).await;
+        if let Ok(Ok(())) = timeout(limit, handshake::write(&mut stream, pdu)).await {
+            self.close(stream).await;
+        }
+    }
+
+    /// Ends a connection without words, and without the reset that unread bytes would cause.
+    async fn close(&self, mut stream: U::Stream) {
+        let limit = Duration::from_millis(self.options.reject_timeout_ms);
+        let _ = timeout(limit, close(&mut stream)).await;
     }
 }
 
@@ -432,6 +462,20 @@ impl<S: Stream> Transport<S> {
         )
     }
 }
+
+/// Says that nothing more comes, and reads until the peer says so too. The caller sets the limit.
+///
+/// # Errors
+/// The connection is gone, which is as good.
+pub async fn close(stream: &mut impl Stream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 256];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
+/// The type of a TLS record that carries a handshake (RFC 8446 5.1), where the type of a PDU would be.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 fn unexpected_pdu() -> AbortRQSource {
     AbortRQSource::ServiceProvider(dicom_ul::pdu::AbortRQServiceProviderReason::UnexpectedPdu)

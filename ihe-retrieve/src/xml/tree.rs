@@ -319,8 +319,8 @@ impl<'a> Builder<'a> {
         NodeId(at)
     }
 
-    /// Namespaces in XML 1.0, sections 2.2 and 3: reserved names, and no undeclaring of prefixes. A relative namespace name is refused because
-    /// canonical XML does not define what becomes of it.
+    /// Namespaces in XML 1.0, sections 2.2 and 3: reserved names, and no undeclaring of prefixes. A namespace name that is no URI or a relative one is
+    /// refused; what becomes of the latter in canonical XML is not defined.
     fn declare(&mut self, prefix: &'a str, value: &'a str) -> Result<(), XmlError> {
         let name = attribute_value(value)?;
         let reserved = prefix == "xmlns" || name == XMLNS || (prefix == "xml") != (name == XML);
@@ -385,12 +385,14 @@ fn declared_prefix(name: &str) -> Option<&str> {
     if name == "xmlns" { Some("") } else { name.strip_prefix("xmlns:") }
 }
 
-/// Whether a namespace name begins with a scheme (RFC 3986 section 3.1).
+/// Whether a namespace name is a URI (RFC 3986 sections 2 and 3.1), as far as its characters and its scheme say.
 fn is_absolute(name: &str) -> bool {
-    name.split_once(':').is_some_and(|(scheme, _)| {
-        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-    })
+    let known = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c);
+    name.chars().all(known)
+        && name.split_once(':').is_some_and(|(scheme, _)| {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        })
 }
 
 /// Line ends as XML 1.0 section 2.11 has them.

@@ -2,7 +2,8 @@
 
 Reads one command a line, answers with one line. Arguments are hexadecimal, so that nothing needs quoting:
 
-  c14n DOCUMENT PREFIXES             exclusive canonical form of the whole document; "refused" when it is not XML
+  c14n DOCUMENT PREFIXES             exclusive canonical form of the whole document; "refused" when it is not XML, and
+                                     "namespace" when a namespace name is not what libxml2 takes for a URI
   digests DOCUMENT ID PREFIXES       SHA-256 that libxmlsec1 computes for the element with that wsu:Id
   verify DOCUMENT KEY                "valid" or "invalid"; KEY is a SubjectPublicKeyInfo in DER
   sign DOCUMENT KEY PREFIXES         the document with its template ds:Signature filled in; KEY is a PKCS #8 key in DER
@@ -32,15 +33,16 @@ def register_ids(context, root):
 
 
 def c14n(document, prefixes):
-    try:
-        root = parsed(document)
-    except etree.XMLSyntaxError:
-        return "refused"
     # libxml2 calls the default namespace "", not "#default".
     listed = [p.replace("#default", "") for p in prefixes.decode().split()] or None
-    return etree.tostring(
-        root.getroottree(), method="c14n", exclusive=True, with_comments=False, inclusive_ns_prefixes=listed
-    ).hex()
+    try:
+        tree = parsed(document).getroottree()
+        form = etree.tostring(tree, method="c14n", exclusive=True, with_comments=False, inclusive_ns_prefixes=listed)
+    except etree.XMLSyntaxError as error:
+        return "namespace" if error.code == etree.ErrorTypes.WAR_NS_URI else "refused"
+    except etree.C14NError:
+        return "namespace"
+    return form.hex()
 
 
 def digests(document, identifier, prefixes):
