@@ -349,7 +349,7 @@ fn keys_go_over_the_ledger_where_sites_cannot_reach_each_other() {
     let late = slices(1, 6, 64).pop().unwrap();
     sent.extend(store_all(runtime, &a, vec![late]));
     wait_for("the late object at B", || consortium.find(b.dicom, Level::Image) == sent.keys().cloned().collect());
-    assert_eq!(envelopes(&a), 2);
+    wait_for("A to see its second answer", || envelopes(&a) == 2);
     let got = runtime.block_on(get(b.dicom, uid.as_str()));
     assert!(got.failed.is_empty() && got.data_sets == sent, "{:?}", got.failed);
 
