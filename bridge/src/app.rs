@@ -46,6 +46,7 @@ use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
 use crate::tls::{self, TlsError};
 use crate::tokens::{self, TokenError, Tokens};
+use crate::xds;
 pub use rotate::{RotateError, Rotated};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
@@ -95,6 +96,12 @@ pub enum StartError {
     /// A port cannot speak TLS.
     #[error("TLS of {0}")]
     Tls(&'static str, #[source] Box<TlsError>),
+    /// The memory of answered ITI-43 messages cannot be used.
+    #[error("ITI-43")]
+    Replay(#[from] xds::ReplayError),
+    /// ITI-43 cannot speak TLS.
+    #[error("TLS of ITI-43")]
+    XdsTls(#[from] xds::TlsError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -302,11 +309,21 @@ impl Core {
         Ok(())
     }
 
+    /// What Define Source publishes, as far as the configuration tells.
     fn endpoint(&self) -> String {
         let stated = Some(self.config.site.public_url.clone()).filter(|url| !url.is_empty());
         // A port that is chosen at the start is stated once it is known.
-        let bound = self.config.exchange.bind.filter(|bind| bind.port() != 0 && !bind.ip().is_unspecified());
-        stated.or_else(|| bound.map(|bind| format!("https://{bind}"))).unwrap_or_else(|| NO_ENDPOINT.to_owned())
+        let xds = self.config.xds.bind.filter(|_| self.config.xds.enabled);
+        let bound = self.config.exchange.bind.or(xds).filter(|bind| bind.port() != 0 && !bind.ip().is_unspecified());
+        stated.or_else(|| bound.map(|bind| self.endpoint_at(bind))).unwrap_or_else(|| NO_ENDPOINT.to_owned())
+    }
+
+    /// The URL of the address at which others find this site: that of ITI-43 where it is served there. Who asks for study keys takes
+    /// no more of it than the address.
+    fn endpoint_at(&self, address: SocketAddr) -> String {
+        let Config { xds, exchange, .. } = &self.config;
+        let there = xds.enabled && (xds.bind.is_none() || exchange.bind.is_none());
+        format!("https://{address}{}", if there { &xds.path } else { "" })
     }
 
     fn ledger_config(&self, signer: Address) -> Result<LedgerConfig, StartError> {
@@ -363,6 +380,7 @@ pub struct App {
     dicom: DicomPorts,
     rpc: Option<SocketAddr>,
     exchange: Option<SocketAddr>,
+    xds: Option<SocketAddr>,
     http: Option<SocketAddr>,
     doors: CancellationToken,
     certificates: Certificates,
@@ -400,10 +418,10 @@ impl App {
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
         let deriver = core.site.parts().deriver.clone();
         core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
-        let exchange = core.start_exchange(&doors).await?;
+        let (exchange, xds) = core.start_exchange(&doors).await?;
         let http = core.start_http(&mut certificates, &doors).await?;
         let dicom = core.serve_dicom(plain, tls, &doors)?;
-        Ok(Self { core, dicom, rpc, exchange, http, doors, certificates })
+        Ok(Self { core, dicom, rpc, exchange, xds, http, doors, certificates })
     }
 
     /// The site, for whoever runs in the same process.
@@ -452,7 +470,8 @@ impl App {
         let http = self.http.map_or_else(String::new, |http| format!(" http={http}"));
         let port = |name, at: Option<SocketAddr>| at.map_or_else(String::new, |at| format!(" {name}={at}"));
         let (plain, tls) = (port("dicom", self.dicom.plain), port("dicom_tls", self.dicom.tls));
-        format!("pacs-bridge ready{plain}{tls} ae_title={aet} ledger={ledger} chain_id={chain}{rpc}{exchange}{http}")
+        let doors = format!("{rpc}{exchange}{http}{}", port("xds", self.xds));
+        format!("pacs-bridge ready{plain}{tls} ae_title={aet} ledger={ledger} chain_id={chain}{doors}")
     }
 
     /// Closes the doors, finishes the operations in hand, and takes the site apart. Returns how many associations were cut
@@ -524,25 +543,26 @@ impl Core {
         Ok(Some(address))
     }
 
-    /// Studies of other sites come here, and the keys of ours go to those whom their owners let in. Returns where the keys are handed
-    /// out.
-    async fn start_exchange(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
+    /// Studies of other sites come here, and the keys of ours go to those whom their owners let in. Returns where keys are handed out and
+    /// where ITI-43 is served.
+    async fn start_exchange(
+        &self,
+        doors: &CancellationToken,
+    ) -> Result<(Option<SocketAddr>, Option<SocketAddr>), StartError> {
         let settings = self.config.exchange;
         let mut announcement = exchange::task::Announcement::default();
-        let mut bound = None;
+        let mut listening = (None, None);
         let stop = self.background.clone();
-        if let Some(bind) = settings.bind {
+        if settings.bind.is_some() || self.config.xds.enabled {
             let keystore = self.config.site.data_dir.join(KEYSTORE);
             let identity = blocking(move || exchange::tls::Identity::open(&keystore)).await??;
-            let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
-            let address = listener.local_addr().map_err(|e| StartError::Bind(bind, e))?;
-            announcement.tls_key = identity.spki_sha256();
-            let unstated = self.endpoint() == NO_ENDPOINT && !address.ip().is_unspecified();
-            announcement.endpoint = unstated.then(|| format!("https://{address}"));
-            let desk = self.desk(announcement.tls_key);
-            let tls = identity.server_config()?;
-            self.tasks.spawn(exchange::server::serve(listener, tls, desk, self.tasks.clone(), doors.clone()));
-            bound = Some(address);
+            listening = self.listen(&identity, doors).await?;
+            if settings.bind.is_some() || self.config.xds.tls.is_none() {
+                announcement.tls_key = identity.spki_sha256();
+            }
+            let found_at = listening.0.or(listening.1).filter(|address| !address.ip().is_unspecified());
+            let unstated = self.endpoint() == NO_ENDPOINT;
+            announcement.endpoint = found_at.filter(|_| unstated).map(|address| self.endpoint_at(address));
         }
         if settings.envelopes {
             let how = exchange::envelope::Answering { valid_s: settings.envelope_valid.as_secs() };
@@ -576,7 +596,60 @@ impl Core {
             };
             exchange::task::run(parts, signer, stop).await;
         });
-        Ok(bound)
+        Ok(listening)
+    }
+
+    /// Opens the listeners for study keys and for ITI-43, which may be one.
+    async fn listen(
+        &self,
+        identity: &exchange::tls::Identity,
+        doors: &CancellationToken,
+    ) -> Result<(Option<SocketAddr>, Option<SocketAddr>), StartError> {
+        let settings = &self.config.xds;
+        let keys = bind(self.config.exchange.bind).await?;
+        let own = bind(settings.bind.filter(|_| settings.enabled)).await?;
+        let exchange = keys.as_ref().map(|(_, address)| *address);
+        let desk = self.desk(identity.spki_sha256());
+        if !settings.enabled {
+            if let Some((listener, _)) = keys {
+                let tls = identity.server_config()?;
+                self.tasks.spawn(exchange::server::serve(listener, tls, desk, self.tasks.clone(), doors.clone()));
+            }
+            return Ok((exchange, None));
+        }
+        let ((listener, address), desk) = match (own, keys) {
+            (Some(own), None) => (own, None),
+            (None, Some(shared)) => (shared, Some(desk)),
+            (Some(own), Some((listener, _))) => {
+                let tls = identity.server_config()?;
+                self.tasks.spawn(exchange::server::serve(listener, tls, desk, self.tasks.clone(), doors.clone()));
+                (own, None)
+            }
+            // The configuration was checked for that.
+            (None, None) => return Ok((None, None)),
+        };
+        let door = self.xds_door(address).await?;
+        let tls = xds::tls(settings, identity)?;
+        self.tasks.spawn(xds::serve(listener, tls, door, desk, doors.clone()));
+        Ok((exchange, Some(address)))
+    }
+
+    async fn xds_door(&self, address: SocketAddr) -> Result<xds::Door, StartError> {
+        let settings = self.config.xds.clone();
+        let stated = Some(self.config.site.public_url.clone()).filter(|url| !url.is_empty());
+        let mut addresses = vec![stated.unwrap_or_else(|| format!("https://{address}{}", settings.path))];
+        addresses.extend(settings.public_urls.iter().cloned());
+        let parts = xds::Parts {
+            archive: self.site.archive().clone(),
+            consents: self.consents.clone(),
+            retrieve: self.site.retrieve().clone(),
+            ledger: self.slot.clone(),
+            settings,
+            addresses,
+            tasks: self.tasks.clone(),
+        };
+        let database = self.config.site.data_dir.join(xds::DATABASE);
+        Ok(blocking(move || xds::Door::open(&database, parts)).await??)
     }
 
     /// Where it is decided who gets the keys of this site's studies.
@@ -645,6 +718,14 @@ impl Core {
         };
         self.tasks.spawn_on(work, &self.behind.handle());
     }
+}
+
+/// A listener and where it is.
+async fn bind(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.map_err(|e| StartError::Bind(address, e))?;
+    let bound = listener.local_addr().map_err(|e| StartError::Bind(address, e))?;
+    Ok(Some((listener, bound)))
 }
 
 /// Who the source is: the account of the remote signer if there is one.

@@ -172,7 +172,7 @@ impl Services for Door {
 
     async fn open(&self, _session: &Session, handle: &Handle) -> Result<ObjectStream, Failure> {
         let stored = &handle.stored;
-        let Opened { content, dataset_bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
+        let Opened { content, bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
             match &error {
                 RetrieveError::NotGranted(_) => tracing::info!(%error, "refused an object"),
                 error => {
@@ -188,7 +188,7 @@ impl Services for Door {
             retrieve::Content::Whole(bytes) => Content::Whole(bytes),
             retrieve::Content::File(file) => Content::Reader(Box::new(LocalFile(file))),
         };
-        Ok(ObjectStream { transfer_syntax, bytes: dataset_bytes, content })
+        Ok(ObjectStream { transfer_syntax, bytes, content })
     }
 
     async fn destination(&self, session: &Session, ae_title: &AeTitle) -> Result<Destination, Failure> {

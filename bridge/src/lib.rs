@@ -4,7 +4,7 @@
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
 //! every door; [`tls`] reads the doors' certificates; [`exchange`] brings studies of other sites; [`derive`] makes studies of
-//! nobody from studies of somebody; [`dicom`] is such a door, [`http`] another for those who show one of the
+//! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
 //! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
 
@@ -36,6 +36,7 @@ pub mod site;
 pub mod study;
 pub mod tls;
 pub mod tokens;
+pub mod xds;
 
 /// An error with everything that caused it, in one line.
 #[must_use]

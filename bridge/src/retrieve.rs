@@ -75,16 +75,33 @@ pub enum RetrieveError {
     GivenUp,
 }
 
-/// An object ready to be read.
+/// An object ready to be read: its data set, or its whole file.
 #[derive(Debug)]
 pub struct Opened {
-    /// The data set.
+    /// What was asked for.
     pub content: Content,
     /// Its length in bytes.
-    pub dataset_bytes: u64,
+    pub bytes: u64,
 }
 
-/// The data set of an object that was proven to be what was received.
+/// What of an object is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    DataSet,
+    File,
+}
+
+impl Part {
+    /// Bytes of the file before it.
+    fn begin(self, stored: &Stored) -> u64 {
+        match self {
+            Self::DataSet => stored.meta_bytes,
+            Self::File => 0,
+        }
+    }
+}
+
+/// The bytes of an object that was proven to be what was received.
 #[derive(Debug)]
 pub enum Content {
     /// In memory.
@@ -137,20 +154,32 @@ impl Retrieve {
         Self(Arc::new(Inner { archive, keyring, ledger, local, ready, fetches, fetching }))
     }
 
-    /// Opens an object, fetching it first if it is not here or not what it was.
+    /// Opens the data set of an object, fetching it first if it is not here or not what it was.
     ///
     /// # Errors
     /// [`RetrieveError`].
     pub async fn open(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
+        self.open_part(stored, Part::DataSet).await
+    }
+
+    /// As [`Retrieve::open`], the whole Part 10 file with the bytes that were kept.
+    ///
+    /// # Errors
+    /// [`RetrieveError`].
+    pub async fn open_file(&self, stored: &Stored) -> Result<Opened, RetrieveError> {
+        self.open_part(stored, Part::File).await
+    }
+
+    async fn open_part(&self, stored: &Stored, part: Part) -> Result<Opened, RetrieveError> {
         if stored.origin != 0 {
-            if let Some(capture) = self.capture(stored).await? {
+            if let Some(capture) = self.capture(stored, part).await? {
                 return Ok(capture);
             }
             self.granted(stored)?;
         }
         let mut wanted = self.0.ready.get(stored.id).unwrap_or_else(|| stored.clone());
         for _ in 0..LOOKS_MAX {
-            let found = self.0.local.open(&self.0.archive, &wanted).await;
+            let found = self.0.local.open(&self.0.archive, &wanted, part).await;
             match found.map_err(|e| RetrieveError::Io("reading an object", e))? {
                 Found::Sound(opened) => return Ok(opened),
                 Found::Damaged => {
@@ -164,15 +193,15 @@ impl Retrieve {
     }
 
     /// An object that is made from a preview, as long as the preview may be seen.
-    async fn capture(&self, stored: &Stored) -> Result<Option<Opened>, RetrieveError> {
+    async fn capture(&self, stored: &Stored, part: Part) -> Result<Option<Opened>, RetrieveError> {
         let (archive, wanted) = (self.0.archive.clone(), stored.clone());
         let made = tokio::task::spawn_blocking(move || match archive.foreign_of(&wanted)? {
             Some(_) => archive.capture(&wanted),
             None => Ok(None),
         });
         let Some(file) = made.await.map_err(|_| RetrieveError::GivenUp)?? else { return Ok(None) };
-        let dataset = Bytes::from(file).slice(usize::try_from(stored.meta_bytes).unwrap_or(usize::MAX)..);
-        Ok(Some(Opened { dataset_bytes: dataset.len() as u64, content: Content::Whole(dataset) }))
+        let wanted = Bytes::from(file).slice(usize::try_from(part.begin(stored)).unwrap_or(usize::MAX)..);
+        Ok(Some(Opened { bytes: wanted.len() as u64, content: Content::Whole(wanted) }))
     }
 
     /// Makes what was fetched lately durable, so that no object has a file that the index does not know.

@@ -345,6 +345,27 @@ impl Archive {
         Ok(self.instance(sop_instance)?.filter(|stored| stored.origin == 0))
     }
 
+    /// The object of a study that was received here with these bytes, whether or not another took its place since.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn received_version(
+        &self,
+        study: &Uid,
+        sop_instance: &Uid,
+        sha256: &[u8; 32],
+    ) -> Result<Option<Stored>, ArchiveError> {
+        self.0.readers.with(|db| {
+            let sql = format!(
+                "{SELECT_VISIBLE} WHERE i.uid = ?1 AND st.uid = ?2 AND i.origin = 0 AND i.file_sha256 = ?3
+                 ORDER BY i.superseded, i.id DESC LIMIT 1"
+            );
+            let mut statement = db.prepare_cached(&sql)?;
+            let found = params![sop_instance.as_str(), study.as_str(), sha256.as_slice()];
+            Ok(statement.query_row(found, |row| self.stored(row)).optional()?)
+        })
+    }
+
     /// An object as it is now, if it may be shown now.
     ///
     /// # Errors

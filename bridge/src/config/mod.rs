@@ -6,6 +6,7 @@
 
 mod derive;
 mod reader;
+mod xds;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use contracts::PieceMode;
 pub use derive::{Derive, DeriveOwner, Group};
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
+pub use xds::{ClientCertificate, Xds};
 
 /// Everything the daemon was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub exchange: Exchange,
     /// `[http]`
     pub http: Http,
+    /// `[xds]`
+    pub xds: Xds,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -419,8 +423,9 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables = ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http"]
-        .map(|t| root.take_value(t));
+    let mut tables =
+        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds"]
+            .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
     root.end();
     let mut take = |i: usize| tables[i].take();
@@ -428,6 +433,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let publish = read_publish(take(4), mistakes);
     let site = read_site(take(0), mistakes);
     let dicom = read_dicom(take(1), mistakes);
+    let exchange = read_exchange(take(8), mistakes);
     Config {
         derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
         groups,
@@ -439,8 +445,9 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
-        exchange: read_exchange(take(8), mistakes),
         http: read_http(take(9), mistakes),
+        xds: xds::read_xds(take(10), exchange.bind.is_some(), mistakes),
+        exchange,
     }
 }
 
@@ -926,7 +933,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source = [include_str!("mod.rs"), include_str!("derive.rs")].concat();
+        let source = [include_str!("mod.rs"), include_str!("derive.rs"), include_str!("xds.rs")].concat();
         let taken = source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next());
         let files = source.lines().filter_map(|line| line.split_once("s, \"")?.1.split_once("_file\")"));
         let files = files.flat_map(|(names, _)| names.split("\", \"")).map(|name| name.trim_end_matches("_file"));
@@ -1040,6 +1047,21 @@ mod tests {
         assert!(
             matches!(found, Err(ConfigError::Mistakes(found)) if found.len() == 2 && found[1].what == "PACSBRIDGE")
         );
+    }
+
+    #[test]
+    fn iti43_has_somewhere_to_be_served() {
+        assert!(mistakes("[xds]\nenabled = true\n")[0].contains("xds.bind"));
+        assert!(parse("[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n").is_ok());
+        assert!(parse("[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\n").is_ok());
+        let found = mistakes(
+            "[xds]\npath = \"/exchange/v1/study-key\"\npublic_urls = [\"http://a.example/\"]\ntls_key_file = \"key.pem\"\n\
+             client_certificate = \"required\"\n",
+        );
+        let all = found.join("\n");
+        for part in ["xds.path", "xds.public_urls", "xds.tls_certificate_file", "xds.client_ca_file", "xds.bind"] {
+            assert!(all.contains(part), "no word of {part} in:\n{all}");
+        }
     }
 
     #[test]

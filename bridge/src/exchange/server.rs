@@ -195,11 +195,7 @@ impl Desk {
 
     /// A source is spoken for by its operators, anybody else by himself.
     fn acts_for(&self, signer: Address, grantee: Address) -> Result<bool, Why> {
-        let consents = &self.0.consents;
-        match consents.source(grantee).map_err(because)? {
-            Some(_) => Ok(consents.source_of(signer).map_err(because)? == Some(grantee)),
-            None => Ok(signer == grantee),
-        }
+        Ok(self.0.consents.spoken_for_by(signer).map_err(because)?.contains(&grantee))
     }
 
     fn take_nonce(&self, request: &KeyRequest, now_s: u64) -> Result<(), Why> {
@@ -250,7 +246,8 @@ impl Desk {
         *count <= RATE_MAX
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    /// Answers one request, within [`ANSWER_AFTER`] and what it takes to read it.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let began = Instant::now();
         if request.method() != Method::POST || request.uri().path() != STUDY_KEY_PATH {
             return plain(StatusCode::NOT_FOUND, "");

@@ -68,19 +68,27 @@ impl Identity {
         self.spki_sha256
     }
 
+    /// The key with a certificate around it.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Key`].
+    pub fn certified(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), ExchangeError> {
+        let params = CertificateParams::new(vec!["pacs-bridge.invalid".to_owned()]).map_err(key_error)?;
+        let certificate = params.self_signed(&self.key).map_err(key_error)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        Ok((certificate.der().clone(), key))
+    }
+
     /// How this site answers.
     ///
     /// # Errors
     /// [`ExchangeError::Key`].
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, ExchangeError> {
-        let params = CertificateParams::new(vec!["pacs-bridge.invalid".to_owned()]).map_err(key_error)?;
-        let certificate = params.self_signed(&self.key).map_err(key_error)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let (certificate, key) = self.certified()?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(key_error)?;
-        let mut config =
-            builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).map_err(key_error)?;
+        let mut config = builder.with_no_client_auth().with_single_cert(vec![certificate], key).map_err(key_error)?;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(Arc::new(config))

@@ -151,7 +151,13 @@ impl Consents {
     /// cut off from the ledger does not learn what was revoked.
     #[must_use]
     pub fn is_current(&self, now_s: u64) -> bool {
-        now_s.saturating_sub(self.0.current_s.load(Ordering::Relaxed)) <= CURRENT_S_MAX
+        self.is_current_within(now_s, CURRENT_S_MAX)
+    }
+
+    /// As [`Consents::is_current`], within so many seconds.
+    #[must_use]
+    pub fn is_current_within(&self, now_s: u64, age_s_max: u64) -> bool {
+        now_s.saturating_sub(self.0.current_s.load(Ordering::Relaxed)) <= age_s_max
     }
 
     /// Says which chain and which Registry is followed. Another one than before, and everything begins anew.
@@ -561,6 +567,19 @@ impl Consents {
         let sql = "SELECT o.source FROM operator o JOIN source s ON s.identity = o.source
           WHERE o.account = ?1 AND s.defined AND NOT s.suspended";
         Ok(self.database().query_row(sql, [operator.as_slice()], |row| account(row, 0)).optional()?)
+    }
+
+    /// For whom an account speaks when it asks for what was granted: for the source whose operator it is, and for itself unless it is a source,
+    /// because a source is spoken for by its operators.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn spoken_for_by(&self, account: Address) -> Result<Vec<Address>, FollowError> {
+        let mut grantees: Vec<Address> = self.source_of(account)?.into_iter().collect();
+        if self.source(account)?.is_none() {
+            grantees.push(account);
+        }
+        Ok(grantees)
     }
 
     /// The newest request of every grantee, of one study or of all, that waits for an owner or was answered by one.

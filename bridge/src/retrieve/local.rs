@@ -14,7 +14,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Content, Opened};
+use super::{Content, Opened, Part};
 use crate::archive::{Archive, Stored};
 
 /// Objects up to this length are read once, into memory; longer ones are read twice, from the file.
@@ -55,14 +55,14 @@ impl Local {
         checksums.insert(row, crc32);
     }
 
-    pub(super) async fn open(&self, archive: &Archive, stored: &Stored) -> io::Result<Found> {
+    pub(super) async fn open(&self, archive: &Archive, stored: &Stored, part: Part) -> io::Result<Found> {
         if stored.path.is_none() {
             return Ok(Found::Gone);
         }
         let learnt = || self.checksums.lock().unwrap_or_else(PoisonError::into_inner).get(&stored.id).copied();
         let known = stored.file_crc32.or_else(learnt);
         let (archive, of, room) = (archive.clone(), stored.clone(), self.room.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&archive, &of, known, room)).await;
+        let opened = tokio::task::spawn_blocking(move || open(&archive, &of, part, known, room)).await;
         let (found, crc32) = opened.map_err(io::Error::other)??;
         if let (None, Some(crc32)) = (known, crc32) {
             self.learn(stored.id, crc32);
@@ -104,10 +104,17 @@ impl<'a> Proof<'a> {
 
 type OpenedAndChecksum = (Found, Option<u32>);
 
-fn open(archive: &Archive, stored: &Stored, known: Option<u32>, room: Arc<Semaphore>) -> io::Result<OpenedAndChecksum> {
+fn open(
+    archive: &Archive,
+    stored: &Stored,
+    part: Part,
+    known: Option<u32>,
+    room: Arc<Semaphore>,
+) -> io::Result<OpenedAndChecksum> {
+    let skipped = part.begin(stored);
     let Some(mut file) = archive.open_file(stored)? else { return Ok((Found::Gone, None)) };
-    let dataset_bytes = stored.file_bytes.checked_sub(stored.meta_bytes);
-    let (true, Some(dataset_bytes)) = (file.metadata()?.len() == stored.file_bytes, dataset_bytes) else {
+    let left = stored.file_bytes.checked_sub(skipped);
+    let (true, Some(bytes_wanted)) = (file.metadata()?.len() == stored.file_bytes, left) else {
         return Ok((Found::Damaged, None));
     };
     let mut proof = Proof::new(stored, known);
@@ -122,8 +129,8 @@ fn open(archive: &Archive, stored: &Stored, known: Option<u32>, room: Arc<Semaph
             }
         }
         let Some(crc32) = proof.end() else { return Ok((Found::Damaged, None)) };
-        let content = Content::File(CheckedFile::begin(file, stored, crc32)?);
-        return Ok((Found::Sound(Opened { content, dataset_bytes }), Some(crc32)));
+        let content = Content::File(CheckedFile::begin(file, stored, skipped, crc32)?);
+        return Ok((Found::Sound(Opened { content, bytes: bytes_wanted }), Some(crc32)));
     };
     let mut bytes = Vec::with_capacity(stored.file_bytes as usize);
     file.read_to_end(&mut bytes)?;
@@ -132,8 +139,8 @@ fn open(archive: &Archive, stored: &Stored, known: Option<u32>, room: Arc<Semaph
         return Ok((Found::Damaged, None));
     };
     let whole = Bytes::from_owner(Whole { bytes, _permit: permit });
-    let content = Content::Whole(whole.slice(stored.meta_bytes as usize..));
-    Ok((Found::Sound(Opened { content, dataset_bytes }), Some(crc32)))
+    let content = Content::Whole(whole.slice(skipped as usize..));
+    Ok((Found::Sound(Opened { content, bytes: bytes_wanted }), Some(crc32)))
 }
 
 /// An object in memory and the room it takes.
@@ -148,7 +155,7 @@ impl AsRef<[u8]> for Whole {
     }
 }
 
-/// A file that was proven, being read again at its data set: the last bytes come only if the checksum is still the same.
+/// A file that was proven, being read again from where it is wanted: the last bytes come only if the checksum is still the same.
 #[derive(Debug)]
 pub struct CheckedFile {
     file: File,
@@ -158,11 +165,11 @@ pub struct CheckedFile {
 }
 
 impl CheckedFile {
-    fn begin(mut file: File, stored: &Stored, crc32: u32) -> io::Result<Self> {
+    fn begin(mut file: File, stored: &Stored, skipped: u64, crc32: u32) -> io::Result<Self> {
         file.seek(SeekFrom::Start(0))?;
         let mut crc = crc32fast::Hasher::new();
         let mut meta = Vec::new();
-        (&mut file).take(stored.meta_bytes).read_to_end(&mut meta)?;
+        (&mut file).take(skipped).read_to_end(&mut meta)?;
         crc.update(&meta);
         Ok(Self { file, left: stored.file_bytes.saturating_sub(meta.len() as u64), crc, crc32 })
     }

@@ -1,0 +1,357 @@
+//! The door for documents: signed ITI-43 Retrieve Document Set (ITI TF-2 3.43), as docs/IHE.md describes it.
+//!
+//! `ihe_retrieve` knows the wire. This module puts a verified request through the order of the wire contract: replay, repository, study,
+//! grant, then the answer, streamed. Who may have what is for [`crate::access`] and the followed ledger to say, and objects come from
+//! [`crate::retrieve`], proven as for every door.
+//!
+//! * [`document`]: which document is meant, whether it may be had, what it is made of.
+//! * [`replay`]: messages that were answered.
+//! * [`zip`]: the archive around a study's files.
+//! * [`stream`]: the octets, one object at a time.
+//! * [`listen`]: connections, TLS, limits.
+//!
+//! Must not know SQL of the archive, pieces, keys of studies, or how the chain is followed.
+
+mod document;
+mod listen;
+mod replay;
+mod stream;
+mod zip;
+
+pub use listen::{TlsError, serve, tls};
+pub use replay::{DATABASE, ReplayError};
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alloy::primitives::Address;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use ihe_retrieve::fault::{Fault, FaultStatus};
+use ihe_retrieve::limits::{CLOCK_SKEW_MS, REQUEST_BYTES_MAX};
+use ihe_retrieve::message::{Framing, RequestHead};
+use ihe_retrieve::request::{DocumentRequest, Retrieve as Asked};
+use ihe_retrieve::response::{DocumentType, Outcome, RegistryErrorCode, respond};
+use ihe_retrieve::verify::{Policy, Refusal, VerifiedRequest, verify};
+use rand::RngCore as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::archive::Archive;
+use crate::config::Xds;
+use crate::follow::Consents;
+use crate::ledger::LedgerSlot;
+use crate::retrieve::Retrieve;
+use document::{Clerk, Document, Wanted};
+use replay::{Replays, Taken};
+use stream::{Body, Pipe, linger};
+
+/// What the door works on.
+pub struct Parts {
+    /// Objects and manifests.
+    pub archive: Archive,
+    /// What the ledger says.
+    pub consents: Consents,
+    /// Opens objects.
+    pub retrieve: Retrieve,
+    /// Who this source is.
+    pub ledger: LedgerSlot,
+    /// `[xds]`.
+    pub settings: Xds,
+    /// The values of `wsa:To` that are accepted.
+    pub addresses: Vec<String>,
+    /// What outlives a request.
+    pub tasks: TaskTracker,
+}
+
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    policy: Policy,
+    replays: Replays,
+    /// Answers with documents that may be under way at once.
+    room: Arc<Semaphore>,
+}
+
+/// A verified request of an account.
+struct Asker {
+    account: Address,
+    request: VerifiedRequest,
+    documents: Vec<DocumentRequest>,
+}
+
+/// What was decided about each document.
+type Judged = Vec<Result<Wanted, RegistryErrorCode>>;
+
+/// Why a request gets no answer of the transaction.
+enum NoAnswer {
+    /// A fault.
+    Refused(Refusal),
+    /// This site failed before anything was decided.
+    Failed(String),
+}
+
+impl From<Refusal> for NoAnswer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn failed(error: impl std::error::Error + 'static) -> NoAnswer {
+    NoAnswer::Failed(crate::chain_of(&error))
+}
+
+impl Door {
+    /// Joins the parts; answered messages are remembered in `database`.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn open(database: &Path, parts: Parts) -> Result<Self, ReplayError> {
+        let replays = Replays::open(database)?;
+        let policy = Policy { addresses: parts.addresses.clone(), imaging: false };
+        let room = Arc::new(Semaphore::new(parts.settings.retrieves_max));
+        Ok(Self(Arc::new(Inner { parts, policy, replays, room })))
+    }
+
+    fn settings(&self) -> &Xds {
+        &self.0.parts.settings
+    }
+
+    /// Answers one request. The connection ends when `cut` is cancelled, which is how an answer that cannot go on is broken off.
+    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken) -> Response<Body> {
+        let framing = match self.admit(&request) {
+            Ok(framing) => framing,
+            Err(fault) => return self.refuse(&fault.into(), cut),
+        };
+        let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect();
+        let body = match tokio::time::timeout(self.settings().request_timeout, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return self.refuse(&Fault::TooLarge.into(), cut),
+            Ok(Err(_)) | Err(_) => return self.plain(StatusCode::REQUEST_TIMEOUT, cut),
+        };
+        match self.answer_body(framing, body, cut).await {
+            Ok(response) => response,
+            Err(NoAnswer::Refused(refusal)) => self.refuse(&refusal, cut),
+            Err(NoAnswer::Failed(error)) => {
+                tracing::error!(error, "a retrieval failed");
+                self.plain(StatusCode::INTERNAL_SERVER_ERROR, cut)
+            }
+        }
+    }
+
+    fn admit(&self, request: &Request<Incoming>) -> Result<Framing, Fault> {
+        let field = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        let head = RequestHead {
+            method: request.method().as_str(),
+            content_type: field(header::CONTENT_TYPE),
+            content_encoding: field(header::CONTENT_ENCODING),
+            content_length: field(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+        };
+        head.admit(self.settings().accept_simple_soap)
+    }
+
+    async fn answer_body(
+        &self,
+        framing: Framing,
+        body: Bytes,
+        cut: &CancellationToken,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let door = self.clone();
+        let now = now_ms();
+        let asker =
+            tokio::task::spawn_blocking(move || door.identify(&framing, &body, now)).await.map_err(failed)??;
+        let asker = Arc::new(asker);
+        let source = self.source().await;
+        let (door, asked) = (self.clone(), asker.clone());
+        let judged = tokio::task::spawn_blocking(move || door.judge(&asked, source, now)).await.map_err(failed)?;
+        let (outcomes, documents, permit) = self.prepare(&asker, judged).await?;
+        self.record(&asker, &outcomes);
+        Ok(self.respond(&asker, &outcomes, documents, permit, cut))
+    }
+
+    /// Steps 1 to 5 of the processing order: who asks, and whether the message is new. Blocks.
+    fn identify(&self, framing: &Framing, body: &[u8], now_ms: i64) -> Result<Asker, NoAnswer> {
+        let request = verify(framing, body, &self.0.policy, now_ms)?;
+        let refused = |fault| Refusal { fault, message_id: Some(request.message_id().to_owned()) };
+        // P-256 keys are nobody until the ledger can bind one to an account.
+        let account = request.key().account().ok_or_else(|| refused(Fault::UnsupportedSecurityToken))?;
+        let Asked::Documents(documents) = request.retrieve().clone() else {
+            return Err(refused(Fault::ActionNotSupported).into());
+        };
+        let account = Address::from(account);
+        if self.0.replays.knows(account, request.message_id()).map_err(failed)? {
+            return Err(refused(Fault::Replay).into());
+        }
+        Ok(Asker { account, request, documents })
+    }
+
+    /// This source as the ledger has it, wherever its key is. None until the ledger answered once.
+    async fn source(&self) -> Option<Address> {
+        let ledger = self.0.parts.ledger.get()?;
+        match tokio::time::timeout(self.settings().request_timeout, ledger.source()).await {
+            Ok(Ok(source)) => Some(source),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::chain_of(&error), "the ledger does not say which source this is");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Step 6: every document by itself. Blocks.
+    fn judge(&self, asker: &Asker, source: Option<Address>, now_ms: i64) -> Judged {
+        let Parts { archive, consents, settings, .. } = &self.0.parts;
+        let now_s = u64::try_from(now_ms / 1000).unwrap_or(0);
+        let current = consents.is_current_within(now_s, settings.max_head_age.as_secs());
+        let clerk = Clerk { archive, consents, source, current, now_s };
+        asker.documents.iter().map(|request| clerk.judge(asker.account, request)).collect()
+    }
+
+    /// Step 7: remembers the message if anything is allowed, and gets that ready.
+    async fn prepare(
+        &self,
+        asker: &Asker,
+        judged: Judged,
+    ) -> Result<(Vec<Outcome>, Vec<Document>, Option<OwnedSemaphorePermit>), NoAnswer> {
+        let mut permit = None;
+        if judged.iter().any(Result::is_ok) {
+            permit = self.0.room.clone().try_acquire_owned().ok();
+            if permit.is_some() && !self.remember(asker).await? {
+                permit = None;
+            }
+        }
+        let (mut outcomes, mut documents) = (Vec::new(), Vec::new());
+        for one in judged {
+            let outcome = match one {
+                Err(code) => Outcome::Error(code),
+                Ok(_) if permit.is_none() => Outcome::Error(RegistryErrorCode::RepositoryBusy),
+                Ok(wanted) => match wanted.prepare(self.0.parts.archive.clone(), &self.0.parts.retrieve).await {
+                    Ok(document) => {
+                        let bytes = document.layout.bytes();
+                        documents.push(document);
+                        Outcome::Document(DocumentType::Zip, bytes)
+                    }
+                    Err(error) => {
+                        tracing::error!(error = %crate::chain_of(&error), "a document that is granted cannot be made");
+                        Outcome::Error(RegistryErrorCode::RepositoryError)
+                    }
+                },
+            };
+            outcomes.push(outcome);
+        }
+        Ok((outcomes, documents, permit))
+    }
+
+    /// Remembers the message; false when there is no room for it.
+    async fn remember(&self, asker: &Asker) -> Result<bool, NoAnswer> {
+        let (replays, account) = (self.0.replays.clone(), asker.account);
+        let id = asker.request.message_id().to_owned();
+        let until = asker.request.expires_ms().saturating_add(CLOCK_SKEW_MS);
+        let message_id = Some(id.clone());
+        let taken = tokio::task::spawn_blocking(move || replays.take(account, &id, until, now_ms()));
+        match taken.await.map_err(failed)?.map_err(failed)? {
+            Taken::New => Ok(true),
+            Taken::Full => Ok(false),
+            Taken::Known => Err(Refusal { fault: Fault::Replay, message_id }.into()),
+        }
+    }
+
+    /// What became of a request, for the log. Account and documents are pseudonyms; nothing else of a message is repeated.
+    fn record(&self, asker: &Asker, outcomes: &[Outcome]) {
+        let account = asker.account;
+        for (request, outcome) in asker.documents.iter().zip(outcomes) {
+            let document = request.document_unique_id.as_str();
+            match outcome {
+                Outcome::Document(_, bytes) => tracing::info!(%account, document, bytes, "sends a document"),
+                Outcome::Error(code) => tracing::info!(%account, document, code = code.code(), "refused a document"),
+            }
+        }
+    }
+
+    fn respond(
+        &self,
+        asker: &Asker,
+        outcomes: &[Outcome],
+        documents: Vec<Document>,
+        permit: Option<OwnedSemaphorePermit>,
+        cut: &CancellationToken,
+    ) -> Response<Body> {
+        let outcomes: Vec<_> = asker.documents.iter().zip(outcomes.iter().cloned()).collect();
+        let mut nonce = [0; 16];
+        rand::rngs::OsRng.fill_bytes(&mut nonce);
+        let plan = respond(asker.request.message_id(), &outcomes, nonce);
+        let (pipe, body) = Pipe::new(self.settings().request_timeout);
+        let mut response = Response::new(body);
+        let content_type = HeaderValue::from_str(&plan.content_type());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, plan.content_length().into());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(content_type) = content_type {
+            headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        let (retrieve, cut, account) = (self.0.parts.retrieve.clone(), cut.clone(), asker.account);
+        self.0.parts.tasks.spawn(async move {
+            let _permit = permit;
+            let sent = tokio::select! {
+                () = cut.cancelled() => return,
+                sent = pipe.message(&plan, &documents, &retrieve) => sent,
+            };
+            match sent {
+                Ok(()) => pipe.linger(&cut).await,
+                Err(error) => {
+                    tracing::warn!(%account, error = %crate::chain_of(&error), "broke off an answer");
+                    cut.cancel();
+                }
+            }
+        });
+        response
+    }
+
+    fn refuse(&self, refusal: &Refusal, cut: &CancellationToken) -> Response<Body> {
+        tracing::info!(why = %refusal.fault, "refused a retrieval");
+        let status = if self.settings().always_500 { FaultStatus::Always500 } else { FaultStatus::Soap12 };
+        let answer = refusal.fault.answer(status, refusal.message_id.as_deref());
+        let mut response = self.plain(StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_REQUEST), cut);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        if let Some(allow) = answer.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        *response.body_mut() = full(answer.body);
+        response
+    }
+
+    /// Ends a connection on which nothing but an answer that is at hand is left, unless it ends by itself.
+    fn end_soon(&self, cut: &CancellationToken) {
+        let (longest, cut) = (self.settings().request_timeout, cut.clone());
+        self.0.parts.tasks.spawn(async move { linger(longest, &cut).await });
+    }
+
+    /// An answer without a body.
+    fn plain(&self, status: StatusCode, cut: &CancellationToken) -> Response<Body> {
+        self.end_soon(cut);
+        let mut response = Response::new(full(Vec::new()));
+        *response.status_mut() = status;
+        response
+    }
+}
+
+fn full(body: impl Into<Bytes>) -> Body {
+    never_fails(Full::new(body.into()))
+}
+
+fn never_fails(body: Full<Bytes>) -> Body {
+    body.map_err(|never| match never {}).boxed_unsync()
+}
+
+fn now_ms() -> i64 {
+    let since: Duration = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
