@@ -100,6 +100,17 @@ enum Command {
     Consent(consent::Command),
     /// Erase a study: its keys, every copy here, its life on the ledger; with a certificate.
     Erase(erase::Erase),
+    /// Fetch a study from the site that published it, by signed ITI-43, as a ZIP archive.
+    Fetch {
+        /// The study's id on the ledger, or its StudyInstanceUID where it is known here.
+        study: String,
+        /// Account of the source; by default the one that published the study.
+        #[arg(long, value_name = "ACCOUNT")]
+        from: Option<String>,
+        /// The file; by default the study with .zip in this directory.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Bearer tokens of the HTTP API.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -242,6 +253,10 @@ async fn command(
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
         Command::Consent(command) => consent::run(command, &config, output, key_password).await?,
         Command::Erase(arguments) => erase::run(arguments, &config, output).await?,
+        Command::Fetch { study, from, out } => {
+            let out = std::path::absolute(out.unwrap_or_else(|| PathBuf::from(format!("{study}.zip"))))?;
+            output.reply(ask(config, Request::Fetch(crate::xds::Ask { study, from, out })).await?)?;
+        }
         Command::Token(command) => token::run(command, &config, output).await?,
         Command::Api => print!("{}", crate::http::openapi()),
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),

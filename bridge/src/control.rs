@@ -15,6 +15,7 @@ use crate::decide;
 use crate::derive;
 use crate::erase;
 use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
+use crate::xds;
 
 /// Longest request or reply line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -57,6 +58,8 @@ pub enum Request {
     Derive(derive::Ask),
     /// What was derived from what.
     Derived,
+    /// Fetch a study from another site by ITI-43.
+    Fetch(xds::Ask),
 }
 
 /// What comes back.
@@ -86,6 +89,8 @@ pub enum Reply {
     Made(derive::Outcome),
     /// To [`Request::Derived`].
     Derivations(Vec<derive::DerivedRow>),
+    /// To [`Request::Fetch`].
+    Fetched(Box<xds::Fetched>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -119,6 +124,10 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
             return made.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
         Request::Derived => site.parts().deriver.rows().map(Reply::Derivations).map_err(Into::into),
+        Request::Fetch(ask) => {
+            let fetched = xds::fetch(site, ask).await.map(|fetched| Reply::Fetched(Box::new(fetched)));
+            return fetched.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
         Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),

@@ -163,6 +163,10 @@ def send(arguments, kind, body):
     if arguments.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if arguments.cert:
+        context.load_cert_chain(arguments.cert)
+    if arguments.tls12:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
     connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=60)
     connection.request("POST", url.path or "/", body, {"Content-Type": kind})
     answer = connection.getresponse()
@@ -267,6 +271,8 @@ def main():
     parser.add_argument("--alter", nargs=2, metavar=("FROM", "TO"), help="replaces a text in the message after it is signed")
     parser.add_argument("--ca", help="file with the certificate of the server or its authority")
     parser.add_argument("--insecure", action="store_true", help="takes any certificate of the server")
+    parser.add_argument("--cert", help="file with a certificate and its key to show to the server")
+    parser.add_argument("--tls12", action="store_true", help="speaks TLS 1.2 at most")
     parser.add_argument("--save", help="directory for the documents")
     parser.add_argument("--write", help="writes the request into a file instead of sending it")
     parser.add_argument("--read", help="reads an answer, Content-Type first, from a file instead of making a request")

@@ -14,12 +14,14 @@ use alloy::primitives::{Address, Bytes, U256, uint};
 use alloy::providers::{Provider as _, ProviderBuilder};
 use alloy::rpc::types::TransactionRequest;
 use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolCall as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bridge::config::Config;
 use bridge::demo::phantom::Phantom;
 use bridge::exchange::tls::{Identity, client_config};
 use bridge::keyring::Keyring;
+use contracts::Sources;
 use serde_json::Value;
 use tests::dicom::{slices, subject};
 use tests::{Bridge, files_below, wait_for};
@@ -110,23 +112,34 @@ impl World {
         self.a.ready("xds=").parse().unwrap()
     }
 
-    fn python(&self, person: &Person, documents: &[&str], more: &[&str]) -> std::process::Output {
+    /// The other client, with these settings of its TLS.
+    fn client(&self, tls: &[&str], person: &Person, documents: &[&str], more: &[&str]) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/iti43_client.py");
         let url = format!("https://{}/iti43", self.address());
         let mut command = Command::new(&self.python);
-        command.arg(script).args(["--insecure", "--url", &url, "--to", PUBLIC_URL, "--key"]).arg(&person.key);
+        command.arg(script).args(tls).args(["--url", &url, "--to", PUBLIC_URL, "--key"]).arg(&person.key);
         if !more.contains(&"--repository") {
             command.args(["--repository", &self.repository()]);
         }
         documents.iter().for_each(|document| {
             command.args(["--document", document]);
         });
-        tests::peers::run(command.args(more))
+        command.args(more);
+        command
+    }
+
+    fn python(&self, person: &Person, documents: &[&str], more: &[&str]) -> std::process::Output {
+        tests::peers::run(&mut self.client(&["--insecure"], person, documents, more))
+    }
+
+    fn ask_over(&self, tls: &[&str], person: &Person, documents: &[&str], more: &[&str]) -> Value {
+        let said = tests::peers::run(&mut self.client(tls, person, documents, more));
+        serde_json::from_slice(&said.stdout).unwrap()
     }
 
     /// What the other client says.
     fn ask(&self, person: &Person, documents: &[&str], more: &[&str]) -> Value {
-        serde_json::from_slice(&self.python(person, documents, more).stdout).unwrap()
+        self.ask_over(&["--insecure"], person, documents, more)
     }
 
     /// The error for the one document asked for, or nothing if it came.
@@ -435,32 +448,157 @@ fn a_large_study_takes_no_memory_for_its_length() {
     assert!(grown < 32 << 10, "{bytes} bytes of study took {grown} KiB of memory");
 }
 
+/// The ledger's own daemon, with the consortium's administrator.
+struct Consortium {
+    ledger: Bridge,
+    rpc: String,
+    admin: PrivateKeySigner,
+}
+
+impl Consortium {
+    fn found() -> Self {
+        let ledger = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
+        let (rpc, admin) = (format!("http://{}", ledger.ready("rpc=")), keyring(&ledger).source().clone());
+        Self { ledger, rpc, admin }
+    }
+
+    fn join(&self, settings: &str) -> Bridge {
+        let (rpc, admin) = (&self.rpc, self.admin.address());
+        let ledger = format!("[ledger]\nkind = \"rpc\"\nurl = \"{rpc}\"\nadmin = \"{admin}\"\ndeploy = false\n");
+        let site = Bridge::start(&format!("{ledger}[publish]\nsettle_ms = 200\n{settings}"));
+        let account = keyring(&site).source().address();
+        let wallet = EthereumWallet::from(self.admin.clone());
+        let provider = ProviderBuilder::new().wallet(wallet).connect_http(rpc.parse().unwrap());
+        let funds = TransactionRequest::default().with_to(account).with_value(U256::from(10).pow(U256::from(20)));
+        let registry = contracts::deployment::addresses(admin).sources;
+        let admit = Bytes::from(Sources::admitCall { source: account }.abi_encode());
+        let admit = TransactionRequest::default().with_to(registry).with_input(admit);
+        Runtime::new().unwrap().block_on(async {
+            for transaction in [funds, admit] {
+                provider.send_transaction(transaction).await.unwrap().get_receipt().await.unwrap();
+            }
+        });
+        site
+    }
+}
+
 #[test]
 fn nothing_is_handed_out_by_a_site_that_is_cut_off_from_the_ledger() {
-    let mut ledger = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
-    let rpc = format!("http://{}", ledger.ready("rpc="));
-    let admin: PrivateKeySigner = keyring(&ledger).source().clone();
-    let settings =
-        format!("[ledger]\nkind = \"rpc\"\nurl = \"{rpc}\"\nadmin = \"{}\"\ndeploy = false\n", admin.address());
-    let site = || Bridge::start(&format!("{settings}[publish]\nsettle_ms = 200\n{XDS}"));
-    let Some(world) = World::new(site) else { return };
-    let account = keyring(&world.a).source().address();
-    ledger.json(&["sources", "admit", &account.to_string()]);
-    world.runtime.block_on(async {
-        let provider = ProviderBuilder::new().wallet(EthereumWallet::from(admin)).connect_http(rpc.parse().unwrap());
-        let wei = U256::from(10).pow(U256::from(20));
-        let funds = TransactionRequest::default().with_to(account).with_input(Bytes::new()).with_value(wei);
-        provider.send_transaction(funds).await.unwrap().get_receipt().await.unwrap();
-    });
+    let mut consortium = Consortium::found();
+    let xds = XDS.replace("max_head_age_s = 5", "max_head_age_s = 15");
+    let Some(world) = World::new(|| consortium.join(&xds)) else { return };
     world.store(&slices(1, 2, 64));
     world.a.wait_final(1);
     let b = Person::new(world.dir.path(), "b");
     let study = world.study(1);
     world.allow(1, &b, &[]);
-    assert_eq!(world.refused(&b, &study), None);
-    ledger.kill();
-    wait_for("the site to know that it is cut off", || world.refused(&b, &study).is_some());
-    for document in [&study, &"ab".repeat(32)] {
-        assert_eq!(world.refused(&b, document).as_deref(), Some("XDSRepositoryError"));
+    let said = world.ask(&b, &[&study], &["--save", world.dir.path().to_str().unwrap()]);
+    let whole = said["response"]["documents"][0]["bytes"].as_u64().unwrap();
+    let files = unzipped(&world.python, &world.dir.path().join("1.bin"));
+
+    // An object that is lost while the ledger is away: found out on the way, so the promised length is not met.
+    let second = files_below(&world.a.data().join("archive/objects"));
+    let second = second.into_iter().find(|file| digest(&std::fs::read(file).unwrap()) == files[1].1).unwrap();
+    let message = world.written(&b, &[&study], &[], str::to_owned);
+    std::fs::remove_file(second).unwrap();
+    consortium.ledger.kill();
+    let broken = world.send(&message);
+    assert!(broken.status == 200 && broken.text.contains("application/zip"), "{broken:?}");
+    assert!((broken.text.len() as u64) < whole, "an answer of {} bytes of {whole}", broken.text.len());
+
+    let unknown = "ab".repeat(32);
+    let error = Some("XDSRepositoryError");
+    wait_for("the site to know that it is cut off", || world.refused(&b, &unknown).as_deref() == error);
+    assert_eq!(world.refused(&b, &study).as_deref(), error);
+}
+
+#[test]
+fn a_bridge_fetches_what_another_publishes_and_compares_it_with_the_manifest() {
+    let consortium = Consortium::found();
+    let Some(world) = World::new(|| consortium.join(XDS)) else { return };
+    let b = consortium.join("");
+    world.store(&slices(1, 3, 64));
+    world.a.wait_final(1);
+    world.a.wait_filed(3);
+    let (study, file) = (world.study(1), world.dir.path().join("study.zip"));
+    let fetch = ["fetch", &study, "--out", file.to_str().unwrap()];
+    let mut words = String::new();
+    wait_for("B to know the study", || {
+        let output = b.cli(&fetch);
+        assert!(!output.status.success(), "nothing is granted yet");
+        words = String::from_utf8_lossy(&output.stderr).into_owned();
+        words.contains(UNAVAILABLE)
+    });
+    assert!(files_below(world.dir.path()).is_empty(), "nothing is left of a refusal: {words}");
+
+    let account = keyring(&b).source().address().to_string();
+    world.a.json(&["allow", &subject(1).study_uid, &account]);
+    wait_for("the granted study at B", || b.json(&["studies"]).as_array().unwrap().len() == 1);
+    let fetched = b.json(&fetch);
+    assert_eq!(fetched["proven"], 3, "{fetched}");
+    let stored = files_below(&world.a.data().join("archive/objects"));
+    let stored: BTreeSet<String> = stored.iter().map(|file| digest(&std::fs::read(file).unwrap())).collect();
+    let got: BTreeSet<String> = unzipped(&world.python, &file).into_iter().map(|(_, digest)| digest).collect();
+    assert_eq!(got, stored, "the files of A");
+    let again = b.cli(&fetch);
+    assert!(!again.status.success(), "a file that is there stays");
+    let by_uid = world.dir.path().join("by-uid.zip");
+    let fetched = b.json(&["fetch", &subject(1).study_uid, "--out", by_uid.to_str().unwrap()]);
+    assert!(fetched["proven"] == 3 && std::fs::read(by_uid).unwrap() == std::fs::read(file).unwrap(), "{fetched}");
+}
+
+/// With a certificate of an authority and with clients that show one, as secure nodes of ATNA want it, over TLS 1.2 too.
+#[test]
+fn an_own_certificate_and_clients_that_show_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(python) = tests::peers::python() else { return };
+    let program = "import sys, datetime, ipaddress, pathlib\n\
+        from cryptography import x509\n\
+        from cryptography.hazmat.primitives import hashes, serialization as s\n\
+        from cryptography.hazmat.primitives.asymmetric import ec\n\
+        out, begin = pathlib.Path(sys.argv[1]), datetime.datetime(2020, 1, 1)\n\
+        def make(name, issuer, signer, ca):\n\
+        \x20   key = ec.generate_private_key(ec.SECP256R1())\n\
+        \x20   subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])\n\
+        \x20   made = x509.CertificateBuilder(issuer or subject, subject, key.public_key(), x509.random_serial_number(), begin, begin.replace(year=2049))\n\
+        \x20   made = made.add_extension(x509.BasicConstraints(ca, None), True)\n\
+        \x20   made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address('127.0.0.1'))]), False)\n\
+        \x20   made = made.sign(signer or key, hashes.SHA256()).public_bytes(s.Encoding.PEM)\n\
+        \x20   private = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())\n\
+        \x20   (out / (name + '.pem')).write_bytes(made)\n\
+        \x20   (out / (name + '.key')).write_bytes(private)\n\
+        \x20   (out / (name + '.both')).write_bytes(made + private)\n\
+        \x20   return subject, key\n\
+        ca = make('ca', None, None, True)\n\
+        make('server', *ca, False)\n\
+        make('client', *ca, False)\n";
+    tests::peers::run(Command::new(&python).args(["-c", program]).arg(dir.path()));
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let toml = format!(
+        "[publish]\nsettle_ms = 200\n[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\npublic_urls = [{PUBLIC_URL:?}]\n\
+         tls_certificate_file = {:?}\ntls_key_file = {:?}\nclient_certificate = \"required\"\nclient_ca_file = {:?}\n\
+         fault_status = \"always500\"\n",
+        file("server.pem"),
+        file("server.key"),
+        file("ca.pem")
+    );
+    let Some(world) = World::new(|| Bridge::start(&toml)) else { return };
+    world.store(&slices(1, 2, 64));
+    world.a.wait_final(1);
+    let b = Person::new(dir.path(), "b");
+    let study = world.study(1);
+    world.allow(1, &b, &[]);
+    let (ca, both) = (file("ca.pem"), file("client.both"));
+    for version in [&[][..], &["--tls12"]] {
+        let said = world.ask_over(&["--ca", &ca, "--cert", &both], &b, &[&study], version);
+        assert_eq!(said["response"]["documents"].as_array().unwrap().len(), 1, "{version:?}: {said}");
     }
+    let late = world.ask_over(&["--ca", &ca, "--cert", &both], &b, &[&study], &["--now", "1700000000"]);
+    assert_eq!(
+        (&late["http_status"], &late["fault"]["subcode"]),
+        (&500.into(), &"wsu:MessageExpired".into()),
+        "{late}"
+    );
+    let bare = world.client(&["--ca", &ca], &b, &[&study], &[]).output().unwrap();
+    assert!(!bare.status.success(), "a client without a certificate was let in");
 }

@@ -52,6 +52,14 @@ impl Output {
             }
             Reply::Derivations(rows) if self.json => self.json(&rows),
             Reply::Derivations(rows) => derivations(&rows),
+            Reply::Fetched(fetched) if self.json => self.json(&fetched),
+            Reply::Fetched(fetched) => {
+                let proven = match fetched.proven {
+                    Some(objects) => format!("{objects} objects, each as the manifest here lists it"),
+                    None => "not compared: this site has no manifest of the study".to_owned(),
+                };
+                println!("{}: {}; {proven}", fetched.file.display(), size(fetched.bytes));
+            }
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }

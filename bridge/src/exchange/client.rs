@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::server::now_s;
 use super::{ANSWER_BYTES_MAX, ExchangeError, KeyDelivery, KeyRequest, Place, STUDY_KEY_PATH, tls};
@@ -82,11 +83,11 @@ pub async fn ask(
     }
 }
 
-/// Sends a request as it is.
+/// Connects to another bridge, which must hold the key that the ledger names. Returns its URL besides.
 ///
 /// # Errors
 /// [`ExchangeError`].
-pub async fn post(endpoint: &Endpoint, request: &KeyRequest) -> Result<(StatusCode, Vec<u8>), ExchangeError> {
+pub(crate) async fn connect(endpoint: &Endpoint) -> Result<(TlsStream<TcpStream>, Uri), ExchangeError> {
     let uri: Uri = endpoint.url.parse().map_err(|_| ExchangeError::Unreachable("https URL"))?;
     if uri.scheme_str() != Some("https") {
         return Err(ExchangeError::Unreachable("https URL"));
@@ -103,10 +104,20 @@ pub async fn post(endpoint: &Endpoint, request: &KeyRequest) -> Result<(StatusCo
         Some(rustls::Error::InvalidCertificate(_)) => ExchangeError::Impostor,
         _ => away(error),
     })?;
+    Ok((stream, uri))
+}
+
+/// Sends a request as it is. Of the endpoint's URL only the address counts, whatever is served there besides.
+///
+/// # Errors
+/// [`ExchangeError`].
+pub async fn post(endpoint: &Endpoint, request: &KeyRequest) -> Result<(StatusCode, Vec<u8>), ExchangeError> {
+    let (stream, uri) = connect(endpoint).await?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(away)?;
     let body = serde_json::to_vec(request).map_err(away)?;
     let message = Request::post(STUDY_KEY_PATH)
-        .header(header::HOST, authority.as_str())
+        .header(header::HOST, authority)
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(hyper::body::Bytes::from(body)))
         .map_err(away)?;

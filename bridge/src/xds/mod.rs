@@ -9,15 +9,18 @@
 //! * [`zip`]: the archive around a study's files.
 //! * [`stream`]: the octets, one object at a time.
 //! * [`listen`]: connections, TLS, limits.
+//! * [`fetch`]: the other side: asks another site.
 //!
 //! Must not know SQL of the archive, pieces, keys of studies, or how the chain is followed.
 
 mod document;
+mod fetch;
 mod listen;
 mod replay;
 mod stream;
 mod zip;
 
+pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use listen::{TlsError, serve, tls};
 pub use replay::{DATABASE, ReplayError};
 
@@ -31,6 +34,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use ihe_retrieve::fault::{Fault, FaultStatus};
+use ihe_retrieve::identifier::DocumentUniqueId;
 use ihe_retrieve::limits::{CLOCK_SKEW_MS, REQUEST_BYTES_MAX};
 use ihe_retrieve::message::{Framing, RequestHead};
 use ihe_retrieve::request::{DocumentRequest, Retrieve as Asked};
@@ -263,14 +267,16 @@ impl Door {
         }
     }
 
-    /// What became of a request, for the log. Account and documents are pseudonyms; nothing else of a message is repeated.
+    /// What became of a request, for the log. Account and documents are pseudonyms; nothing else of a message is repeated, and no text that
+    /// names no document, which might be a UID.
     fn record(&self, asker: &Asker, outcomes: &[Outcome]) {
         let account = asker.account;
         for (request, outcome) in asker.documents.iter().zip(outcomes) {
-            let document = request.document_unique_id.as_str();
+            let named = DocumentUniqueId::parse(&request.document_unique_id);
+            let document = named.map_or_else(|| "unreadable".to_owned(), |named| named.canonical());
             match outcome {
-                Outcome::Document(_, bytes) => tracing::info!(%account, document, bytes, "sends a document"),
-                Outcome::Error(code) => tracing::info!(%account, document, code = code.code(), "refused a document"),
+                Outcome::Document(_, bytes) => tracing::info!(%account, %document, bytes, "sends a document"),
+                Outcome::Error(code) => tracing::info!(%account, %document, code = code.code(), "refused a document"),
             }
         }
     }

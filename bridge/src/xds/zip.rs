@@ -1,6 +1,10 @@
 //! The ZIP archive around a study's files: stored, with fixed names and times, so that equal files in equal order are equal bytes and the
 //! length is known before the first of them (PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3). Pure.
 
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256};
+
 /// 1980-01-01 in the format of MS-DOS, the earliest day there is; the time beside it is midnight.
 const DATE: u16 = 0x0021;
 /// What a field of 32 bits says when ZIP64 has the value.
@@ -163,6 +167,43 @@ fn write_central(out: &mut Vec<u8>, index: usize, entry: Entry, offset: u64) {
     out.extend_from_slice(&extra);
 }
 
+/// SHA-256 of every file of an archive that is written like ours, in its order.
+pub(super) fn digests(archive: &mut impl Read) -> io::Result<Vec<[u8; 32]>> {
+    let mut digests = Vec::new();
+    loop {
+        let mut signature = [0; 4];
+        archive.read_exact(&mut signature)?;
+        if signature != *b"PK\x03\x04" {
+            return Ok(digests);
+        }
+        let bytes = read_header(archive)?;
+        let mut sha256 = Sha256::new();
+        if io::copy(&mut archive.take(bytes), &mut sha256)? != bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        digests.push(sha256.finalize().into());
+    }
+}
+
+/// Reads a local header up to the content, whose length it returns.
+fn read_header(archive: &mut impl Read) -> io::Result<u64> {
+    let mut fields = [0; 26];
+    archive.read_exact(&mut fields)?;
+    let number = |at: usize| u16::from_le_bytes([fields[at], fields[at + 1]]);
+    // Flags and method: content of known length, stored.
+    if number(2) != 0 || number(4) != 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let narrow = u32::from(number(16)) << 16 | u32::from(number(14));
+    let mut rest = vec![0; usize::from(number(22)) + usize::from(number(24))];
+    archive.read_exact(&mut rest)?;
+    if narrow != IN_ZIP64_32 {
+        return Ok(u64::from(narrow));
+    }
+    let wide = rest.get(usize::from(number(22)) + 4..).and_then(|extra| extra.first_chunk());
+    wide.map(|bytes| u64::from_le_bytes(*bytes)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -178,6 +219,8 @@ mod tests {
         }
         out.extend(layout.end());
         assert_eq!(out.len() as u64, layout.bytes());
+        let expected: Vec<[u8; 32]> = files.iter().map(|file| Sha256::digest(file).into()).collect();
+        assert_eq!(digests(&mut out.as_slice()).unwrap(), expected);
         out
     }
 
