@@ -298,18 +298,18 @@ impl Access {
     }
 }
 
-/// Whether what the ledger says lets a grantee have every object of a study at a time, in seconds since 1970. Who may see previews alone, or one
-/// series, gets no document of the study.
-#[must_use]
-pub fn opens_whole_study(grant: &Grant, now_s: u64) -> bool {
-    grant.scope_at(now_s).is_some_and(|scope| scope.mode == Mode::Full && scope.series.is_zero())
-}
-
 /// Whether a certificate meets everything that a bound peer's table says of it.
 fn is_its(peer: &Peer, certificate: &Certificate) -> bool {
     let listed = peer.tls_certificate_sha256.is_empty() || peer.tls_certificate_sha256.contains(&certificate.sha256);
     let is_named = |subject: &String| certificate.names.iter().any(|name| name.eq_ignore_ascii_case(subject));
     listed && peer.tls_subject.as_ref().is_none_or(is_named)
+}
+
+/// Whether what the ledger says lets a grantee have every object of a study at a time, in seconds since 1970. Who may see previews alone, or one
+/// series, gets no document of the study.
+#[must_use]
+pub fn opens_whole_study(grant: &Grant, now_s: u64) -> bool {
+    grant.scope_at(now_s).is_some_and(|scope| scope.mode == Mode::Full && scope.series.is_zero())
 }
 
 /// Compares a configured host with the caller's address. A name is looked up when the association begins, not here, so

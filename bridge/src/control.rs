@@ -54,12 +54,12 @@ pub enum Request {
     Consent(decide::Ask),
     /// Erase a study.
     Erase(erase::Ask),
-    /// Fetch a study from another site by ITI-43.
-    Fetch(xds::Ask),
     /// Derive a study by a rule.
     Derive(derive::Ask),
     /// What was derived from what.
     Derived,
+    /// Fetch a study from another site by ITI-43.
+    Fetch(xds::Ask),
 }
 
 /// What comes back.
@@ -85,12 +85,12 @@ pub enum Reply {
     Consent(decide::Told),
     /// To [`Request::Erase`].
     Erased(Box<erase::Outcome>),
-    /// To [`Request::Fetch`].
-    Fetched(Box<xds::Fetched>),
     /// To [`Request::Derive`].
     Made(derive::Outcome),
     /// To [`Request::Derived`].
     Derivations(Vec<derive::DerivedRow>),
+    /// To [`Request::Fetch`].
+    Fetched(Box<xds::Fetched>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -119,15 +119,15 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
             let erased = site.parts().eraser.erase(ask).await.map(|outcome| Reply::Erased(Box::new(outcome)));
             return erased.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
-        Request::Fetch(ask) => {
-            let fetched = xds::fetch(site, ask).await.map(|fetched| Reply::Fetched(Box::new(fetched)));
-            return fetched.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
-        }
         Request::Derive(ask) => {
             let made = site.parts().deriver.derive(ask).await.map(Reply::Made);
             return made.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
         Request::Derived => site.parts().deriver.rows().map(Reply::Derivations).map_err(Into::into),
+        Request::Fetch(ask) => {
+            let fetched = xds::fetch(site, ask).await.map(|fetched| Reply::Fetched(Box::new(fetched)));
+            return fetched.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
+        }
         Request::Studies => site.studies().map(Reply::Studies),
         Request::Study { uid } => site.study(&uid).map(|report| Reply::Study(Box::new(report))),
         Request::Evict { uid } => site.evict(&uid).await.map(|(files, bytes)| Reply::Evicted { files, bytes }),

@@ -46,6 +46,12 @@ impl Output {
             Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
             Reply::Consent(told) => self.told(&told),
             Reply::Erased(outcome) => self.json(&outcome),
+            Reply::Made(outcome) if self.json => self.json(&outcome),
+            Reply::Made(made) => {
+                println!("rule {}: study {}, {} objects, {} of them new", made.rule, made.study, made.objects, made.new)
+            }
+            Reply::Derivations(rows) if self.json => self.json(&rows),
+            Reply::Derivations(rows) => derivations(&rows),
             Reply::Fetched(fetched) if self.json => self.json(&fetched),
             Reply::Fetched(fetched) => {
                 let proven = match fetched.proven {
@@ -54,12 +60,6 @@ impl Output {
                 };
                 println!("{}: {}; {proven}", fetched.file.display(), size(fetched.bytes));
             }
-            Reply::Made(outcome) if self.json => self.json(&outcome),
-            Reply::Made(made) => {
-                println!("rule {}: study {}, {} objects, {} of them new", made.rule, made.study, made.objects, made.new)
-            }
-            Reply::Derivations(rows) if self.json => self.json(&rows),
-            Reply::Derivations(rows) => derivations(&rows),
             Reply::Status(status) if self.json => self.json(&status),
             Reply::Status(status) => status_lines(&status),
         }

@@ -1012,21 +1012,6 @@ mod tests {
     }
 
     #[test]
-    fn iti43_has_somewhere_to_be_served() {
-        assert!(mistakes("[xds]\nenabled = true\n")[0].contains("xds.bind"));
-        assert!(parse("[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n").is_ok());
-        assert!(parse("[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\n").is_ok());
-        let found = mistakes(
-            "[xds]\npath = \"/exchange/v1/study-key\"\npublic_urls = [\"http://a.example/\"]\ntls_key_file = \"key.pem\"\n\
-             client_certificate = \"required\"\n",
-        );
-        let all = found.join("\n");
-        for part in ["xds.path", "xds.public_urls", "xds.tls_certificate_file", "xds.client_ca_file", "xds.bind"] {
-            assert!(all.contains(part), "no word of {part} in:\n{all}");
-        }
-    }
-
-    #[test]
     fn tls_keys_that_are_of_no_use_alone_are_mistakes_all_at_once() {
         let found = mistakes(
             "[dicom]\nbind = \"\"\n[dicom.tls]\ncertificate_file = \"c.pem\"\nclient_certificates = \"required\"\n[[peer]]\n\
@@ -1062,6 +1047,21 @@ mod tests {
         assert!(
             matches!(found, Err(ConfigError::Mistakes(found)) if found.len() == 2 && found[1].what == "PACSBRIDGE")
         );
+    }
+
+    #[test]
+    fn iti43_has_somewhere_to_be_served() {
+        assert!(mistakes("[xds]\nenabled = true\n")[0].contains("xds.bind"));
+        assert!(parse("[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n").is_ok());
+        assert!(parse("[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\n").is_ok());
+        let found = mistakes(
+            "[xds]\npath = \"/exchange/v1/study-key\"\npublic_urls = [\"http://a.example/\"]\ntls_key_file = \"key.pem\"\n\
+             client_certificate = \"required\"\n",
+        );
+        let all = found.join("\n");
+        for part in ["xds.path", "xds.public_urls", "xds.tls_certificate_file", "xds.client_ca_file", "xds.bind"] {
+            assert!(all.contains(part), "no word of {part} in:\n{all}");
+        }
     }
 
     #[test]

@@ -257,7 +257,8 @@ impl Door {
     async fn remember(&self, asker: &Asker) -> Result<bool, NoAnswer> {
         let (replays, account) = (self.0.replays.clone(), asker.account);
         let id = asker.request.message_id().to_owned();
-        let until = asker.request.expires_ms().saturating_add(CLOCK_SKEW_MS);
+        // Once more than the wire contract asks, because a twin may have been found in time a moment ago and be on its way to here.
+        let until = asker.request.expires_ms().saturating_add(2 * CLOCK_SKEW_MS);
         let message_id = Some(id.clone());
         let taken = tokio::task::spawn_blocking(move || replays.take(account, &id, until, now_ms()));
         match taken.await.map_err(failed)?.map_err(failed)? {
