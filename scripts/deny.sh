@@ -8,6 +8,8 @@ if [ ! -x "$deny" ]; then
     echo "deny: building cargo-deny into .tools (once, several minutes)"
     cargo install --quiet --locked --root "$TOOLS" cargo-deny@0.20.2 || exit 1
 fi
+# It reads the manifests of all dependencies, also of those that no build on this machine needs and none has brought here.
+cargo fetch --locked --quiet || exit 1
 "$deny" --offline check licenses bans sources || exit 1
 if timeout 20 "$deny" fetch db >/dev/null 2>&1; then
     "$deny" check advisories
