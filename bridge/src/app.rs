@@ -221,6 +221,7 @@ impl Core {
             key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
         });
+        site.retrieve().ask_sources(Arc::new(xds::FromSources::new(site.parts())));
         let tasks = TaskTracker::new();
         let background = CancellationToken::new();
         let behind = Background::start().map_err(|e| StartError::DataDir(data_dir, e))?;

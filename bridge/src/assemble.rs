@@ -1,7 +1,7 @@
 //! Makes a version of a study ready for the ledger: seals what is new, writes the manifest, plans the images.
 //!
 //! Sealing is deterministic, so sealed bytes are only a cache: they lie in `spool/` while they are being published and are
-//! made again when they are gone. Must not know how anything is sent.
+//! made again when they are gone. Objects whose bytes stay here are listed, not sealed. Must not know how anything is sent.
 
 mod picture;
 
@@ -18,7 +18,7 @@ use dicom_scp::{TransferSyntax, Uid};
 use sha2::{Digest, Sha256};
 
 use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion, Stored, now_ms};
-use crate::config;
+use crate::config::{self, Custody};
 use crate::deidentify::{FileError, file_is_deidentified};
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
 use crate::payload::container::{SealError, SealOptions, plain_bytes_fitting, seal};
@@ -184,11 +184,15 @@ impl Assembler {
             None => None,
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let (objects, object_images) = self.objects(&keys, previous.as_ref(), &instances)?;
-        let new: HashSet<Uid> = object_images.iter().map(|image| image.subject).collect();
+        let at_source = self.at_source(study_uid, encryption)?;
+        let Objects { objects, new, images: object_images } =
+            self.objects(&keys, previous.as_ref(), &instances, &at_source)?;
         let old_previews = previous.as_ref().map(|manifest| manifest.previews.clone()).unwrap_or_default();
         let (previews, mut images) = self.previews(&keys, &instances, &new, old_previews)?;
         let created_ms = u64::try_from(now_ms()).unwrap_or(0);
+        // By the manifest, because what an earlier version says of an object stays.
+        let stays_here = instances.iter().zip(&objects).filter(|(_, object)| object.map.is_none());
+        let at_source = stays_here.map(|(stored, _)| stored.id).collect();
         let manifest = Manifest { study_uid: *study_uid, version, created_ms, objects, previews, series: None };
         images.extend(self.series_manifests(&keys, previous.as_ref(), &manifest)?);
         let manifest = manifest.encode();
@@ -198,7 +202,14 @@ impl Assembler {
         // First viewable first: previews, then the manifests that name them, then the objects.
         images.push(image);
         images.extend(object_images);
-        Ok(PlannedVersion { study_id: self.study_id(study_uid, &keys), version, manifest, manifest_image, images })
+        Ok(PlannedVersion {
+            study_id: self.study_id(study_uid, &keys),
+            version,
+            manifest,
+            manifest_image,
+            images,
+            at_source,
+        })
     }
 
     /// The study's keys, the newest of which is as confidential as it is to be.
@@ -256,13 +267,28 @@ impl Assembler {
         Ok(images)
     }
 
-    /// Manifest entries of all current objects, and the images of those that have none yet.
+    /// Rows of the objects whose bytes stay here. What everybody may open is on the ledger, where everybody reads.
+    fn at_source(&self, study_uid: &Uid, encryption: Encryption) -> Result<HashSet<i64>, AssembleError> {
+        let settings = &self.0.settings;
+        if encryption == Encryption::Off || !settings.keeps_at_source() {
+            return Ok(HashSet::new());
+        }
+        let described = self.0.archive.derivable(study_uid)?.into_iter();
+        let kept = described.filter(|object| {
+            let custody = settings.custody_of(&object.modality, &object.calling_ae, &object.stored.sop_class);
+            custody == Custody::AtSource
+        });
+        Ok(kept.map(|object| object.stored.id).collect())
+    }
+
+    /// Manifest entries of all current objects, and the images of those that have none yet and are to have one.
     fn objects(
         &self,
         keys: &StudyKeys,
         previous: Option<&Manifest>,
         instances: &[Stored],
-    ) -> Result<(Vec<ManifestObject>, Vec<PlannedImage>), AssembleError> {
+        at_source: &HashSet<i64>,
+    ) -> Result<Objects, AssembleError> {
         let known: HashMap<(&str, [u8; 32]), &ManifestObject> = previous
             .into_iter()
             .flat_map(|manifest| &manifest.objects)
@@ -270,9 +296,10 @@ impl Assembler {
             .collect();
         let old = |stored: &Stored| known.get(&(stored.sop_instance.as_str(), stored.file_sha256)).copied();
         let new: Vec<&Stored> = instances.iter().filter(|stored| old(stored).is_none()).collect();
-        let mut made = in_parallel(&new, |stored| self.object(keys, stored))?.into_iter();
+        let made = in_parallel(&new, |stored| self.object(keys, stored, at_source.contains(&stored.id)))?;
+        let (new, mut made) = (new.iter().map(|stored| stored.sop_instance).collect(), made.into_iter());
         let mut objects = Vec::with_capacity(instances.len());
-        let mut images = Vec::with_capacity(new.len());
+        let mut images = Vec::new();
         for stored in instances {
             match old(stored) {
                 Some(object) => objects.push(object.clone()),
@@ -281,18 +308,25 @@ impl Assembler {
                         return Err(AssembleError::Missing(stored.sop_instance));
                     };
                     objects.push(object);
-                    images.push(image);
+                    images.extend(image);
                 }
             }
         }
-        Ok((objects, images))
+        Ok(Objects { objects, new, images })
     }
 
-    fn object(&self, keys: &StudyKeys, stored: &Stored) -> Result<(ManifestObject, PlannedImage), AssembleError> {
+    /// The entry of a new object, and its image unless its bytes stay here.
+    fn object(
+        &self,
+        keys: &StudyKeys,
+        stored: &Stored,
+        at_source: bool,
+    ) -> Result<(ManifestObject, Option<PlannedImage>), AssembleError> {
         let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
         let opened = self.0.archive.open_file(stored).map_err(read)?;
         let mut file = opened.ok_or(AssembleError::Missing(stored.sop_instance))?;
-        let dataset_sha256 = dataset_digest(&mut file, stored).map_err(read)?;
+        // As it was received.
+        let dataset_sha256 = sha256_from(&mut file, stored.meta_bytes).map_err(read)?;
         let (header, pixel_sha256) = match describe(&mut file, HEADER_VALUE_BYTES_MAX) {
             Ok(described) => (described.header, described.pixel_sha256),
             // An object that nobody can parse on is published all the same, with the header as far as it goes.
@@ -305,7 +339,12 @@ impl Assembler {
         let id =
             image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch());
         let key = keys.sealing(ImageKind::Object, Some(&stored.series_uid));
-        let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
+        let (map, plain_sha256) = if at_source {
+            (None, sha256_from(&mut file, 0).map_err(read)?)
+        } else {
+            let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
+            (Some(map), plain_sha256)
+        };
         if plain_sha256 != stored.file_sha256 {
             return Err(AssembleError::Damaged(stored.sop_instance));
         }
@@ -325,7 +364,7 @@ impl Assembler {
             meta_bytes: stored.meta_bytes,
             by_series: true,
         };
-        let image = PlannedImage {
+        let image = map.map(|map| PlannedImage {
             id,
             kind: ImageKind::Object,
             instance: Some(stored.id),
@@ -335,7 +374,7 @@ impl Assembler {
             map,
             media_type: String::new(),
             plain: None,
-        };
+        });
         Ok((object, image))
     }
 
@@ -489,6 +528,16 @@ impl Assembler {
     }
 }
 
+/// What a version has of objects.
+struct Objects {
+    /// Entries of all of them.
+    objects: Vec<ManifestObject>,
+    /// Those that the version before had not.
+    new: HashSet<Uid>,
+    /// Images of new ones.
+    images: Vec<PlannedImage>,
+}
+
 /// What an image of bytes that are no object is called, and whose key seals it.
 struct Named<'a> {
     kind: ImageKind,
@@ -507,9 +556,9 @@ fn empty(spool: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// SHA-256 of the data set as it was received.
-fn dataset_digest(file: &mut File, stored: &Stored) -> io::Result<[u8; 32]> {
-    file.seek(SeekFrom::Start(stored.meta_bytes))?;
+/// SHA-256 of a file from an offset on.
+fn sha256_from(file: &mut File, offset: u64) -> io::Result<[u8; 32]> {
+    file.seek(SeekFrom::Start(offset))?;
     let mut hash = Sha256::new();
     let mut run = vec![0; RUN_BYTES];
     loop {

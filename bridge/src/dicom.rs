@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::{Access, Certificate, Principal, Visible, Way};
 use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
 use crate::config::{self, Operation};
-use crate::retrieve::{self, CheckedFile, Opened, RetrieveError};
+use crate::retrieve::{self, CheckedFile, Opened, RetrieveError, SourceError};
 use crate::site::Site;
 use crate::tls;
 
@@ -263,6 +263,12 @@ fn open_failure(error: &RetrieveError) -> Failure {
     match error {
         RetrieveError::Ledger(_) | RetrieveError::NoLedger | RetrieveError::GivenUp => {
             Failure::new(Reason::OutOfResources, "the ledger does not answer")
+        }
+        RetrieveError::Source(SourceError::Away(_)) => {
+            Failure::new(Reason::OutOfResources, "the site that keeps the object does not answer")
+        }
+        RetrieveError::Source(SourceError::Refused(_)) => {
+            Failure::new(Reason::NotAuthorized, "the site that keeps the object refuses it")
         }
         RetrieveError::Nowhere(_) => Failure::new(Reason::NoSuchInstance, "the object is gone"),
         RetrieveError::NotGranted(_) => Failure::new(Reason::NotAuthorized, "only previews of this study are granted"),

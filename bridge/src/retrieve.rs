@@ -1,19 +1,23 @@
-//! Finds and opens objects for every door: from the archive when they are here, else from the ledger.
+//! Finds and opens objects for every door: from the archive when they are here, else from the ledger, or from the site that keeps them.
 //!
 //! Nothing is released before it was compared with the digest that was recorded when the object was received, wherever it
 //! comes from; what came from the ledger was merged, proven against its Merkle root and decrypted before. A local file that
-//! is gone or damaged is replaced by the ledger's copy. Must not know wire protocols.
+//! is gone or damaged is replaced by the copy there. Must not know wire protocols.
 
 mod local;
 mod ready;
+mod source;
+#[cfg(test)]
+mod source_tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alloy::primitives::{Address, Bytes as Piece};
 use bytes::Bytes;
+use dicom_scp::Uid;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
@@ -25,11 +29,14 @@ use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, Unsealed, unseal};
 use crate::payload::keys::SessionKey;
+use crate::payload::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::payload::pieces::{Joiner, PieceError};
 use crate::study::ImageKind;
 pub use local::CheckedFile;
 use local::{Found, Local};
 use ready::Ready;
+use source::Couriers;
+pub use source::{Delivery, Errand, Source, SourceError};
 
 /// Pieces that may wait for decryption, besides those on their way.
 const PIECES_AHEAD: usize = 1;
@@ -67,6 +74,12 @@ pub enum RetrieveError {
     /// No ledger is configured or reachable.
     #[error("the object is on the ledger, which is not connected")]
     NoLedger,
+    /// The manifest cannot be read.
+    #[error("the manifest on the ledger")]
+    Manifest(#[from] ManifestError),
+    /// Another site keeps it and did not hand it out.
+    #[error("the object")]
+    Source(#[from] SourceError),
     /// Its owner lets this site see that it exists, but not the object.
     #[error("object {0} is not granted")]
     NotGranted(String),
@@ -120,6 +133,7 @@ struct Inner {
     ledger: LedgerSlot,
     local: Local,
     ready: Arc<Ready>,
+    couriers: Couriers,
     fetches: Semaphore,
     /// One fetch per object at a time; whoever comes second waits and finds the file.
     fetching: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<()>>>>,
@@ -151,7 +165,8 @@ impl Retrieve {
     pub fn new(archive: Archive, keyring: Keyring, ledger: LedgerSlot) -> Self {
         let (fetches, fetching) = (Semaphore::new(FETCHES_MAX), Mutex::default());
         let (local, ready) = (Local::new(), Arc::new(Ready::new(archive.clone())));
-        Self(Arc::new(Inner { archive, keyring, ledger, local, ready, fetches, fetching }))
+        let couriers = Couriers::default();
+        Self(Arc::new(Inner { archive, keyring, ledger, local, ready, couriers, fetches, fetching }))
     }
 
     /// Opens the data set of an object, fetching it first if it is not here or not what it was.
@@ -188,6 +203,10 @@ impl Retrieve {
                 Found::Gone => {}
             }
             wanted = self.fetch(stored, wanted.path.as_deref()).await?;
+            if stored.origin != 0 {
+                // Fetching takes its time, and what let this site have it may have ended.
+                self.granted(stored)?;
+            }
         }
         Err(ArchiveError::Corrupt(stored.sop_instance.to_string()).into())
     }
@@ -211,21 +230,32 @@ impl Retrieve {
 
     /// Fetches what is not here, in the order given, until `stop`. Failures are left to [`Retrieve::open`] to report.
     pub async fn fetch_ahead(&self, wanted: Vec<Stored>, stop: CancellationToken) {
-        let missing = futures::stream::iter(wanted.into_iter().filter(|stored| stored.path.is_none()));
-        let mut fetches = missing
+        let missing: Vec<_> = wanted.into_iter().filter(|stored| stored.path.is_none()).collect();
+        let kept = self.kept_elsewhere(&missing).unwrap_or_else(|error| {
+            tracing::debug!(error = %crate::chain_of(&error), "fetching ahead");
+            Vec::new()
+        });
+        let elsewhere: HashSet<i64> = kept.iter().map(|stored| stored.id).collect();
+        // All at once, so that they are asked for together; nobody is asked any more when these are dropped.
+        let awaited = kept.iter().filter_map(|stored| Some(self.want(&self.granted(stored).ok()?, stored)));
+        let awaited = futures::future::join_all(awaited.collect::<Vec<_>>());
+        let on_ledger = missing.into_iter().filter(|stored| !elsewhere.contains(&stored.id)).collect();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = futures::future::join(awaited, self.fetch_from_ledger(on_ledger)) => {}
+        }
+    }
+
+    async fn fetch_from_ledger(&self, missing: Vec<Stored>) {
+        let mut fetches = futures::stream::iter(missing)
             .map(|stored| {
                 let this = self.clone();
                 async move { this.fetch(&stored, None).await }
             })
             .buffered(FETCHES_MAX);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                next = fetches.next() => match next {
-                    None => return,
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => tracing::debug!(error = %crate::chain_of(&error), "fetching ahead"),
-                }
+        while let Some(fetched) = fetches.next().await {
+            if let Err(error) = fetched {
+                tracing::debug!(error = %crate::chain_of(&error), "fetching ahead");
             }
         }
     }
@@ -275,6 +305,9 @@ impl Retrieve {
     }
 
     async fn restore(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
+        if stored.origin > 0 && self.0.archive.is_at_source(stored.id)? {
+            return self.bring(&self.granted(stored)?, stored).await;
+        }
         let room = self.0.ready.room().await.ok_or(RetrieveError::GivenUp)?;
         let _permit = self.0.fetches.acquire().await.map_err(|_| RetrieveError::GivenUp)?;
         let sealed = self.image_of(stored)?;
@@ -328,6 +361,20 @@ impl Retrieve {
     pub async fn plain(&self, sealed: &Sealed, bytes_max: u64) -> Result<Vec<u8>, RetrieveError> {
         let (plain, _) = self.unsealed(sealed, bytes_max, || Ok(Vec::new())).await?;
         Ok(plain)
+    }
+
+    /// The newest manifest of a study of this site, read from the ledger.
+    ///
+    /// # Errors
+    /// [`RetrieveError`].
+    pub async fn manifest_on_ledger(&self, study: &Uid) -> Result<Manifest, RetrieveError> {
+        let nowhere = || RetrieveError::Nowhere(study.to_string());
+        let published = self.0.archive.publication(study)?.ok_or_else(nowhere)?;
+        let (image, _) = self.0.archive.image(&published.manifest_image)?.ok_or_else(nowhere)?;
+        let keys = self.0.keyring.study(study)?.ok_or_else(nowhere)?;
+        let key = keys.opening(image.kind, image.series.as_ref(), image.epoch).ok_or_else(nowhere)?;
+        let plain = self.plain(&Sealed { image, key, source: None }, MANIFEST_BYTES_MAX as u64).await?;
+        Ok(Manifest::decode(&plain)?)
     }
 
     /// SHA-256 and length of an object as the ledger holds it, whether or not a file is here.

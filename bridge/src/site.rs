@@ -16,6 +16,7 @@ use crate::erase::Eraser;
 use crate::follow::Consents;
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
+use crate::payload::manifest::Manifest;
 use crate::publish::PublishStatus;
 use crate::retrieve::{Retrieve, RetrieveError};
 
@@ -191,7 +192,7 @@ pub struct Verdict {
     pub sop_instance: String,
     /// The local file: `same`, `evicted`, `missing`, `damaged`; or of a file given, `same` or `differs`.
     pub file: String,
-    /// The ledger's copy: `same`, `absent`, `damaged: why`.
+    /// The ledger's copy: `same`, `absent`, `at source` (the ledger has its digest, its source the bytes), `damaged: why`.
     pub ledger: String,
     /// Whether everything there is agrees and the ledger has it.
     pub proven: bool,
@@ -384,7 +385,12 @@ impl Site {
             return Err(SiteError::Unknown(uid.to_owned()));
         }
         let mut verdicts = Vec::with_capacity(objects.len());
+        let mut listed = None;
         for stored in &objects {
+            if self.0.archive.is_at_source(stored.id)? {
+                verdicts.push(self.verify_at_source(stored, &mut listed).await);
+                continue;
+            }
             let (archive, local) = (self.0.archive.clone(), stored.clone());
             let local = tokio::task::spawn_blocking(move || {
                 archive.open_file(&local)?.map(|mut file| digest(&mut file)).transpose()
@@ -406,6 +412,51 @@ impl Site {
         Ok(verdicts)
     }
 
+    /// An object whose bytes are on no ledger: the manifest there has its digest. One of another site is fetched from there. `listed` keeps
+    /// the study's manifest between objects.
+    async fn verify_at_source(&self, stored: &crate::archive::Stored, listed: &mut Option<Manifest>) -> Verdict {
+        let file = match self.0.retrieve.open_file(stored).await {
+            Ok(_) => "same".to_owned(),
+            Err(RetrieveError::Archive(ArchiveError::Corrupt(_))) => "damaged".to_owned(),
+            Err(RetrieveError::Nowhere(_)) => "missing".to_owned(),
+            Err(error) => crate::chain_of(&error),
+        };
+        let ledger = self.digest_verdict(stored, listed).await;
+        let proven = file == "same" && ledger == "at source";
+        Verdict { sop_instance: stored.sop_instance.to_string(), file, ledger, proven }
+    }
+
+    /// What the manifest on the ledger says of an object that is not there itself.
+    async fn digest_verdict(&self, stored: &crate::archive::Stored, listed: &mut Option<Manifest>) -> String {
+        match self.listed_digest(stored, listed).await {
+            Ok(Some(digest)) if digest == stored.file_sha256 => "at source".to_owned(),
+            Ok(Some(_)) => "damaged: another digest".to_owned(),
+            Ok(None) | Err(RetrieveError::Nowhere(_)) => "absent".to_owned(),
+            Err(error) => format!("damaged: {}", crate::chain_of(&error)),
+        }
+    }
+
+    /// SHA-256 of an object as the study's manifest on the ledger lists it.
+    async fn listed_digest(
+        &self,
+        stored: &crate::archive::Stored,
+        listed: &mut Option<Manifest>,
+    ) -> Result<Option<[u8; 32]>, RetrieveError> {
+        let manifest = match listed {
+            Some(manifest) => manifest,
+            none => none.insert(match stored.origin {
+                0 => self.0.retrieve.manifest_on_ledger(&stored.study_uid).await?,
+                // It was compared with the ledger when it came.
+                _ => {
+                    let encoded = self.0.archive.foreign_manifest(stored)?;
+                    Manifest::decode(&encoded.ok_or_else(|| RetrieveError::Nowhere(stored.sop_instance.to_string()))?)?
+                }
+            }),
+        };
+        let entry = manifest.objects.iter().find(|object| object.sop_instance_uid == stored.sop_instance);
+        Ok(entry.map(|entry| entry.file_sha256))
+    }
+
     /// Compares the digest of a file's data set with what this site received and with the ledger.
     ///
     /// # Errors
@@ -418,13 +469,16 @@ impl Site {
             0 => self.0.archive.manifest(&stored.study_uid)?,
             _ => self.0.archive.foreign_manifest(&stored)?,
         };
-        let manifest = manifest.and_then(|bytes| crate::payload::manifest::Manifest::decode(&bytes).ok());
+        let manifest = manifest.and_then(|bytes| Manifest::decode(&bytes).ok());
         let entry = manifest.as_ref().and_then(|m| m.objects.iter().find(|o| o.sop_instance_uid == uid));
         let same = entry.is_some_and(|entry| hex::encode(entry.dataset_sha256) == dataset_sha256.to_lowercase());
-        let ledger = self.ledger_verdict(&stored).await;
+        let ledger = match self.0.archive.is_at_source(stored.id)? {
+            true => self.digest_verdict(&stored, &mut None).await,
+            false => self.ledger_verdict(&stored).await,
+        };
         Ok(Verdict {
             sop_instance: sop_instance.to_owned(),
-            proven: same && ledger == "same",
+            proven: same && matches!(ledger.as_str(), "same" | "at source"),
             file: if same { "same" } else { "differs" }.to_owned(),
             ledger,
         })

@@ -353,7 +353,7 @@ fn object(archive: &Archive, phantom: &Phantom) -> (ManifestObject, Vec<u8>) {
         header: describe(&mut file, 16_384).unwrap().header,
         image: keccak256(stored.sop_instance.as_str()),
         epoch: 0,
-        map: PLACED,
+        map: Some(PLACED),
         meta_bytes: stored.meta_bytes,
         by_series: true,
     };
@@ -390,7 +390,9 @@ async fn begin_version(archive: &Archive, n: u8, version: u32) {
             ..image.clone()
         }));
     }
-    let planned = PlannedVersion { study_id: study(n), version, manifest: Vec::new(), manifest_image, images };
+    let at_source = Vec::new();
+    let planned =
+        PlannedVersion { study_id: study(n), version, manifest: Vec::new(), manifest_image, images, at_source };
     archive.begin_version(&uid(n), planned, PieceMode::Calldata).await.unwrap();
 }
 

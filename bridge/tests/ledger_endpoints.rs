@@ -264,13 +264,19 @@ fn the_publisher_reaches_the_end_whatever_becomes_of_the_endpoints() {
         let ledger = open_endpoints(node, key(), config, Arc::default()).await.unwrap();
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
         let (outbox, source) = (Arc::new(MemoryOutbox::default()), studies("moods"));
-        outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
+        // A study at a time, every few changes, so that a fast machine meets as many of them as a slow one.
+        let mut jobs: Vec<_> = source.plans.keys().copied().collect();
         let publish = PublishConfig { scan_ms: 50, ..PublishConfig::default() };
         let publisher = Publisher::new(outbox.clone(), source.clone(), ledger.clone(), SystemClock, publish);
         tokio::spawn(publisher.run(CancellationToken::new()));
         let mut changes = 0;
         let begun = std::time::Instant::now();
-        while !outbox.finished() {
+        while !jobs.is_empty() || !outbox.finished() {
+            if changes % 3 == 2
+                && let Some(job) = jobs.pop()
+            {
+                outbox.jobs.lock().unwrap().push(job);
+            }
             assert!(begun.elapsed() < Duration::from_secs(120), "seed {seed}: it never ends\n{}", log.text());
             let height = chain.head().number;
             for door in &doors {
@@ -288,7 +294,6 @@ fn the_publisher_reaches_the_end_whatever_becomes_of_the_endpoints() {
             tokio::time::sleep(Duration::from_millis(rng.gen_range(5..150))).await;
         }
         doors.iter().for_each(|door| door.set(Mood::Well));
-        assert!(changes > 5, "seed {seed}: all was over after {changes} changes");
         check_everything(&ledger, &outbox, &source).await;
         for words in ["a block left the chain", "from a new place", "taken this nonce", "filling a gap"] {
             assert_eq!(log.count(words), 0, "seed {seed}: it saw what never happened:\n{}", log.text());

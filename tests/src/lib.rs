@@ -5,6 +5,7 @@
 
 pub mod anvil;
 pub mod certificates;
+pub mod consortium;
 pub mod dicom;
 pub mod faults;
 pub mod http;

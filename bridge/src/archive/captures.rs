@@ -354,6 +354,7 @@ fn insert(tx: &Transaction<'_>, capture: &Capture) -> Result<(), ArchiveError> {
         meta_bytes: capture.meta_bytes,
         file_bytes: capture.file_bytes,
         file_sha256: capture.file_sha256,
+        at_source: false,
     };
     let id = insert_row(tx, series, origin, &row, &capture.levels)?;
     tx.execute("UPDATE image SET instance = ?2 WHERE id = ?1", params![capture.image.as_slice(), id])?;

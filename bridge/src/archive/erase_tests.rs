@@ -198,7 +198,12 @@ async fn the_number_of_an_erased_object_is_never_given_again() {
 async fn an_index_of_an_earlier_version_is_taken_over() {
     const BEFORE_SERIES: &str = "ALTER TABLE image DROP COLUMN series; ALTER TABLE foreign_study DROP COLUMN series;";
     const BEFORE_ERASURE: &str = "DROP TABLE erasure; DROP TABLE erased_row;";
-    for (version, before) in [(3, BEFORE_SERIES.to_owned()), (2, format!("{BEFORE_SERIES} {BEFORE_ERASURE}"))] {
+    const BEFORE_AT_SOURCE: &str = "ALTER TABLE instance DROP COLUMN at_source;";
+    for (version, before) in [
+        (4, BEFORE_AT_SOURCE.to_owned()),
+        (3, format!("{BEFORE_AT_SOURCE} {BEFORE_SERIES}")),
+        (2, format!("{BEFORE_AT_SOURCE} {BEFORE_SERIES} {BEFORE_ERASURE}")),
+    ] {
         take_over(version, &before).await;
     }
 }

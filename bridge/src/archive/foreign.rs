@@ -351,6 +351,8 @@ fn import(
         if !kept.contains(&(object.sop_instance_uid.to_string(), object.file_sha256)) {
             let series = series_row(&tx, study, levels)?;
             let instance = insert_instance(&tx, series, origin, object, levels)?;
+            // Without pieces it is not on the ledger: its source has it.
+            let Some(map) = &object.map else { continue };
             let named = Named {
                 id: object.image,
                 kind: ImageKind::Object,
@@ -359,7 +361,7 @@ fn import(
                 series: object.by_series.then_some(&object.series_uid),
                 epoch: object.epoch,
                 media_type: "",
-                map: &object.map,
+                map,
             };
             insert_image(&tx, study, version, &named)?;
         }
@@ -458,6 +460,7 @@ fn insert_instance(
         meta_bytes: object.meta_bytes,
         file_bytes: object.file_bytes,
         file_sha256: object.file_sha256,
+        at_source: object.map.is_none(),
     };
     insert_row(tx, series, origin, &row, levels)
 }
@@ -473,6 +476,8 @@ pub(super) struct ForeignRow {
     pub(super) meta_bytes: u64,
     pub(super) file_bytes: u64,
     pub(super) file_sha256: [u8; 32],
+    /// Its bytes are on no ledger, but at its source.
+    pub(super) at_source: bool,
 }
 
 /// Inserts a row without a file, under a number that is never given twice, and returns that.
@@ -487,8 +492,8 @@ pub(super) fn insert_row(
         tx.prepare_cached("UPDATE foreign_row SET last = last - 1 RETURNING last")?.query_row([], |row| row.get(0))?;
     tx.prepare_cached(
         "INSERT INTO instance (id, series, uid, sop_class, transfer_syntax, number, attributes, meta_bytes, file_bytes,
-           file_sha256, received_ms, calling_ae, origin)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '', ?12)",
+           file_sha256, received_ms, calling_ae, origin, at_source)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '', ?12, ?13)",
     )?
     .execute(params![
         id,
@@ -503,6 +508,7 @@ pub(super) fn insert_row(
         row.file_sha256,
         now_ms(),
         origin,
+        row.at_source,
     ])?;
     Ok(id)
 }

@@ -97,7 +97,7 @@ impl Elsewhere {
                 header: describe(&mut file, 16_384).unwrap().header,
                 image: name("object", stored.sop_instance.as_str()),
                 epoch: 0,
-                map,
+                map: Some(map),
                 meta_bytes: stored.meta_bytes,
                 by_series: true,
             }

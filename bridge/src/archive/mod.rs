@@ -431,7 +431,7 @@ impl Archive {
         Ok(Totals { studies, instances, bytes, local_bytes })
     }
 
-    /// Removes the local files of a study's objects that were seen whole on the ledger; their rows stay. Returns how many
+    /// Removes the local files of a study's objects that were seen whole on the ledger, or that another site keeps; their rows stay. Returns how many
     /// files and bytes went. A file that is the only copy of an object is never removed.
     ///
     /// # Errors
@@ -583,10 +583,10 @@ const SELECT_VISIBLE: &str =
     "SELECT i.id, st.uid, se.uid, i.sop_class, i.uid, i.transfer_syntax, i.meta_bytes, i.file_bytes, i.file_sha256, i.shard, i.file,
    i.file_crc32, i.origin FROM instance i JOIN series se ON i.series = se.id JOIN visible_study st ON se.study = st.id";
 
-/// Objects of study ?1 that have a file here and a sealed image on the ledger.
+/// Objects of study ?1 that have a file here and a sealed image on the ledger, or that another site keeps.
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
    AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1 AND st.origin >= 0)
-   AND EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1)";
+   AND (i.at_source = 1 AND i.origin > 0 OR EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1))";
 
 fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {
     let sql = format!("SELECT i.shard, i.file, i.file_bytes FROM instance AS i WHERE {EVICTABLE}");

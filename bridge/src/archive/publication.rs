@@ -50,6 +50,8 @@ pub struct PlannedVersion {
     pub manifest_image: B256,
     /// Every image that is new in this version, the manifest's included.
     pub images: Vec<PlannedImage>,
+    /// Rows of the objects in it whose bytes stay here, so that they have no image.
+    pub at_source: Vec<i64>,
 }
 
 /// An image that was planned.
@@ -207,6 +209,9 @@ impl Archive {
             for (position, image) in planned.images.iter().enumerate() {
                 insert_image(&tx, study, &planned, position, image, mode)?;
             }
+            for instance in &planned.at_source {
+                tx.prepare_cached("UPDATE instance SET at_source = 1 WHERE id = ?1")?.execute([instance])?;
+            }
             tx.execute(
                 "INSERT INTO publication (study, version, study_id, manifest, manifest_image, begun_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (study) DO UPDATE SET version = excluded.version, manifest = excluded.manifest,
@@ -221,11 +226,12 @@ impl Archive {
                     now_ms()
                 ],
             )?;
-            // An object that came while the version was being made has no image and keeps the study in the outbox.
+            // An object that came while the version was being made has no place yet and keeps the study in the outbox.
             tx.execute(
                 "DELETE FROM outbox WHERE study = ?1 AND NOT EXISTS
                    (SELECT 1 FROM instance i JOIN series se ON i.series = se.id
-                    WHERE se.study = ?1 AND i.superseded = 0 AND NOT EXISTS (SELECT 1 FROM image WHERE instance = i.id))",
+                    WHERE se.study = ?1 AND i.superseded = 0 AND i.at_source = 0
+                      AND NOT EXISTS (SELECT 1 FROM image WHERE instance = i.id))",
                 [study],
             )?;
             Ok(tx.commit()?)
@@ -284,6 +290,17 @@ impl Archive {
         self.read(|db| {
             let mut statement = db.prepare_cached(&format!("{SELECT_IMAGE} WHERE instance = ?1"))?;
             Ok(statement.query_row([instance], image).optional()?)
+        })
+    }
+
+    /// Whether the bytes of an object are on no ledger, but at its source.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn is_at_source(&self, instance: i64) -> Result<bool, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached("SELECT at_source FROM instance WHERE id = ?1")?;
+            Ok(statement.query_row([instance], |row| row.get(0)).optional()?.unwrap_or(false))
         })
     }
 

@@ -97,6 +97,7 @@ async fn pretend_published(archive: &Archive, study: &Uid) {
         manifest: Vec::new(),
         manifest_image: B256::ZERO,
         images,
+        at_source: Vec::new(),
     };
     archive.begin_version(study, planned, contracts::PieceMode::Calldata).await.unwrap();
     archive.record_seen(study, SeenOnLedger { sealed, finished: Some(1), ..SeenOnLedger::default() }).await.unwrap();

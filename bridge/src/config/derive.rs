@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use config::{Value, ValueKind};
 use contracts::messages::Purpose;
-use dicom_scp::{AeTitle, Uid};
 
-use super::reader::{Mistake, Section, describe, flag, list, number, one_of, parsed, text};
-use super::{account, ae_title, optional_path, to_u32};
+use super::custody::Selection;
+use super::reader::{Mistake, Section, describe, flag, list, number, one_of, text};
+use super::{account, optional_path, to_u32};
 
 /// Longest name of a rule, a group or a research key, in characters.
 const NAME_CHARS_MAX: usize = 32;
@@ -22,12 +22,8 @@ pub struct Derive {
     pub name: String,
     /// Derive whatever matches as soon as it is final on the ledger; otherwise only when a command says so.
     pub automatic: bool,
-    /// Modalities (0008,0060) of the objects that are taken; any when empty.
-    pub modalities: Vec<String>,
-    /// AE titles that sent them; any when empty.
-    pub calling_ae: Vec<AeTitle>,
-    /// Their SOP classes; any when empty.
-    pub sop_classes: Vec<Uid>,
+    /// The objects that are taken.
+    pub selection: Selection,
     /// Options of PS3.15 E.3, by the names of `pacs-bridge deidentify`.
     pub options: Vec<String>,
     /// File with the regions to blank.
@@ -103,7 +99,7 @@ fn purpose(value: &ValueKind) -> Result<u16, String> {
     })
 }
 
-fn rows(table: &str, value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Value> {
+pub(super) fn rows(table: &str, value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Vec<Value> {
     match value.map(|v| v.kind) {
         None => Vec::new(),
         Some(ValueKind::Array(rows)) => rows,
@@ -166,9 +162,7 @@ fn read_rule(s: &mut Section<'_>) -> Derive {
     Derive {
         name: s.take("name", String::new(), name),
         automatic: s.take("automatic", true, flag),
-        modalities: s.take("modalities", Vec::new(), list(text)),
-        calling_ae: s.take("calling_ae", Vec::new(), list(ae_title)),
-        sop_classes: s.take("sop_classes", Vec::new(), list(parsed("a UID"))),
+        selection: Selection::read(s),
         options: s.take("options", Vec::new(), list(text)),
         regions: s.take("regions", None, optional_path),
         key_file: s.take("key_file", None, optional_path),
@@ -232,7 +226,7 @@ mod tests {
         assert_eq!((group.preview_only, group.purpose, group.days), (true, 9, 0));
         assert_eq!(group.grantees[0][..2], [0xf3, 0x9f]);
         assert_eq!(rule.owner, DeriveOwner::Research("heart-2026".into()));
-        assert!(rule.automatic && !rule.lineage_on_ledger && rule.modalities == ["CT", "MR"]);
+        assert!(rule.automatic && !rule.lineage_on_ledger && rule.selection.modalities == ["CT", "MR"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
 //! knows nothing of what the values are used for.
 
+mod custody;
 mod derive;
 mod reader;
 mod xds;
@@ -18,6 +19,7 @@ use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
 pub use contracts::PieceMode;
+pub use custody::{Custody, CustodyRule, Selection};
 pub use derive::{Derive, DeriveOwner, Group};
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
@@ -229,6 +231,26 @@ pub struct Publish {
     pub preview_each_instance: bool,
     /// Name studies on the ledger by the plain hash of the UID, as the papers do. Guessable.
     pub plain_study_hash: bool,
+    /// Where objects are kept for other sites that no rule is about.
+    pub custody: Custody,
+    /// `[[custody]]`, in file order.
+    pub custody_rules: Vec<CustodyRule>,
+}
+
+impl Publish {
+    /// Where an object is kept for other sites: as the first rule says that takes it.
+    #[must_use]
+    pub fn custody_of(&self, modality: &str, calling_ae: &str, sop_class: &Uid) -> Custody {
+        let rule = self.custody_rules.iter().find(|rule| rule.selection.takes(modality, calling_ae, sop_class));
+        rule.map_or(self.custody, |rule| rule.keep)
+    }
+
+    /// Whether there are objects that others get from this site alone.
+    #[must_use]
+    pub fn keeps_at_source(&self) -> bool {
+        let at_source = |custody: &Custody| *custody == Custody::AtSource;
+        self.enabled && self.custody_rules.iter().map(|rule| &rule.keep).chain([&self.custody]).any(at_source)
+    }
 }
 
 /// `[ledger]`: the chain.
@@ -427,13 +449,21 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds"]
             .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
+    let custody = root.take_value("custody");
     root.end();
     let mut take = |i: usize| tables[i].take();
     let groups = derive::read_groups(groups, mistakes);
-    let publish = read_publish(take(4), mistakes);
+    let custody_rules = custody::read_custody(custody, mistakes);
+    let publish = Publish { custody_rules, ..read_publish(take(4), mistakes) };
     let site = read_site(take(0), mistakes);
     let dicom = read_dicom(take(1), mistakes);
     let exchange = read_exchange(take(8), mistakes);
+    let xds = xds::read_xds(take(10), exchange.bind.is_some(), mistakes);
+    if publish.keeps_at_source() && (!xds.enabled || xds.bind.is_some()) {
+        let what = "\"at-source\": other bridges fetch such objects where they get study keys; set exchange.bind and \
+                    xds.enabled = true, and leave xds.bind empty";
+        mistakes.push(Mistake { key: "publish.custody or [[custody]]".into(), what: what.into() });
+    }
     Config {
         derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
         groups,
@@ -446,7 +476,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
         http: read_http(take(9), mistakes),
-        xds: xds::read_xds(take(10), exchange.bind.is_some(), mistakes),
+        xds,
         exchange,
     }
 }
@@ -657,6 +687,8 @@ fn read_publish(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Publish {
         piece_bytes: if piece_bytes == 0 { piece_bytes_default(piece_mode) } else { piece_bytes },
         preview_each_instance: s.take("preview_each_instance", false, flag),
         plain_study_hash: s.take("study_hash", false, one_of(&[("salted", false), ("plain", true)])),
+        custody: s.take("custody", Custody::OnChain, custody::custody),
+        custody_rules: Vec::new(),
     };
     s.end();
     publish
@@ -933,7 +965,9 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source = [include_str!("mod.rs"), include_str!("derive.rs"), include_str!("xds.rs")].concat();
+        let source =
+            [include_str!("mod.rs"), include_str!("custody.rs"), include_str!("derive.rs"), include_str!("xds.rs")]
+                .concat();
         let taken = source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next());
         let files = source.lines().filter_map(|line| line.split_once("s, \"")?.1.split_once("_file\")"));
         let files = files.flat_map(|(names, _)| names.split("\", \"")).map(|name| name.trim_end_matches("_file"));

@@ -4,7 +4,6 @@ use std::fs;
 
 use alloy::primitives::Address;
 use contracts::Allowance;
-use dicom_scp::AeTitle;
 
 use super::DeriveError;
 use super::store::Owner;
@@ -129,11 +128,7 @@ impl Rule {
     /// Whether an object is one of those that the rule takes.
     #[must_use]
     pub fn takes(&self, object: &Derivable) -> bool {
-        let Derive { modalities, calling_ae, sop_classes, .. } = &self.settings;
-        let sender = AeTitle::new(object.calling_ae.trim()).ok();
-        (modalities.is_empty() || modalities.contains(&object.modality))
-            && (calling_ae.is_empty() || sender.is_some_and(|sender| calling_ae.contains(&sender)))
-            && (sop_classes.is_empty() || sop_classes.contains(&object.stored.sop_class))
+        self.settings.selection.takes(&object.modality, &object.calling_ae, &object.stored.sop_class)
     }
 
     /// Opens the keys that it needs. Blocks.

@@ -208,6 +208,7 @@ async fn publish(archive: &Archive, uid: &Uid, study: B256) {
         manifest: Vec::new(),
         manifest_image: image.id,
         images: vec![image],
+        at_source: Vec::new(),
     };
     archive.begin_version(uid, planned, PieceMode::Calldata).await.unwrap();
 }

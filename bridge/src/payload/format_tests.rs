@@ -53,7 +53,12 @@ fn manifest() -> Manifest {
             header: b"\x08\x00\x60\x00CS\x02\x00OT".to_vec(),
             image: B256::from(digest(0xA4)),
             epoch: 1,
-            map: PieceMap { pieces: 3, sealed_bytes: 300_000, piece_bytes: 120_000, root: B256::from(digest(0xA5)) },
+            map: Some(PieceMap {
+                pieces: 3,
+                sealed_bytes: 300_000,
+                piece_bytes: 120_000,
+                root: B256::from(digest(0xA5)),
+            }),
             meta_bytes: 334,
             by_series: true,
         }],
@@ -78,6 +83,13 @@ fn manifest_without_series() -> Manifest {
     let mut manifest = manifest();
     manifest.objects.iter_mut().for_each(|object| object.by_series = false);
     manifest.previews.iter_mut().for_each(|preview| preview.series = None);
+    manifest
+}
+
+/// The same with the object's bytes at its source.
+fn manifest_at_source() -> Manifest {
+    let mut manifest = manifest();
+    manifest.objects.iter_mut().for_each(|object| object.map = None);
     manifest
 }
 
@@ -149,7 +161,13 @@ fn files_of_every_released_format_still_open() {
     }
     assert_eq!(hex::encode(Sha256::digest(golden_plain())), GOLDEN_SHA256);
     let one_series = manifest().of_series(&Uid::new("1.2.3.4").unwrap());
-    for (name, manifest) in [("v1", manifest_without_series()), ("v2", manifest()), ("v2-series", one_series)] {
+    let of_version_3 = manifest_at_source();
+    for (name, manifest) in [
+        ("v1", manifest_without_series()),
+        ("v2", manifest()),
+        ("v2-series", one_series),
+        ("v3-at-source", of_version_3),
+    ] {
         let path = directory.join(format!("{name}.manifest"));
         if std::env::var_os("PACS_BRIDGE_WRITE_FIXTURES").is_some() {
             std::fs::write(&path, manifest.encode()).unwrap();

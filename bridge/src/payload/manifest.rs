@@ -13,9 +13,9 @@ use super::cbor::{Reader, Writer};
 use super::pieces::PieceMap;
 use super::{ImageId, Sha256Digest};
 
-/// The newest format version that is written and read. Version 1 is written where it says all there is to say, so that equal
+/// The newest format version that is written and read. An earlier one is written where it says all there is to say, so that equal
 /// manifests are equal bytes.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 /// Longest encoding that is read, in bytes: a study of 100,000 objects with headers of 2 KiB fits.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest header kept for one object, in bytes.
@@ -65,15 +65,15 @@ pub struct ManifestObject {
     pub pixel_sha256: Option<Sha256Digest>,
     /// The data set up to the pixel data, Explicit VR Little Endian, long values dropped.
     pub header: Vec<u8>,
-    /// The object's name on the ledger.
+    /// The object's name on the ledger, also of one that is not there.
     pub image: ImageId,
-    /// Which of the study's session keys seals it.
+    /// Which of the study's session keys seals it, or would.
     pub epoch: u32,
-    /// Its pieces.
-    pub map: PieceMap,
+    /// Its pieces; none of an object that is not on the ledger, because its source keeps its bytes and hands them out itself.
+    pub map: Option<PieceMap>,
     /// Offset of the data set in the Part 10 file, in bytes.
     pub meta_bytes: u64,
-    /// Whether the key of its series seals it; else the session key itself does, as format version 1 had it.
+    /// Whether the key of its series seals it, or would; else the session key itself does, as format version 1 had it.
     pub by_series: bool,
 }
 
@@ -185,7 +185,12 @@ impl Manifest {
         let series = self.series.is_some()
             || self.objects.iter().any(|object| object.by_series)
             || self.previews.iter().any(|preview| preview.series.is_some());
-        if series { 2 } else { 1 }
+        let at_source = self.objects.iter().any(|object| object.map.is_none());
+        match (at_source, series) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        }
     }
 
     /// The part of it that is about one series, as far as that series' keys open it.
@@ -253,7 +258,8 @@ impl Manifest {
 
 impl ManifestObject {
     fn write(&self, out: &mut Writer) {
-        out.map(12 + usize::from(self.pixel_sha256.is_some()) + usize::from(self.by_series));
+        let optional = [self.pixel_sha256.is_some(), self.map.is_some(), self.by_series];
+        out.map(11 + optional.into_iter().filter(|there| *there).count());
         out.key(0);
         out.text(self.sop_class_uid.as_str());
         out.key(1);
@@ -278,8 +284,10 @@ impl ManifestObject {
         out.bytes(self.image.as_slice());
         out.key(10);
         out.unsigned(self.epoch);
-        out.key(11);
-        write_map(out, &self.map);
+        if let Some(map) = &self.map {
+            out.key(11);
+            write_map(out, map);
+        }
         out.key(12);
         out.unsigned(self.meta_bytes);
         if self.by_series {
@@ -314,8 +322,7 @@ impl ManifestObject {
         let image = B256::from(reader.digest()?);
         entries.key(reader, 10)?;
         let epoch = reader.unsigned()?;
-        entries.key(reader, 11)?;
-        let map = read_map(reader)?;
+        let map = if entries.optional_key(reader, 11)? { Some(read_map(reader)?) } else { None };
         entries.key(reader, 12)?;
         let meta_bytes = reader.unsigned()?;
         let by_series = entries.optional_key(reader, 13)?;
@@ -483,7 +490,7 @@ mod tests {
             pixel_sha256 in prop::option::of(any::<[u8; 32]>()),
             header in prop::collection::vec(any::<u8>(), 0..400),
             epoch: u32,
-            map in map_strategy(merkle::PIECES_MAX),
+            map in prop::option::of(map_strategy(merkle::PIECES_MAX)),
             meta_bytes: u64,
             by_series: bool,
         ) -> ManifestObject {
@@ -573,14 +580,16 @@ mod tests {
     fn a_later_format_is_named_as_such() {
         let mut bytes = empty().encode();
         assert_eq!(bytes[..3], [0xA6, 0x00, 0x01]);
-        bytes[2] = 3;
-        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Newer { found: 3 }));
-        bytes[2] = 2;
-        assert_eq!(
-            Manifest::decode(&bytes),
-            Err(ManifestError::Value { what: "format version" }),
-            "version 1 says it all"
-        );
+        bytes[2] = 4;
+        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Newer { found: 4 }));
+        for later in [2, 3] {
+            bytes[2] = later;
+            assert_eq!(
+                Manifest::decode(&bytes),
+                Err(ManifestError::Value { what: "format version" }),
+                "version 1 says it all"
+            );
+        }
         // Even if nothing else in it is familiar.
         assert_eq!(Manifest::decode(&[0xA1, 0x00, 0x05]), Err(ManifestError::Newer { found: 5 }));
     }

@@ -1,42 +1,23 @@
 //! The other side: asks another site for a study by ITI-43 and keeps the archive as a file.
 //!
-//! Endpoint and TLS key are those that the source states on the ledger; the request is signed by this site's account. What comes is compared
-//! with the study's manifest where this site has it.
+//! What comes is compared with the study's manifest where this site has it.
 
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use alloy::primitives::{Address, B256, hex};
-use alloy::signers::k256::ecdsa::signature::hazmat::PrehashSigner as _;
-use alloy::signers::k256::ecdsa::{self, Signature, SigningKey};
+use alloy::primitives::{B256, hex};
 use dicom_scp::Uid;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use ihe_retrieve::receiver::{ResponseError, ResponsePiece, ResponseReader, SoapFault, read_fault};
+use ihe_retrieve::receiver::{ResponseError, ResponsePiece};
 use ihe_retrieve::request::{DocumentRequest, Retrieve as Asked};
-use ihe_retrieve::requester::{SignError, SignedRequest, TokenPlacement, UnsignedRequest, certificate, sign};
-use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{now_ms, zip};
+use super::ask::{AskError, Asker, Taker};
+use super::zip;
 use crate::archive::{ArchiveError, ForeignMode};
-use crate::exchange::ExchangeError;
-use crate::exchange::client::{Endpoint, connect};
 use crate::follow::FollowError;
 use crate::payload::manifest::{Manifest, ManifestError};
 use crate::site::Site;
-
-/// How long a request is good.
-const VALID_MS: i64 = 120_000;
-/// Longest wait for the connection, for the head of the answer, and for its next octets: the other site may have to fetch them.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Longest fault that is read, in bytes.
-const FAULT_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a study was not fetched, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]
@@ -52,44 +33,12 @@ pub enum FetchError {
     /// The asker: the file is there, or cannot be written.
     #[error("{0}")]
     File(PathBuf, #[source] std::io::Error),
-    /// This site's operator: what is signed is SHA-256, which a remote signer for Ethereum does not sign.
-    #[error("this site's account is signed for elsewhere, by a signer that cannot sign such requests")]
-    RemoteSigner,
-    /// The ledger is not connected.
-    #[error("the ledger is not connected")]
-    NoLedger,
-    /// The source: it states no URL of ITI-43.
-    #[error("the source states no URL of ITI-43: {0}")]
-    NoEndpoint(String),
-    /// The source cannot be reached, or somebody else answers there.
-    #[error("the source")]
-    Exchange(#[from] ExchangeError),
-    /// The source did not go on.
-    #[error("the source broke off: {0}")]
-    BrokenOff(String),
-    /// The source does not take the message.
-    #[error("the source answers with a fault: {0:?}")]
-    Fault(SoapFault),
-    /// The source answers with something else.
-    #[error("the source answers with status {0}")]
-    Status(u16),
-    /// The study's owner, or the asker: it is not granted, or there is no such study.
-    #[error("the source refuses: {code}: {context}")]
-    Refused {
-        /// Of the registry error.
-        code: String,
-        /// Its text.
-        context: String,
-    },
-    /// The source: not an answer of the transaction.
-    #[error("the source's answer")]
-    Response(#[from] ResponseError),
+    /// The source was not asked, or did not answer as it should.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// What came is not what the manifest lists; nothing was kept.
     #[error("what came is not what the manifest of the study lists; nothing was kept")]
     Differs,
-    /// The request cannot be made.
-    #[error("signing the request")]
-    Sign(#[source] SignError<ecdsa::Error>),
     /// The archive failed.
     #[error("the archive")]
     Archive(#[from] ArchiveError),
@@ -138,7 +87,8 @@ pub async fn fetch(site: &Site, ask: Ask) -> Result<Fetched, FetchError> {
         Some(given) => given.parse().map_err(|_| FetchError::Source(given.clone()))?,
         None => site.consents().study(study)?.ok_or_else(unknown)?.source,
     };
-    let stated = site.consents().source(source)?.ok_or_else(|| FetchError::Source(source.to_string()))?;
+    let asker = Asker::new(site.parts());
+    let endpoint = asker.endpoint(source)?;
     let manifest = manifest(site, study)?;
     let version = manifest.as_ref().map_or_else(String::new, |manifest| format!("^{}", manifest.version));
     let wanted = DocumentRequest {
@@ -146,11 +96,10 @@ pub async fn fetch(site: &Site, ask: Ask) -> Result<Fetched, FetchError> {
         document_unique_id: format!("{}{version}", hex::encode(study)),
         home_community_id: None,
     };
-    let endpoint = Endpoint { url: stated.endpoint, tls_key: stated.tls_key };
-    let message_id = message_id();
-    let request = signed(site, &endpoint.url, &message_id, &wanted)?;
     let part = Part::create(&ask.out).await?;
-    let bytes = receive(&endpoint, request, &message_id, &part).await?;
+    let mut taker = ToFile { file: part.open().await?, part: &part, bytes: 0 };
+    asker.ask(&endpoint, &Asked::Documents(vec![wanted.clone()]), &mut taker).await?;
+    let bytes = taker.finish().await?;
     let proven = match manifest {
         None => None,
         Some(manifest) => Some(prove(&part.path, manifest).await?),
@@ -186,122 +135,49 @@ fn manifest(site: &Site, study: B256) -> Result<Option<Manifest>, FetchError> {
     Ok(Some(Manifest::decode(&encoded)?).filter(|manifest| manifest.series.is_none()))
 }
 
-fn message_id() -> String {
-    let mut random = [0; 16];
-    rand::rngs::OsRng.fill_bytes(&mut random);
-    // RFC 9562, version 4.
-    random[6] = random[6] & 0x0F | 0x40;
-    random[8] = random[8] & 0x3F | 0x80;
-    let digits = hex::encode(random);
-    let fields = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
-    format!("urn:uuid:{}", fields.join("-"))
+/// Writes the one document of an answer as it comes.
+struct ToFile<'a> {
+    file: File,
+    part: &'a Part,
+    bytes: u64,
 }
 
-fn signed(site: &Site, to: &str, message_id: &str, wanted: &DocumentRequest) -> Result<SignedRequest, FetchError> {
-    let parts = site.parts();
-    let account: Address = parts.ledger.get().ok_or(FetchError::NoLedger)?.account();
-    let signer = parts.keyring.signer();
-    if signer.address() != account {
-        return Err(FetchError::RemoteSigner);
-    }
-    let key: &SigningKey = signer.credential();
-    let by_key = |digest: &[u8; 32]| -> Result<[u8; 64], ecdsa::Error> {
-        let signature: Signature = key.sign_prehash(digest)?;
-        Ok(signature.to_bytes().into())
-    };
-    let token = certificate(&key.verifying_key().into(), by_key).map_err(|e| FetchError::Sign(SignError::Signer(e)))?;
-    let retrieve = Asked::Documents(vec![wanted.clone()]);
-    let created_ms = now_ms();
-    let expires_ms = created_ms.saturating_add(VALID_MS);
-    let request = UnsignedRequest { to, message_id, created_ms, expires_ms, retrieve: &retrieve };
-    let mut nonce = [0; 16];
-    rand::rngs::OsRng.fill_bytes(&mut nonce);
-    sign(&request, &token, TokenPlacement::Part, nonce, by_key).map_err(FetchError::Sign)
-}
+impl Taker for ToFile<'_> {
+    type Error = FetchError;
 
-fn broken_off(error: impl std::fmt::Display) -> FetchError {
-    FetchError::BrokenOff(error.to_string())
-}
-
-/// Sends the request and writes the document; returns its length.
-async fn receive(
-    endpoint: &Endpoint,
-    request: SignedRequest,
-    message_id: &str,
-    part: &Part,
-) -> Result<u64, FetchError> {
-    let connected = tokio::time::timeout(WAIT_MAX, connect(endpoint)).await.map_err(broken_off)?;
-    let (stream, uri) = connected?;
-    let path = uri.path();
-    if path.len() < 2 {
-        return Err(FetchError::NoEndpoint(endpoint.url.clone()));
-    }
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken_off)?;
-    let message = Request::post(path)
-        .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
-        .header(header::CONTENT_TYPE, request.content_type)
-        .body(Full::new(Bytes::from(request.body)))
-        .map_err(broken_off)?;
-    let received = async move {
-        let answered = tokio::time::timeout(WAIT_MAX, sender.send_request(message)).await.map_err(broken_off)?;
-        write_document(answered.map_err(broken_off)?, message_id, part).await
-    };
-    tokio::pin!(received, connection);
-    // The connection moves the octets; the answer is what counts, also when the connection ends first.
-    tokio::select! {
-        received = &mut received => received,
-        ended = &mut connection => match ended {
-            Ok(()) => received.await,
-            Err(error) => Err(broken_off(error)),
-        },
-    }
-}
-
-async fn write_document(response: Response<Incoming>, message_id: &str, part: &Part) -> Result<u64, FetchError> {
-    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or_default().to_owned();
-    let status = response.status();
-    let mut body = response.into_body();
-    if status != StatusCode::OK {
-        let said = tokio::time::timeout(WAIT_MAX, Limited::new(body, FAULT_BYTES_MAX).collect()).await;
-        let fault = said.ok().and_then(Result::ok).and_then(|said| read_fault(&said.to_bytes()));
-        return Err(fault.map_or(FetchError::Status(status.as_u16()), FetchError::Fault));
-    }
-    let mut reader = ResponseReader::new(&content_type, message_id)?;
-    let mut file = part.open().await?;
-    let mut bytes = 0;
-    while let Some(frame) = tokio::time::timeout(WAIT_MAX, body.frame()).await.map_err(broken_off)? {
-        let Ok(octets) = frame.map_err(broken_off)?.into_data() else { continue };
-        reader.push(&octets);
-        while let Some(piece) = reader.next_piece()? {
-            match piece {
-                ResponsePiece::Data(data) => {
-                    file.write_all(data).await.map_err(|e| part.failed(e))?;
-                    bytes += data.len() as u64;
-                }
-                ResponsePiece::Response(said) => {
-                    if let Some(error) = said.errors.into_iter().next() {
-                        return Err(FetchError::Refused { code: error.code, context: error.context });
-                    }
-                    if said.documents.len() != 1 {
-                        return Err(FetchError::Response(ResponseError::Parts));
-                    }
-                }
-                ResponsePiece::Document(_) | ResponsePiece::DocumentEnd | ResponsePiece::End => {}
+    async fn take(&mut self, piece: ResponsePiece<'_>) -> Result<(), FetchError> {
+        match piece {
+            ResponsePiece::Data(data) => {
+                self.file.write_all(data).await.map_err(|e| self.part.failed(e))?;
+                self.bytes += data.len() as u64;
             }
+            ResponsePiece::Response(said) => {
+                if let Some(error) = said.errors.into_iter().next() {
+                    return Err(AskError::Refused { code: error.code, context: error.context }.into());
+                }
+                if said.documents.len() != 1 {
+                    return Err(AskError::Response(ResponseError::Parts).into());
+                }
+            }
+            ResponsePiece::Document(_) | ResponsePiece::DocumentEnd | ResponsePiece::End => {}
         }
+        Ok(())
     }
-    reader.finish()?;
-    file.sync_all().await.map_err(|e| part.failed(e))?;
-    Ok(bytes)
+}
+
+impl ToFile<'_> {
+    /// Length of what was written, which is durable then.
+    async fn finish(self) -> Result<u64, FetchError> {
+        self.file.sync_all().await.map_err(|e| self.part.failed(e))?;
+        Ok(self.bytes)
+    }
 }
 
 /// Compares every object with the manifest, in its order.
 async fn prove(file: &Path, manifest: Manifest) -> Result<u64, FetchError> {
     let path = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || zip::digests(&mut BufReader::new(std::fs::File::open(path)?)));
-    let digests = read.await.map_err(broken_off)?.map_err(|_| FetchError::Differs)?;
+    let read = tokio::task::spawn_blocking(move || zip::digests(&mut std::fs::File::open(path)?));
+    let digests = read.await.map_err(|_| FetchError::Differs)?.map_err(|_| FetchError::Differs)?;
     let listed = manifest.objects.iter().map(|object| object.file_sha256);
     if digests.iter().copied().eq(listed) { Ok(digests.len() as u64) } else { Err(FetchError::Differs) }
 }

@@ -9,10 +9,14 @@
 //! * [`zip`]: the archive around a study's files.
 //! * [`stream`]: the octets, one object at a time.
 //! * [`listen`]: connections, TLS, limits.
-//! * [`fetch`]: the other side: asks another site.
+//! * [`ask`]: the other side: asks another site, for
+//! * [`fetch`]: a study as a file, and
+//! * [`bring`]: objects that it keeps, for every door here.
 //!
 //! Must not know SQL of the archive, pieces, keys of studies, or how the chain is followed.
 
+mod ask;
+mod bring;
 mod document;
 mod fetch;
 mod listen;
@@ -20,6 +24,8 @@ mod replay;
 mod stream;
 mod zip;
 
+pub use ask::AskError;
+pub use bring::FromSources;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use listen::{TlsError, serve, tls};
 pub use replay::{DATABASE, ReplayError};

@@ -14,6 +14,8 @@ const IN_ZIP64_16: u16 = u16::MAX;
 /// Versions needed to extract: with and without ZIP64.
 const VERSION: u16 = 20;
 const VERSION_ZIP64: u16 = 45;
+/// Octets read at once.
+const RUN_BYTES: usize = 256 * 1024;
 
 /// A file as far as its archive must know it in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,41 +169,135 @@ fn write_central(out: &mut Vec<u8>, index: usize, entry: Entry, offset: u64) {
     out.extend_from_slice(&extra);
 }
 
-/// SHA-256 of every file of an archive that is written like ours, in its order.
-pub(super) fn digests(archive: &mut impl Read) -> io::Result<Vec<[u8; 32]>> {
-    let mut digests = Vec::new();
-    loop {
-        let mut signature = [0; 4];
-        archive.read_exact(&mut signature)?;
-        if signature != *b"PK\x03\x04" {
-            return Ok(digests);
+/// What comes next in an archive.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unpacked<'a> {
+    /// A file of this length.
+    File(u64),
+    /// Octets of it.
+    Data(&'a [u8]),
+    /// All of them were there.
+    FileEnd,
+}
+
+/// Takes an archive that is written like ours apart as it arrives.
+#[derive(Debug, Default)]
+pub(super) struct Unpacker {
+    /// A local header as far as it is here.
+    head: Vec<u8>,
+    /// Octets of the file that are still to come.
+    left: Option<u64>,
+    /// After the last file.
+    at_directory: bool,
+}
+
+/// Octets of a local header before its name.
+const HEAD_BYTES: usize = 30;
+
+impl Unpacker {
+    /// The next event in `octets`, which it shortens; none when it needs more.
+    ///
+    /// # Errors
+    /// For an archive that is written otherwise.
+    pub(super) fn next<'a>(&mut self, octets: &mut &'a [u8]) -> io::Result<Option<Unpacked<'a>>> {
+        loop {
+            match self.left {
+                _ if self.at_directory => {
+                    *octets = &[];
+                    return Ok(None);
+                }
+                Some(0) => {
+                    self.left = None;
+                    return Ok(Some(Unpacked::FileEnd));
+                }
+                Some(_) if octets.is_empty() => return Ok(None),
+                Some(left) => {
+                    let count = usize::try_from(left).unwrap_or(usize::MAX).min(octets.len());
+                    let (data, rest) = octets.split_at(count);
+                    *octets = rest;
+                    self.left = Some(left - data.len() as u64);
+                    return Ok(Some(Unpacked::Data(data)));
+                }
+                None => {
+                    let wanted = head_bytes(&self.head)?;
+                    let Some(wanted) = wanted.filter(|wanted| *wanted > self.head.len()) else {
+                        let bytes = wanted.map(|_| content_bytes(&self.head)).transpose()?;
+                        (self.left, self.at_directory) = (bytes, bytes.is_none());
+                        self.head.clear();
+                        match bytes {
+                            Some(bytes) => return Ok(Some(Unpacked::File(bytes))),
+                            None => continue,
+                        }
+                    };
+                    if octets.is_empty() {
+                        return Ok(None);
+                    }
+                    let count = (wanted - self.head.len()).min(octets.len());
+                    let (more, rest) = octets.split_at(count);
+                    self.head.extend_from_slice(more);
+                    *octets = rest;
+                }
+            }
         }
-        let bytes = read_header(archive)?;
-        let mut sha256 = Sha256::new();
-        if io::copy(&mut archive.take(bytes), &mut sha256)? != bytes {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        digests.push(sha256.finalize().into());
+    }
+
+    /// Whether the archive may end here.
+    pub(super) fn is_done(&self) -> bool {
+        self.at_directory
     }
 }
 
-/// Reads a local header up to the content, whose length it returns.
-fn read_header(archive: &mut impl Read) -> io::Result<u64> {
-    let mut fields = [0; 26];
-    archive.read_exact(&mut fields)?;
-    let number = |at: usize| u16::from_le_bytes([fields[at], fields[at + 1]]);
+/// Length of a local header, as far as what is here of it tells; none when it is that of the central directory.
+fn head_bytes(head: &[u8]) -> io::Result<Option<usize>> {
+    match head.get(..4) {
+        None => return Ok(Some(4)),
+        Some(b"PK\x03\x04") => {}
+        Some(b"PK\x01\x02" | b"PK\x05\x06") => return Ok(None),
+        Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    Ok(Some(match head.len() {
+        len if len < HEAD_BYTES => HEAD_BYTES,
+        _ => HEAD_BYTES + usize::from(number(head, 26)) + usize::from(number(head, 28)),
+    }))
+}
+
+fn number(head: &[u8], at: usize) -> u16 {
+    head.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u16::from_le_bytes(*bytes))
+}
+
+/// Length of the content after a whole local header.
+fn content_bytes(head: &[u8]) -> io::Result<u64> {
     // Flags and method: content of known length, stored.
-    if number(2) != 0 || number(4) != 0 {
+    if number(head, 6) != 0 || number(head, 8) != 0 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let narrow = u32::from(number(16)) << 16 | u32::from(number(14));
-    let mut rest = vec![0; usize::from(number(22)) + usize::from(number(24))];
-    archive.read_exact(&mut rest)?;
+    let narrow = u32::from(number(head, 20)) << 16 | u32::from(number(head, 18));
     if narrow != IN_ZIP64_32 {
         return Ok(u64::from(narrow));
     }
-    let wide = rest.get(usize::from(number(22)) + 4..).and_then(|extra| extra.first_chunk());
+    let extra = HEAD_BYTES + usize::from(number(head, 26)) + 4;
+    let wide = head.get(extra..).and_then(|extra| extra.first_chunk());
     wide.map(|bytes| u64::from_le_bytes(*bytes)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// SHA-256 of every file of an archive that is written like ours, in its order.
+pub(super) fn digests(archive: &mut impl Read) -> io::Result<Vec<[u8; 32]>> {
+    let (mut unpacker, mut sha256, mut digests) = (Unpacker::default(), Sha256::new(), Vec::new());
+    let mut run = vec![0; RUN_BYTES];
+    loop {
+        let count = archive.read(&mut run)?;
+        if count == 0 {
+            return if unpacker.is_done() { Ok(digests) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        }
+        let mut octets = &run[..count];
+        while let Some(unpacked) = unpacker.next(&mut octets)? {
+            match unpacked {
+                Unpacked::File(_) => {}
+                Unpacked::Data(data) => sha256.update(data),
+                Unpacked::FileEnd => digests.push(sha256.finalize_reset().into()),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +317,46 @@ mod tests {
         assert_eq!(out.len() as u64, layout.bytes());
         let expected: Vec<[u8; 32]> = files.iter().map(|file| Sha256::digest(file).into()).collect();
         assert_eq!(digests(&mut out.as_slice()).unwrap(), expected);
+        for run in [1, 3, 29] {
+            assert_eq!(unpacked(&out, run).unwrap(), files, "in runs of {run}");
+        }
+        for cut in [1, out.len() / 3].into_iter().filter(|_| !files.is_empty()) {
+            assert!(digests(&mut &out[..cut]).is_err(), "cut at {cut}");
+        }
         out
+    }
+
+    /// The files of an archive that arrives in runs of this length.
+    fn unpacked(archive: &[u8], run: usize) -> io::Result<Vec<Vec<u8>>> {
+        let (mut unpacker, mut files, mut left) = (Unpacker::default(), Vec::new(), None);
+        for mut octets in archive.chunks(run) {
+            while let Some(unpacked) = unpacker.next(&mut octets)? {
+                match unpacked {
+                    Unpacked::File(bytes) => {
+                        files.push(Vec::new());
+                        left = Some(bytes);
+                    }
+                    Unpacked::Data(data) => files.last_mut().unwrap().extend_from_slice(data),
+                    Unpacked::FileEnd => {
+                        assert_eq!(left.take(), files.last().map(|file: &Vec<u8>| file.len() as u64));
+                    }
+                }
+            }
+        }
+        assert!(unpacker.is_done());
+        Ok(files)
+    }
+
+    #[test]
+    fn what_is_written_otherwise_is_refused() {
+        let mut archive = whole(&[b"one"]);
+        archive[8] = 8;
+        assert!(digests(&mut archive.as_slice()).is_err(), "compressed");
+        archive[8] = 0;
+        archive[6] = 8;
+        assert!(digests(&mut archive.as_slice()).is_err(), "of unknown length");
+        assert!(digests(&mut b"PKXX and so on".as_slice()).is_err());
+        assert!(digests(&mut b"".as_slice()).is_err());
     }
 
     #[test]

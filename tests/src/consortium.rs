@@ -1,0 +1,204 @@
+//! Sites on one ledger: a daemon that is only the ledger and the consortium's administrator, and others that join.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alloy::network::{EthereumWallet, TransactionBuilder as _};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::providers::{DynProvider, Provider as _, ProviderBuilder};
+use alloy::rpc::types::TransactionRequest;
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::{SolCall as _, SolStruct as _};
+use bridge::config::Config;
+use bridge::demo::phantom::Phantom;
+use bridge::keyring::Keyring;
+use contracts::messages::{Allow, Revoke, consent_domain};
+use contracts::{Allowance, Consent, Sources};
+use dicom_scp::dataset::{Encoding, ReadOptions, read};
+use dicom_scp::matching::Level;
+use dicom_scp::scu::{Association, Proposal, ScuOptions};
+use dicom_scp::{AeTitle, DataSet, Tag, VR, sop_class};
+use tokio::runtime::Runtime;
+
+use crate::dicom::{slices, subject};
+use crate::{Bridge, files_below};
+
+/// Everybody may do everything over DICOM.
+pub const OPEN: &str = "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n";
+/// Of the embedded ledger.
+pub const CHAIN_ID: u64 = 20181;
+
+/// The secrets of a site, as its daemon made them.
+pub fn keyring(site: &Bridge) -> Keyring {
+    Keyring::open(site.data(), &Config::parse("", Default::default()).unwrap().keys).unwrap()
+}
+
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The ledger's own daemon, and its key as the consortium's administrator, who also relays what owners sign.
+pub struct Consortium {
+    pub site: Bridge,
+    pub admin: Address,
+    provider: DynProvider,
+    pub runtime: Runtime,
+}
+
+impl Consortium {
+    pub fn found() -> Self {
+        let site = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
+        let key: PrivateKeySigner = keyring(&site).source().clone();
+        let admin = key.address();
+        let runtime = Runtime::new().unwrap();
+        let url = format!("http://{}", site.ready("rpc="));
+        let provider =
+            ProviderBuilder::new().wallet(EthereumWallet::from(key)).connect_http(url.parse().unwrap()).erased();
+        Self { site, admin, provider, runtime }
+    }
+
+    pub fn join(&self, exchange: bool) -> Bridge {
+        self.join_with(if exchange { "[exchange]\nbind = \"127.0.0.1:0\"\n" } else { "" })
+    }
+
+    pub fn join_with(&self, exchange: &str) -> Bridge {
+        let ledger = format!(
+            "[ledger]\nkind = \"rpc\"\nurl = \"http://{}\"\nadmin = \"{}\"\ndeploy = false\n",
+            self.site.ready("rpc="),
+            self.admin
+        );
+        let bridge = Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"));
+        let account = keyring(&bridge).source().address();
+        self.send(account, Bytes::new(), U256::from(10).pow(U256::from(20)));
+        let contracts = contracts::deployment::addresses(self.admin);
+        self.send(contracts.sources, Sources::admitCall { source: account }.abi_encode().into(), U256::ZERO);
+        bridge
+    }
+
+    pub fn send(&self, to: Address, data: Bytes, value: U256) {
+        let request = TransactionRequest::default().with_to(to).with_input(data).with_value(value);
+        let receipt = self.runtime.block_on(async {
+            let pending = self.provider.send_transaction(request).await.unwrap();
+            let hash = *pending.tx_hash();
+            loop {
+                if let Some(receipt) = self.provider.get_transaction_receipt(hash).await.unwrap() {
+                    return receipt;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+        assert!(receipt.status(), "the ledger refused a transaction");
+    }
+
+    /// Relays what the owner of a study signs.
+    pub fn allow(&self, owner: &PrivateKeySigner, study: B256, grantee: &Keyring, mode: u8, seq: u32) {
+        self.allow_part(owner, study, B256::ZERO, grantee, mode, seq);
+    }
+
+    /// The same for one series of it.
+    pub fn allow_part(
+        &self,
+        owner: &PrivateKeySigner,
+        study: B256,
+        series: B256,
+        grantee: &Keyring,
+        mode: u8,
+        seq: u32,
+    ) {
+        let consent = contracts::deployment::addresses(self.admin).consent;
+        let allowance = Allowance {
+            studyId: study,
+            grantee: grantee.source().address(),
+            series,
+            mode,
+            notBefore: 0,
+            notAfter: now_s() + 86_400,
+            purpose: 0,
+            notes: B256::ZERO,
+            encryptionKey: keccak256(grantee.payload_certificate().unwrap()),
+            seq,
+            deadline: now_s() + 3_600,
+        };
+        let digest = Allow::from(&allowance).eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let signature = owner.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
+        self.send(consent, Consent::allowCall { allowance, ownerSignature: signature }.abi_encode().into(), U256::ZERO);
+    }
+
+    pub fn revoke(&self, owner: &PrivateKeySigner, study: B256, grantee: Address, seq: u32) {
+        let consent = contracts::deployment::addresses(self.admin).consent;
+        let message = Revoke { studyId: study, grantee, seq, deadline: now_s() + 3_600 };
+        let digest = message.eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let call = Consent::revokeCall {
+            studyId: study,
+            grantee,
+            seq,
+            deadline: message.deadline,
+            ownerSignature: owner.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into(),
+        };
+        self.send(consent, call.abi_encode().into(), U256::ZERO);
+    }
+
+    /// Unique keys of what a site shows at a level.
+    pub fn find(&self, site: SocketAddr, level: Level) -> BTreeSet<String> {
+        self.find_below(site, level, &self.first(Level::Series))
+    }
+
+    pub fn find_below(&self, site: SocketAddr, level: Level, series: &str) -> BTreeSet<String> {
+        self.runtime.block_on(async {
+            let options = ScuOptions::new(AeTitle::new("FINDER").unwrap(), AeTitle::new("PACSBRIDGE").unwrap());
+            let model = if level == Level::Patient { sop_class::PATIENT_ROOT_FIND } else { sop_class::STUDY_ROOT_FIND };
+            let host = site.ip().to_string();
+            let mut open = Association::connect(&host, site.port(), &options, &[Proposal::plain(model)]).await.unwrap();
+            let mut identifier = DataSet::default();
+            identifier.put_text(Tag(0x0008, 0x0052), VR::CS, level.as_str());
+            let above = [Level::Study, Level::Series].into_iter().filter(|one| *one < level);
+            let keys = |one| if one == Level::Series { series.to_owned() } else { self.first(one) };
+            above.for_each(|one| identifier.put_text(one.unique_key(), VR::UI, &keys(one)));
+            identifier.put_text(level.unique_key(), if level == Level::Patient { VR::LO } else { VR::UI }, "");
+            let mut found = BTreeSet::new();
+            let on_match = |answer: DataSet| {
+                found.insert(answer.text(level.unique_key()).unwrap_or_default());
+                ControlFlow::Continue(())
+            };
+            open.find(&model, &identifier, on_match).await.unwrap();
+            open.release().await.unwrap();
+            found
+        })
+    }
+
+    /// SOP Instance UIDs of what a site shows of a series of the first study.
+    pub fn images(&self, site: SocketAddr, series: &str) -> BTreeSet<String> {
+        self.find_below(site, Level::Image, series)
+    }
+
+    /// The first study, or its series.
+    pub fn first(&self, level: Level) -> String {
+        if level == Level::Study {
+            return subject(1).study_uid;
+        }
+        let scanned = read(&slices(1, 1, 64)[0].bytes, Encoding::ExplicitLe, &ReadOptions::default());
+        scanned.unwrap().0.text(level.unique_key()).unwrap()
+    }
+}
+
+pub fn store(runtime: &Runtime, site: &Bridge, study: u32) -> BTreeMap<String, Vec<u8>> {
+    store_all(runtime, site, slices(study, 5, 64))
+}
+
+pub fn store_all(runtime: &Runtime, site: &Bridge, phantoms: Vec<Phantom>) -> BTreeMap<String, Vec<u8>> {
+    runtime.block_on(async {
+        let mut open = crate::dicom::connect(site.dicom, "CT1").await.unwrap();
+        for phantom in &phantoms {
+            assert_eq!(crate::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+        }
+        open.release().await.unwrap();
+    });
+    phantoms.into_iter().map(|phantom| (phantom.sop_instance.to_string(), phantom.bytes)).collect()
+}
+
+pub fn objects_here(site: &Bridge) -> usize {
+    files_below(&site.data().join("archive/objects")).len()
+}
