@@ -165,7 +165,7 @@ impl Retrieve {
     pub fn new(archive: Archive, keyring: Keyring, ledger: LedgerSlot) -> Self {
         let (fetches, fetching) = (Semaphore::new(FETCHES_MAX), Mutex::default());
         let (local, ready) = (Local::new(), Arc::new(Ready::new(archive.clone())));
-        let couriers = Couriers::default();
+        let couriers = Couriers::new();
         Self(Arc::new(Inner { archive, keyring, ledger, local, ready, couriers, fetches, fetching }))
     }
 
@@ -283,9 +283,9 @@ impl Retrieve {
         }
     }
 
-    /// The file that the index names is gone or damaged; the ledger has the object, or nobody has.
+    /// The file that the index names is gone or damaged; the ledger or the source has the object, or nobody has.
     async fn heal(&self, stored: &Stored) -> Result<Stored, RetrieveError> {
-        tracing::warn!(uid = %stored.sop_instance, "the file of an object cannot be used; fetching it from the ledger");
+        tracing::warn!(uid = %stored.sop_instance, "the file of an object cannot be used; fetching it again");
         match self.restore(stored).await {
             Err(RetrieveError::Nowhere(uid)) => Err(ArchiveError::Corrupt(uid).into()),
             other => other,

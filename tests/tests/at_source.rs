@@ -9,6 +9,7 @@ use alloy::signers::local::PrivateKeySigner;
 use contracts::messages::salted;
 use dicom_scp::matching::Level;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tests::consortium::{Consortium, keyring, objects_here, store, store_all};
 use tests::dicom::{get, in_series, slices, subject};
 use tests::{Bridge, files_below, wait_for};
@@ -52,19 +53,27 @@ fn damage(site: &Bridge) {
     std::fs::write(file, bytes).unwrap();
 }
 
-fn got(consortium: &Consortium, site: &Bridge, uid: &str) -> (BTreeMap<String, Vec<u8>>, BTreeSet<String>) {
+/// SHA-256 of data sets by their objects.
+type Digests = BTreeMap<String, String>;
+
+fn digests(objects: BTreeMap<String, Vec<u8>>) -> Digests {
+    objects.into_iter().map(|(uid, bytes)| (uid, hex::encode(Sha256::digest(bytes)))).collect()
+}
+
+/// What a viewer gets, and what is refused it.
+fn got(consortium: &Consortium, site: &Bridge, uid: &str) -> (Digests, BTreeSet<String>) {
     let got = consortium.runtime.block_on(get(site.dicom, uid));
-    (got.data_sets, got.failed.into_iter().collect())
+    (digests(got.data_sets), got.failed.into_iter().collect())
 }
 
 #[test]
 fn what_a_source_keeps_comes_from_there_when_somebody_asks_for_it() {
     let consortium = Consortium::found();
     let (mut a, mut b, c) = (consortium.join_with(AT_SOURCE), consortium.join(false), consortium.join(false));
-    let sent = store(&consortium.runtime, &a, 1);
+    let sent = digests(store(&consortium.runtime, &a, 1));
     a.wait_final(1);
     let uid = subject(1).study_uid;
-    let report = a.json(&["study", &uid]);
+    let report = a.json(&["study", "show", &uid]);
     let kinds: BTreeSet<_> =
         report["images"].as_array().unwrap().iter().map(|image| image["kind"].as_str().unwrap()).collect();
     assert!(!kinds.contains("object") && kinds.contains("manifest") && kinds.contains("preview"), "{report}");
@@ -130,7 +139,7 @@ fn a_series_that_is_granted_comes_from_its_source_alone() {
     let runtime = &consortium.runtime;
     let first = slices(1, 4, 64);
     let second = in_series(1, first.clone(), '1', '2');
-    let (first, second) = (store_all(runtime, &a, first), store_all(runtime, &a, second));
+    let (first, second) = (digests(store_all(runtime, &a, first)), digests(store_all(runtime, &a, second)));
     a.wait_final(1);
     let uid = subject(1).study_uid;
     let (study, salt, owner) = study_of(&a, 1);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use dicom_scp::Uid;
 use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Retrieve, RetrieveError};
@@ -28,6 +28,13 @@ const GATHER: Duration = Duration::from_millis(5);
 const TRIES: u32 = 2;
 /// Wait after a request that brought nothing.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a source that is away is left alone: a viewer that asks for a thousand objects one by one is not kept waiting for each.
+const REST: Duration = Duration::from_secs(2);
+/// Studies brought at once.
+const STUDIES_MAX: usize = 4;
+/// What a source may take for an errand: so long, and as long as it takes at the lowest rate, in bytes a second.
+const SLOWEST: Duration = Duration::from_secs(120);
+const SLOWEST_RATE: u64 = 64 * 1024;
 /// Runs of octets that may wait to be written.
 const RUNS_AHEAD: usize = 8;
 
@@ -67,9 +74,11 @@ pub trait Source: Send + Sync {
 }
 
 /// The way to ask sources, once there is one, and what is wanted from them.
-#[derive(Default)]
 pub(super) struct Couriers {
     source: OnceLock<Arc<dyn Source>>,
+    room: Semaphore,
+    /// Studies whose source was away, until when it is left alone, and what it was.
+    resting: Mutex<HashMap<B256, (Instant, SourceError)>>,
     queues: Mutex<HashMap<B256, Queue>>,
 }
 
@@ -88,9 +97,26 @@ type Waiting = oneshot::Sender<Result<(), SourceError>>;
 pub(super) type Awaited = oneshot::Receiver<Result<(), SourceError>>;
 
 impl Couriers {
+    pub(super) fn new() -> Self {
+        let (source, room) = (OnceLock::new(), Semaphore::new(STUDIES_MAX));
+        Self { source, room, resting: Mutex::default(), queues: Mutex::default() }
+    }
+
     pub(super) fn set(&self, source: Arc<dyn Source>) {
         // A second way would be the same.
         let _ = self.source.set(source);
+    }
+
+    /// Why a study's source is left alone for now, if it is.
+    fn resting(&self, study: B256) -> Option<SourceError> {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|_, (until, _)| *until > Instant::now());
+        resting.get(&study).map(|(_, why)| why.clone())
+    }
+
+    fn rest(&self, study: B256, why: SourceError) {
+        let until = Instant::now() + REST;
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).insert(study, (until, why));
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<B256, Queue>> {
@@ -196,6 +222,10 @@ impl Retrieve {
             if wanted.is_empty() {
                 continue;
             }
+            if let Some(why) = self.0.couriers.resting(study) {
+                wanted.iter().for_each(|stored| self.0.couriers.answer(study, stored.id, &Err(why.clone())));
+                continue;
+            }
             let (brought, outcome) = self.try_bring(study, &wanted).await;
             in_vain = if brought { 0 } else { in_vain + 1 };
             let failure = match outcome {
@@ -216,6 +246,9 @@ impl Retrieve {
                 Err(failure) => failure,
             };
             tracing::warn!(study_id = %study, error = %failure, "objects cannot be had from their source");
+            if matches!(failure, SourceError::Away(_)) {
+                self.0.couriers.rest(study, failure.clone());
+            }
             for stored in wanted {
                 self.0.couriers.answer(study, stored.id, &Err(failure.clone()));
             }
@@ -240,12 +273,13 @@ impl Retrieve {
             Ok(None) => return (false, Err(SourceError::Refused("it is not granted any more".into()))),
             Err(error) => return (false, Err(here(&error))),
         };
-        let Ok(_permit) = self.0.fetches.acquire().await else { return (false, Ok(())) };
+        let Ok(_permit) = self.0.couriers.room.acquire().await else { return (false, Err(ended())) };
         let mut delivery = match Delivery::open(self.clone(), &errand).await {
             Ok(delivery) => delivery,
             Err(error) => return (false, Err(here(&error))),
         };
-        let asked = source.bring(&errand, &mut delivery).await;
+        let asked = tokio::time::timeout(longest(&errand), source.bring(&errand, &mut delivery)).await;
+        let asked = asked.unwrap_or_else(|_| Err(SourceError::Away("it is too slow".into())));
         let (brought, kept) = delivery.close().await;
         // What went wrong here is why the source was left.
         (brought, kept.and(asked))
@@ -260,6 +294,12 @@ impl Retrieve {
             missing.filter(|stored| stored.path.is_none() && self.0.ready.get(stored.id).is_none()).collect();
         Ok(Some(Errand { study: granted, wanted: wanted.to_vec(), missing: self.kept_elsewhere(&missing)? }))
     }
+}
+
+/// What a source may take at most: it must not keep others waiting by sending an octet now and then.
+fn longest(errand: &Errand) -> Duration {
+    let bytes: u64 = errand.missing.iter().chain(&errand.wanted).map(|stored| stored.file_bytes).sum();
+    SLOWEST + Duration::from_secs(bytes / SLOWEST_RATE)
 }
 
 /// Takes what a source sends. Of each object everything is compared with what the manifest lists before anybody gets it.
@@ -292,21 +332,22 @@ impl Delivery {
         Ok(Self { steps, worker, retrieve, study, takes, taking: false })
     }
 
-    /// An object comes next. One that is here, or that nobody listed, is passed over.
+    /// An object comes next. Says whether it is taken: one that is here, or that nobody listed, is passed over.
     ///
     /// # Errors
     /// [`SourceError`] when nothing more is to be brought.
-    pub async fn begin(&mut self, sop_instance: &Uid) -> Result<(), SourceError> {
+    pub async fn begin(&mut self, sop_instance: &Uid) -> Result<bool, SourceError> {
         if !self.retrieve.0.couriers.is_waited_for(self.study) {
             return Err(SourceError::Here("nobody waits for it any more".into()));
         }
         let Some(stored) = self.takes.remove(sop_instance) else {
             self.taking = false;
-            return Ok(());
+            return Ok(false);
         };
         let room = self.retrieve.0.ready.room().await.ok_or_else(ended)?;
         self.taking = true;
-        self.step(Step::Begin(Box::new(stored), room)).await
+        self.step(Step::Begin(Box::new(stored), room)).await?;
+        Ok(true)
     }
 
     /// Octets of it.

@@ -63,7 +63,7 @@ impl Source for Fake {
                 Act::Away => return Err(SourceError::Away("closed".into())),
                 Act::Refuse => return Err(SourceError::Refused("no".into())),
                 Act::Stranger => {
-                    delivery.begin(&Uid::new("1.2.3").unwrap()).await?;
+                    assert!(!delivery.begin(&Uid::new("1.2.3").unwrap()).await?);
                     delivery.write(b"anything").await?;
                     return delivery.end().await;
                 }
@@ -80,7 +80,7 @@ impl Source for Fake {
                     Act::TooLong => file.push(0),
                     _ => {}
                 }
-                delivery.begin(&stored.sop_instance).await?;
+                assert!(delivery.begin(&stored.sop_instance).await?);
                 if act == Act::BreakIn(number) {
                     delivery.write(&file[..file.len() / 2]).await?;
                     return Err(SourceError::Away("broke off".into()));
@@ -268,6 +268,9 @@ async fn whoever_waits_learns_why_nothing_comes() {
         away.len() == 2 && away.iter().all(|e| matches!(e, RetrieveError::Source(SourceError::Away(_)))),
         "{away:?}"
     );
+    assert_eq!(failures(world.open_all().await).len(), 2);
+    assert_eq!(world.asked(), [2, 2], "it is left alone for a while");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     world.acts(&[Act::Refuse; 4]);
     let refused = failures(world.open_all().await);
     let is_refusal = |error: &RetrieveError| matches!(error, RetrieveError::Source(SourceError::Refused(_)));

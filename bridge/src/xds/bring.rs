@@ -13,7 +13,7 @@ use super::ask::{AskError, Asker, Taker};
 use super::zip::{Unpacked, Unpacker};
 use crate::archive::{Archive, Stored};
 use crate::exchange::client::Endpoint;
-use crate::payload::manifest::Manifest;
+use crate::payload::manifest::{Manifest, ManifestObject};
 use crate::retrieve::{Delivery, Errand, Source, SourceError};
 use crate::site::Parts;
 
@@ -72,7 +72,8 @@ impl FromSources {
     ) -> Result<(), SourceError> {
         let document_unique_id = format!("{}^{}", hex::encode(errand.study.study_id), manifest.version);
         let request = DocumentRequest { document_unique_id, ..request_of(errand) };
-        let order = manifest.objects.iter().map(|object| object.sop_instance_uid).collect::<Vec<_>>();
+        let listed = |object: &ManifestObject| (object.sop_instance_uid, object.file_bytes);
+        let order: Vec<_> = manifest.objects.iter().map(listed).collect();
         let mut taker =
             ToArchive { delivery, form: Form::Zip { unpacker: Unpacker::default(), order: order.into_iter() } };
         self.asker.ask(endpoint, &Asked::Documents(vec![request]), &mut taker).await?;
@@ -152,9 +153,12 @@ struct ToArchive<'a> {
     form: Form,
 }
 
+/// Objects and the lengths of their files, as the manifest lists them.
+type Order = std::vec::IntoIter<(Uid, u64)>;
+
 enum Form {
     /// One archive with all objects of the manifest.
-    Zip { unpacker: Unpacker, order: std::vec::IntoIter<Uid> },
+    Zip { unpacker: Unpacker, order: Order },
     /// A document for each object: what the answer says of them, once it came.
     Objects(Option<RetrieveResponse>),
 }
@@ -167,7 +171,11 @@ impl Taker for ToArchive<'_> {
             (ResponsePiece::Response(said), form) => begin(form, said),
             (ResponsePiece::Document(index), Form::Objects(Some(said))) => {
                 let named = said.documents.get(index).and_then(|document| Uid::new(&document.document_unique_id).ok());
-                self.delivery.begin(&named.ok_or(SourceError::Differs)?).await
+                // Nothing else was asked for.
+                match self.delivery.begin(&named.ok_or(SourceError::Differs)?).await? {
+                    true => Ok(()),
+                    false => Err(SourceError::Differs),
+                }
             }
             (ResponsePiece::Data(octets), Form::Objects(_)) => self.delivery.write(octets).await,
             (ResponsePiece::DocumentEnd, Form::Objects(_)) => self.delivery.end().await,
@@ -203,12 +211,16 @@ fn refusal(said: &RetrieveResponse) -> Option<SourceError> {
 async fn unpack(
     mut octets: &[u8],
     unpacker: &mut Unpacker,
-    order: &mut std::vec::IntoIter<Uid>,
+    order: &mut Order,
     delivery: &mut Delivery,
 ) -> Result<(), SourceError> {
     while let Some(unpacked) = unpacker.next(&mut octets).map_err(|_| SourceError::Differs)? {
         match unpacked {
-            Unpacked::File(_) => delivery.begin(&order.next().ok_or(SourceError::Differs)?).await?,
+            Unpacked::File(bytes) => {
+                // What is passed over must have its length too, or it could go on for ever.
+                let (uid, _) = order.next().filter(|(_, listed)| *listed == bytes).ok_or(SourceError::Differs)?;
+                delivery.begin(&uid).await?;
+            }
             Unpacked::Data(data) => delivery.write(data).await?,
             Unpacked::FileEnd => delivery.end().await?,
         }

@@ -187,9 +187,14 @@ pub(super) struct Unpacker {
     head: Vec<u8>,
     /// Octets of the file that are still to come.
     left: Option<u64>,
-    /// After the last file.
-    at_directory: bool,
+    /// After the last file: octets of the central directory that were passed over.
+    directory: Option<u64>,
+    /// Files so far.
+    files: u64,
 }
+
+/// Octets of the central directory that a file takes at most, and that its end takes.
+const DIRECTORY_BYTES_MAX: u64 = 256;
 
 /// Octets of a local header before its name.
 const HEAD_BYTES: usize = 30;
@@ -202,9 +207,12 @@ impl Unpacker {
     pub(super) fn next<'a>(&mut self, octets: &mut &'a [u8]) -> io::Result<Option<Unpacked<'a>>> {
         loop {
             match self.left {
-                _ if self.at_directory => {
+                _ if self.directory.is_some() => {
+                    let passed = self.directory.unwrap_or(0) + octets.len() as u64;
+                    self.directory = Some(passed);
                     *octets = &[];
-                    return Ok(None);
+                    let fits = passed <= DIRECTORY_BYTES_MAX * (self.files + 1);
+                    return if fits { Ok(None) } else { Err(io::ErrorKind::InvalidData.into()) };
                 }
                 Some(0) => {
                     self.left = None;
@@ -222,12 +230,13 @@ impl Unpacker {
                     let wanted = head_bytes(&self.head)?;
                     let Some(wanted) = wanted.filter(|wanted| *wanted > self.head.len()) else {
                         let bytes = wanted.map(|_| content_bytes(&self.head)).transpose()?;
-                        (self.left, self.at_directory) = (bytes, bytes.is_none());
                         self.head.clear();
-                        match bytes {
-                            Some(bytes) => return Ok(Some(Unpacked::File(bytes))),
-                            None => continue,
-                        }
+                        let Some(bytes) = bytes else {
+                            self.directory = Some(0);
+                            continue;
+                        };
+                        (self.left, self.files) = (Some(bytes), self.files + 1);
+                        return Ok(Some(Unpacked::File(bytes)));
                     };
                     if octets.is_empty() {
                         return Ok(None);
@@ -243,7 +252,7 @@ impl Unpacker {
 
     /// Whether the archive may end here.
     pub(super) fn is_done(&self) -> bool {
-        self.at_directory
+        self.directory.is_some()
     }
 }
 
@@ -355,6 +364,9 @@ mod tests {
         archive[8] = 0;
         archive[6] = 8;
         assert!(digests(&mut archive.as_slice()).is_err(), "of unknown length");
+        archive[6] = 0;
+        archive.extend([0; 1000]);
+        assert!(digests(&mut archive.as_slice()).is_err(), "without an end");
         assert!(digests(&mut b"PKXX and so on".as_slice()).is_err());
         assert!(digests(&mut b"".as_slice()).is_err());
     }
