@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: Debian packages (DCMTK, Orthanc, Node.js, Python), a Python
+# Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python), a Python
 # environment in .venv. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -18,6 +18,7 @@ need() { # command, package
 }
 need cc build-essential
 need storescu dcmtk
+need dciodvfy dicom3tools
 need Orthanc orthanc
 need strace strace
 need node nodejs

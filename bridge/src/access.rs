@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use dicom_scp::AeTitle;
 use serde::{Deserialize, Serialize};
 
@@ -312,6 +312,14 @@ pub fn opens_whole_study(grant: &Grant, now_s: u64) -> bool {
     grant.scope_at(now_s).is_some_and(|scope| scope.mode == Mode::Full && scope.series.is_zero())
 }
 
+/// The one series whose objects, and no others, what the ledger says lets a grantee have at a time, in seconds since 1970: its name on
+/// the ledger. `None` where the whole study is open, or only previews are, or nothing is.
+#[must_use]
+pub fn opens_one_series(grant: &Grant, now_s: u64) -> Option<B256> {
+    let scope = grant.scope_at(now_s)?;
+    (scope.mode == Mode::Full && !scope.series.is_zero()).then_some(scope.series)
+}
+
 /// Compares a configured host with the caller's address. A name is looked up when the association begins, not here, so
 /// only addresses and `localhost` can be checked.
 fn host_is(host: &str, from: IpAddr) -> bool {
@@ -325,6 +333,7 @@ fn host_is(host: &str, from: IpAddr) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::follow::{Asked, Decision};
     use std::collections::HashMap;
 
     fn access(toml: &str) -> Access {
@@ -449,6 +458,51 @@ mod tests {
             assert_eq!(serde_json::to_value(right).unwrap(), right.name());
         }
         assert_eq!(Right::from_name("everything"), None);
+    }
+
+    #[test]
+    fn what_a_grant_opens_is_the_study_or_one_series_or_neither() {
+        let series = B256::repeat_byte(5);
+        let allowed = Grant {
+            study_id: B256::repeat_byte(1),
+            grantee: Address::repeat_byte(2),
+            owner: Address::repeat_byte(3),
+            source: Address::repeat_byte(4),
+            mode: Mode::Full,
+            series: B256::ZERO,
+            not_before: 10,
+            not_after: 20,
+            purpose: 0,
+            encryption_key: B256::ZERO,
+            seq: 1,
+            decision: Decision::Allowed,
+            asked: Asked::Accepted,
+            deny_reason: 0,
+            emergency_until: 0,
+            tombstoned: false,
+            suspended: false,
+            version: 1,
+            manifest_image: B256::ZERO,
+            manifest_root: B256::ZERO,
+        };
+        let of_series = Grant { series, ..allowed.clone() };
+        let previews = Grant { mode: Mode::Preview, ..allowed.clone() };
+        let opens = |grant: &Grant, now_s| (opens_whole_study(grant, now_s), opens_one_series(grant, now_s));
+        assert_eq!(opens(&allowed, 10), (true, None));
+        assert_eq!(opens(&of_series, 20), (false, Some(series)));
+        let nothing = [
+            previews.clone(),
+            Grant { series, ..previews },
+            Grant { decision: Decision::Revoked, ..of_series.clone() },
+            Grant { suspended: true, ..of_series.clone() },
+            Grant { tombstoned: true, ..of_series.clone() },
+        ];
+        for grant in nothing {
+            assert_eq!(opens(&grant, 15), (false, None), "{grant:?}");
+        }
+        assert_eq!((opens(&of_series, 9), opens(&of_series, 21)), ((false, None), (false, None)), "out of its time");
+        let emergency = Grant { emergency_until: 30, ..of_series };
+        assert_eq!((opens(&emergency, 15), opens(&emergency, 31)), ((true, None), (false, None)));
     }
 
     #[test]

@@ -640,7 +640,16 @@ impl Core {
         let stated = Some(self.config.site.public_url.clone()).filter(|url| !url.is_empty());
         let mut addresses = vec![stated.unwrap_or_else(|| format!("https://{address}{}", settings.path))];
         addresses.extend(settings.public_urls.iter().cloned());
+        let keyring = self.keyring.clone();
+        let series_names: xds::SeriesNames = Arc::new(move |study, series| {
+            let name = keyring.series_name(study, series);
+            name.unwrap_or_else(|error| {
+                tracing::error!(error = %crate::chain_of(&error), "cannot tell what a series is called");
+                None
+            })
+        });
         let parts = xds::Parts {
+            series_names,
             archive: self.site.archive().clone(),
             consents: self.consents.clone(),
             retrieve: self.site.retrieve().clone(),

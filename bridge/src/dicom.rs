@@ -264,7 +264,7 @@ fn open_failure(error: &RetrieveError) -> Failure {
         RetrieveError::Ledger(_) | RetrieveError::NoLedger | RetrieveError::GivenUp => {
             Failure::new(Reason::OutOfResources, "the ledger does not answer")
         }
-        RetrieveError::Source(SourceError::Away(_)) => {
+        RetrieveError::Source(SourceError::Away(_) | SourceError::Broken(_)) => {
             Failure::new(Reason::OutOfResources, "the site that keeps the object does not answer")
         }
         RetrieveError::Source(SourceError::Refused(_)) => {

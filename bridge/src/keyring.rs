@@ -370,6 +370,15 @@ impl Keyring {
         row.map(|row| self.open_row(&row)).transpose()
     }
 
+    /// The name that a series of a study has in grants, if the study has keys: its UID after the study's salt, hashed.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn series_name(&self, study_uid: &Uid, series_uid: &Uid) -> Result<Option<B256>, KeyringError> {
+        let row = find(&self.database(), study_uid)?;
+        Ok(row.map(|row| contracts::messages::salted(B256::from(row.salt), series_uid.as_bytes())))
+    }
+
     /// The keys of a study, made and durable before this returns if there were none.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ pub use local::CheckedFile;
 use local::{Found, Local};
 use ready::Ready;
 use source::Couriers;
-pub use source::{Delivery, Errand, Source, SourceError};
+pub use source::{Delivery, Errand, Manner, Source, SourceError};
 
 /// Pieces that may wait for decryption, besides those on their way.
 const PIECES_AHEAD: usize = 1;

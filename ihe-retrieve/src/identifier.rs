@@ -3,6 +3,7 @@
 
 use crate::key::account_of;
 use k256::elliptic_curve::sec1::ToEncodedPoint;
+use sha2::{Digest, Sha256};
 
 /// What a RepositoryUniqueId may say: a source by its key or by its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,26 @@ impl RepositoryUniqueId {
     /// The source with this key.
     pub fn of(key: &k256::PublicKey) -> RepositoryUniqueId {
         RepositoryUniqueId { address: account_of(key) }
+    }
+
+    /// The source at this address.
+    pub fn at(address: [u8; 20]) -> RepositoryUniqueId {
+        RepositoryUniqueId { address }
+    }
+
+    /// The source's name where only a UID fits, such as Retrieve Location UID (0040,E011): a UUID of version 8 below 2.25 (PS3.5 B.2) over
+    /// its address. An address itself has more bits than a UUID, so this is a name to compare, not one to read.
+    pub fn oid(&self) -> String {
+        let digest = Sha256::new().chain_update(b"pacs-bridge/repository/1").chain_update(self.address).finalize();
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&digest[..16]);
+        (uuid[6], uuid[8]) = (uuid[6] & 0x0F | 0x80, uuid[8] & 0x3F | 0x80);
+        format!("2.25.{}", u128::from_be_bytes(uuid))
+    }
+
+    /// Whether a text stands for this source, in any form.
+    pub fn is_named_by(&self, text: &str) -> bool {
+        RepositoryUniqueId::parse(text) == Some(*self) || text == self.oid()
     }
 
     /// The source's address.
@@ -109,7 +130,15 @@ mod tests {
             assert_eq!(RepositoryUniqueId::parse(&text), Some(source), "{text}");
             let upper = text.to_uppercase();
             assert_eq!(RepositoryUniqueId::parse(&upper), Some(source), "{upper}");
+            assert!(source.is_named_by(&text) && source.is_named_by(&upper));
         }
+        let other = RepositoryUniqueId::at([7; 20]);
+        assert!(
+            source.is_named_by(&source.oid()) && !other.is_named_by(&source.oid()) && !source.is_named_by("2.25.1")
+        );
+        // As it was first written down: documents that name it are out there.
+        assert_eq!(other.oid(), "2.25.25177164169035048412338056156917706737");
+        assert!(source.oid().len() <= 64 && RepositoryUniqueId::parse(&source.oid()).is_none());
         let canonical = RepositoryUniqueId::canonical(&key);
         // An address without 0x, a key not on the curve, tags that are not SEC1's for the length (among them the hybrid form), 0x before a key.
         for text in [

@@ -50,6 +50,9 @@ pub enum RegistryErrorCode {
     ImagingRequestError,
     /// XDSIUnknownIdsUid: RAD-69's word for another source.
     UnknownImagingSource,
+    /// The instance cannot be had in a transfer syntax of the request. RAD TF-2 4.69.4.2.3 wants an error and names none; this is the name
+    /// that DICOM gave it for the same action (PS3.18 2016 6.4.4).
+    TransferSyntax,
 }
 
 impl RegistryErrorCode {
@@ -63,6 +66,7 @@ impl RegistryErrorCode {
             RegistryErrorCode::RepositoryBusy => "XDSRepositoryBusy",
             RegistryErrorCode::ImagingRequestError => "XDSIRequestError",
             RegistryErrorCode::UnknownImagingSource => "XDSIUnknownIdsUid",
+            RegistryErrorCode::TransferSyntax => "urn:dicom:wado:0007",
         }
     }
 
@@ -78,6 +82,7 @@ impl RegistryErrorCode {
             RegistryErrorCode::RepositoryBusy => "the repository is busy; try again later",
             RegistryErrorCode::ImagingRequestError => "the request for the image is not valid",
             RegistryErrorCode::UnknownImagingSource => "the imaging document source is not served here",
+            RegistryErrorCode::TransferSyntax => "the instance cannot be provided in a transfer syntax of the request",
         }
     }
 }

@@ -1,9 +1,11 @@
-"""A consumer of signed ITI-43 retrieval that shares no code with the bridge: lxml, libxmlsec1 and OpenSSL.
+"""A consumer of signed ITI-43 and RAD-69 retrieval that shares no code with the bridge: lxml, libxmlsec1 and OpenSSL.
 
 Signs a RetrieveDocumentSet request (docs: profile S1, WS-Security X.509 token), sends it as MTOM over HTTPS, takes the answer apart and prints
 what it says as one JSON object: HTTP status, fault or registry response, and for each document its length, SHA-256 and file.
 
   iti43_client.py --url https://host/iti43 --key KEYFILE --repository R --document D [--document E ...]
+
+With `--instance STUDY/SERIES/INSTANCE` in place of documents, it sends a RetrieveImagingDocumentSet request for these UIDs.
 
 `--write FILE` writes the request instead of sending it, Content-Type first; `--read FILE` reads such an answer instead of a request being made.
 """
@@ -13,6 +15,7 @@ import base64
 import datetime
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -37,12 +40,14 @@ NS = {
     "ds": "http://www.w3.org/2000/09/xmldsig#",
     "dsig11": "http://www.w3.org/2009/xmldsig11#",
     "xds": "urn:ihe:iti:xds-b:2007",
+    "xdsi": "urn:ihe:rad:xdsi-b:2009",
     "rs": "urn:oasis:names:tc:ebxml-regrep:xsd:rs:3.0",
     "xop": "http://www.w3.org/2004/08/xop/include",
 }
 X509V3 = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-x509-token-profile-1.0#X509v3"
 BASE64 = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-soap-message-security-1.0#Base64Binary"
 ACTION = "urn:ihe:iti:2007:RetrieveDocumentSet"
+IMAGING_ACTION = "urn:ihe:rad:2009:RetrieveImagingDocumentSet"
 CURVES = {"secp256k1": (ec.SECP256K1(), "urn:oid:1.3.132.0.10"), "p256": (ec.SECP256R1(), "urn:oid:1.2.840.10045.3.1.7")}
 
 
@@ -76,10 +81,11 @@ def instant(now, seconds):
 
 
 def envelope(arguments, message_id, token):
-    root = etree.Element(name("s:Envelope"), nsmap={prefix: NS[prefix] for prefix in ("s", "wsa", "wsse", "wsu", "xds")})
+    prefixes = ("s", "wsa", "wsse", "wsu", "xds") + (("xdsi",) if arguments.instance else ())
+    root = etree.Element(name("s:Envelope"), nsmap={prefix: NS[prefix] for prefix in prefixes})
     header = element(root, "s:Header")
     must = {name("s:mustUnderstand"): "true"}
-    element(header, "wsa:Action", ACTION, "id-action", **must)
+    element(header, "wsa:Action", IMAGING_ACTION if arguments.instance else ACTION, "id-action", **must)
     element(header, "wsa:MessageID", message_id, "id-message")
     element(header, "wsa:To", arguments.to or arguments.url, "id-to")
     security = element(header, "wsse:Security", **must)
@@ -91,14 +97,36 @@ def envelope(arguments, message_id, token):
         text = base64.encodebytes(token).decode()
         element(security, "wsse:BinarySecurityToken", text, "id-token", ValueType=X509V3, EncodingType=BASE64)
     body = element(root, "s:Body", identifier="id-body")
-    request = element(body, "xds:RetrieveDocumentSetRequest")
-    for document in arguments.document:
-        entry = element(request, "xds:DocumentRequest")
-        if arguments.home:
-            element(entry, "xds:HomeCommunityId", arguments.home)
-        element(entry, "xds:RepositoryUniqueId", arguments.repository)
-        element(entry, "xds:DocumentUniqueId", document)
+    if arguments.instance:
+        imaging_request(arguments, body)
+    else:
+        request = element(body, "xds:RetrieveDocumentSetRequest")
+        for document in arguments.document:
+            document_request(arguments, request, document)
     return root, security
+
+
+def document_request(arguments, parent, document):
+    entry = element(parent, "xds:DocumentRequest")
+    if arguments.home:
+        element(entry, "xds:HomeCommunityId", arguments.home)
+    element(entry, "xds:RepositoryUniqueId", arguments.repository)
+    element(entry, "xds:DocumentUniqueId", document)
+
+
+def imaging_request(arguments, body):
+    """RAD TF-2 4.69.5: studies, series in them, instances in these, and the transfer syntaxes that the consumer takes."""
+    request = element(body, "xdsi:RetrieveImagingDocumentSetRequest")
+    named = [instance.split("/") for instance in arguments.instance]
+    for study, of_study in itertools.groupby(named, key=lambda entry: entry[0]):
+        study = element(request, "xdsi:StudyRequest", studyInstanceUID=study)
+        for series, of_series in itertools.groupby(of_study, key=lambda entry: entry[1]):
+            series = element(study, "xdsi:SeriesRequest", seriesInstanceUID=series)
+            for _, _, instance in of_series:
+                document_request(arguments, series, instance)
+    syntaxes = element(request, "xdsi:TransferSyntaxUIDList")
+    for syntax in arguments.transfer_syntax or ["1.2.840.10008.1.2.1"]:
+        element(syntaxes, "xdsi:TransferSyntaxUID", syntax)
 
 
 def key_info(arguments, signature, key):
@@ -265,6 +293,8 @@ def main():
     parser.add_argument("--token", choices=["part", "inline", "named-curve", "der"], default="part", help="how the key is sent")
     parser.add_argument("--repository", help="RepositoryUniqueId")
     parser.add_argument("--document", action="append", default=[], help="DocumentUniqueId; may be repeated")
+    parser.add_argument("--instance", action="append", default=[], help="STUDY/SERIES/INSTANCE of RAD-69; may be repeated")
+    parser.add_argument("--transfer-syntax", action="append", help="a transfer syntax that is taken; Explicit VR Little Endian alone when absent")
     parser.add_argument("--home", help="HomeCommunityId")
     parser.add_argument("--message-id", help="wsa:MessageID; a new one when absent")
     parser.add_argument("--now", type=float, help="seconds since 1970 to sign for, instead of the clock")

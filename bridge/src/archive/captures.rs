@@ -16,7 +16,7 @@ use super::index::series_row;
 use super::part10::FileMeta;
 use super::{Archive, ArchiveError, Stored};
 use crate::payload::preview::{Pixels, Rendered, decode};
-use crate::study::ImageKind;
+use crate::study::{ImageKind, derived_uid};
 
 /// Secondary Capture Image Storage (PS3.4 B.5).
 const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
@@ -37,6 +37,8 @@ const TYPE_2: [(Tag, VR); 11] = [
     // Of a paired body part, which is not known.
     (Tag(0x0020, 0x0060), VR::CS),
 ];
+/// What sets the UIDs of these objects apart from all others that are derived.
+const DOMAIN: &str = "pacs-bridge/capture/1";
 const SERIES_DESCRIPTION: Tag = Tag(0x0008, 0x103E);
 const LO_CHARACTERS_MAX: usize = 64;
 
@@ -226,10 +228,10 @@ impl Capture {
         };
         let study_uid = shown.study.uid(Tag(0x0020, 0x000D))?;
         let shown_series = shown.series.uid(Tag(0x0020, 0x000E))?;
-        let series_uid = derived_uid(&["series", study_uid.as_str(), shown_series.as_str()], &[])?;
+        let series_uid = derived_uid(DOMAIN, &["series", study_uid.as_str(), shown_series.as_str()], &[])?;
         let subject = shown.source.as_ref().map_or("", |(_, instance)| instance);
         let names = ["object", study_uid.as_str(), shown_series.as_str(), subject];
-        let sop_instance = derived_uid(&names, &shown.picture)?;
+        let sop_instance = derived_uid(DOMAIN, &names, &shown.picture)?;
         let class = Uid::new(SECONDARY_CAPTURE).ok()?;
 
         let mut header = shown.study.clone();
@@ -317,22 +319,6 @@ fn instance_attributes(shown: &Shown, picture: &Rendered, class: &Uid, sop_insta
         set.put_text(Tag(0x0028, 0x2114), VR::CS, "ISO_10918_1");
     }
     set
-}
-
-/// A version 8 UUID below 2.25 (PS3.5 B.2) that goes over what the object is made of: the same every time.
-fn derived_uid(names: &[&str], content: &[u8]) -> Option<Uid> {
-    let mut hash = Sha256::new();
-    hash.update(b"pacs-bridge/capture/1");
-    for name in names {
-        hash.update((name.len() as u64).to_le_bytes());
-        hash.update(name.as_bytes());
-    }
-    hash.update(content);
-    let digest = hash.finalize();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    (bytes[6], bytes[8]) = (bytes[6] & 0x0F | 0x80, bytes[8] & 0x3F | 0x80);
-    Uid::new(&format!("2.25.{}", u128::from_be_bytes(bytes))).ok()
 }
 
 /// Rows of one capture, unless its picture went or got one meanwhile.

@@ -25,7 +25,7 @@ use crate::payload::container::Unsealed;
 /// Wait before the first request for objects of a study, so that what is wanted together is asked for together.
 const GATHER: Duration = Duration::from_millis(5);
 /// Requests in a row that bring nothing before whoever waits is told.
-const TRIES: u32 = 2;
+const TRIES: u32 = 3;
 /// Wait after a request that brought nothing.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a source that is away is left alone: a viewer that asks for a thousand objects one by one is not kept waiting for each.
@@ -41,9 +41,12 @@ const RUNS_AHEAD: usize = 8;
 /// Why a source did not hand out what it keeps.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
-    /// The source: it cannot be reached, broke off, or is busy. To be tried again.
+    /// The source: it cannot be reached. To be tried again.
     #[error("the site that keeps it does not answer: {0}")]
     Away(String),
+    /// The source: it broke off, is busy, or has trouble with what it was asked for. To be tried again, perhaps for less at once.
+    #[error("the site that keeps it did not hand it out: {0}")]
+    Broken(String),
     /// The owner, or the source: it is not granted, or not there.
     #[error("the site that keeps it refuses: {0}")]
     Refused(String),
@@ -64,6 +67,19 @@ pub struct Errand {
     pub wanted: Vec<Stored>,
     /// All objects of the study that are not here, those above among them.
     pub missing: Vec<Stored>,
+    /// How to ask.
+    pub manner: Manner,
+}
+
+/// How to ask, after what became of the requests before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// In whatever way is best.
+    Any,
+    /// For single objects: the study as a whole did not come.
+    Parts,
+    /// For each object by itself: one of them may be what stops the others.
+    Single,
 }
 
 /// Asks sources for what they keep.
@@ -210,7 +226,7 @@ impl Retrieve {
     /// Brings what is wanted of a study until nothing is.
     async fn work_off(self, study: B256) {
         tokio::time::sleep(GATHER).await;
-        let mut in_vain = 0;
+        let (mut in_vain, mut manner) = (0, Manner::Any);
         loop {
             let open = self.0.couriers.open_wants(study);
             if open.is_empty() {
@@ -226,8 +242,13 @@ impl Retrieve {
                 wanted.iter().for_each(|stored| self.0.couriers.answer(study, stored.id, &Err(why.clone())));
                 continue;
             }
-            let (brought, outcome) = self.try_bring(study, &wanted).await;
+            let (brought, outcome) = self.try_bring(study, &wanted, manner).await;
             in_vain = if brought { 0 } else { in_vain + 1 };
+            manner = match (&outcome, in_vain) {
+                (Ok(()), _) => Manner::Any,
+                (Err(_), 0 | 1) => Manner::Parts,
+                (Err(_), _) => Manner::Single,
+            };
             let failure = match outcome {
                 // Whatever stopped it: what is left is asked for again, and each time there is less.
                 outcome if brought => {
@@ -238,7 +259,7 @@ impl Retrieve {
                 }
                 // What it did not deliver although it says that that is all.
                 Ok(()) => SourceError::Differs,
-                Err(SourceError::Away(why)) if in_vain < TRIES => {
+                Err(SourceError::Away(why) | SourceError::Broken(why)) if in_vain < TRIES => {
                     tracing::info!(study_id = %study, why, "asking again");
                     tokio::time::sleep(RETRY).await;
                     continue;
@@ -246,13 +267,13 @@ impl Retrieve {
                 Err(failure) => failure,
             };
             tracing::warn!(study_id = %study, error = %failure, "objects cannot be had from their source");
-            if matches!(failure, SourceError::Away(_)) {
+            if matches!(failure, SourceError::Away(_) | SourceError::Broken(_)) {
                 self.0.couriers.rest(study, failure.clone());
             }
             for stored in wanted {
                 self.0.couriers.answer(study, stored.id, &Err(failure.clone()));
             }
-            in_vain = 0;
+            (in_vain, manner) = (0, Manner::Any);
         }
     }
 
@@ -263,12 +284,12 @@ impl Retrieve {
     }
 
     /// Asks once. Says besides whether anything came.
-    async fn try_bring(&self, study: B256, wanted: &[Stored]) -> (bool, Result<(), SourceError>) {
+    async fn try_bring(&self, study: B256, wanted: &[Stored], manner: Manner) -> (bool, Result<(), SourceError>) {
         let here = |error: &(dyn std::error::Error + 'static)| SourceError::Here(crate::chain_of(error));
         let Some(source) = self.0.couriers.source.get().cloned() else {
             return (false, Err(SourceError::Here("this site asks no other".into())));
         };
-        let errand = match self.errand(study, wanted) {
+        let errand = match self.errand(study, wanted, manner) {
             Ok(Some(errand)) => errand,
             Ok(None) => return (false, Err(SourceError::Refused("it is not granted any more".into()))),
             Err(error) => return (false, Err(here(&error))),
@@ -279,20 +300,20 @@ impl Retrieve {
             Err(error) => return (false, Err(here(&error))),
         };
         let asked = tokio::time::timeout(longest(&errand), source.bring(&errand, &mut delivery)).await;
-        let asked = asked.unwrap_or_else(|_| Err(SourceError::Away("it is too slow".into())));
+        let asked = asked.unwrap_or_else(|_| Err(SourceError::Broken("it is too slow".into())));
         let (brought, kept) = delivery.close().await;
         // What went wrong here is why the source was left.
         (brought, kept.and(asked))
     }
 
-    fn errand(&self, study: B256, wanted: &[Stored]) -> Result<Option<Errand>, ArchiveError> {
+    fn errand(&self, study: B256, wanted: &[Stored], manner: Manner) -> Result<Option<Errand>, ArchiveError> {
         let Some(first) = wanted.first() else { return Ok(None) };
         let granted = self.0.archive.foreign_of(first)?.filter(|study| study.window.mode == ForeignMode::Everything);
         let Some(granted) = granted else { return Ok(None) };
         let missing = self.0.archive.foreign_instances(study)?.into_iter();
         let missing: Vec<_> =
             missing.filter(|stored| stored.path.is_none() && self.0.ready.get(stored.id).is_none()).collect();
-        Ok(Some(Errand { study: granted, wanted: wanted.to_vec(), missing: self.kept_elsewhere(&missing)? }))
+        Ok(Some(Errand { study: granted, wanted: wanted.to_vec(), missing: self.kept_elsewhere(&missing)?, manner }))
     }
 }
 

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Content, Delivery, Errand, Retrieve, RetrieveError, Source, SourceError};
+use super::{Content, Delivery, Errand, Manner, Retrieve, RetrieveError, Source, SourceError};
 use crate::archive::{Archive, FileMeta, ForeignMode, ForeignVersion, Stored, Window};
 use crate::config::Config;
 use crate::demo::phantom::{Subject, ct_series};
@@ -52,11 +52,13 @@ struct Fake {
     /// Numbers of objects that were not here, request by request.
     asked: Mutex<Vec<usize>>,
     go_on: tokio::sync::Notify,
+    manners: Mutex<Vec<Manner>>,
 }
 
 impl Source for Fake {
     fn bring<'a>(&'a self, errand: &'a Errand, delivery: &'a mut Delivery) -> BoxFuture<'a, Result<(), SourceError>> {
         self.asked.lock().unwrap().push(errand.missing.len());
+        self.manners.lock().unwrap().push(errand.manner);
         let act = self.acts.lock().unwrap().pop().unwrap_or(Act::All);
         async move {
             let objects = match act {
@@ -83,7 +85,7 @@ impl Source for Fake {
                 assert!(delivery.begin(&stored.sop_instance).await?);
                 if act == Act::BreakIn(number) {
                     delivery.write(&file[..file.len() / 2]).await?;
-                    return Err(SourceError::Away("broke off".into()));
+                    return Err(SourceError::Broken("broke off".into()));
                 }
                 for run in file.chunks(1000) {
                     delivery.write(run).await?;
@@ -122,6 +124,7 @@ impl World {
             acts: Mutex::default(),
             asked: Mutex::default(),
             go_on: tokio::sync::Notify::new(),
+            manners: Mutex::default(),
         });
         retrieve.ask_sources(source.clone());
         Self { dir, archive, retrieve, source }
@@ -243,6 +246,9 @@ async fn a_source_that_breaks_off_is_asked_for_the_rest() {
     world.acts(&[Act::BreakIn(2), Act::Damage(1), Act::Away, Act::BreakIn(1)]);
     assert!(failures(world.open_all().await).is_empty());
     assert_eq!(world.asked(), [5, 3, 2, 2, 1]);
+    let manners = world.source.manners.lock().unwrap().clone();
+    let after = [Manner::Any, Manner::Parts, Manner::Parts, Manner::Parts, Manner::Parts];
+    assert_eq!(manners, after, "after the first it is not asked for the whole again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,20 +268,20 @@ async fn nothing_of_what_a_source_forges_is_kept_or_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_learns_why_nothing_comes() {
     let world = World::new(2).await;
-    world.acts(&[Act::Away, Act::Away]);
+    world.acts(&[Act::Away, Act::Away, Act::Away]);
     let away = failures(world.open_all().await);
     assert!(
         away.len() == 2 && away.iter().all(|e| matches!(e, RetrieveError::Source(SourceError::Away(_)))),
         "{away:?}"
     );
     assert_eq!(failures(world.open_all().await).len(), 2);
-    assert_eq!(world.asked(), [2, 2], "it is left alone for a while");
+    assert_eq!(world.asked(), [2, 2, 2], "it is left alone for a while");
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     world.acts(&[Act::Refuse; 4]);
     let refused = failures(world.open_all().await);
     let is_refusal = |error: &RetrieveError| matches!(error, RetrieveError::Source(SourceError::Refused(_)));
     assert!(refused.len() == 2 && refused.iter().all(is_refusal), "{refused:?}");
-    assert!((3..=4).contains(&world.asked().len()), "a refusal is final at once: {:?}", world.asked());
+    assert!((4..=5).contains(&world.asked().len()), "a refusal is final at once: {:?}", world.asked());
 }
 
 #[tokio::test(flavor = "multi_thread")]

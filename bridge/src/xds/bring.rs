@@ -14,11 +14,13 @@ use super::zip::{Unpacked, Unpacker};
 use crate::archive::{Archive, Stored};
 use crate::exchange::client::Endpoint;
 use crate::payload::manifest::{Manifest, ManifestObject};
-use crate::retrieve::{Delivery, Errand, Source, SourceError};
+use crate::retrieve::{Delivery, Errand, Manner, Source, SourceError};
 use crate::site::Parts;
 
 /// Objects that one request of RAD-69 names: well below what a bridge takes.
 const OBJECTS_A_REQUEST: usize = 256;
+/// Objects in a row that a source may have trouble with before it is left.
+const TROUBLES_MAX: u32 = 8;
 /// Registry errors that may be over soon.
 const PASSING: [&str; 2] = ["XDSRepositoryBusy", "XDSRepositoryError"];
 
@@ -46,13 +48,34 @@ impl FromSources {
     async fn run(&self, errand: &Errand, delivery: &mut Delivery) -> Result<(), SourceError> {
         let endpoint = self.asker.endpoint(errand.study.source).map_err(SourceError::from)?;
         let manifest = self.manifest(errand)?;
-        if is_worth_the_whole(errand, &manifest) {
-            return self.whole(&endpoint, errand, &manifest, delivery).await;
+        match errand.manner {
+            Manner::Any if is_worth_the_whole(errand, &manifest) => {
+                self.whole(&endpoint, errand, &manifest, delivery).await
+            }
+            Manner::Any | Manner::Parts => {
+                for objects in errand.wanted.chunks(OBJECTS_A_REQUEST) {
+                    self.some(&endpoint, errand, objects, delivery).await?;
+                }
+                Ok(())
+            }
+            Manner::Single => self.each(&endpoint, errand, delivery).await,
         }
-        for objects in errand.wanted.chunks(OBJECTS_A_REQUEST) {
-            self.some(&endpoint, errand, objects, delivery).await?;
+    }
+
+    /// Object by object, past those that the source has trouble with.
+    async fn each(&self, endpoint: &Endpoint, errand: &Errand, delivery: &mut Delivery) -> Result<(), SourceError> {
+        let (mut outcome, mut in_a_row) = (Ok(()), 0);
+        for object in errand.wanted.chunks(1) {
+            match self.some(endpoint, errand, object, delivery).await {
+                Ok(()) => in_a_row = 0,
+                Err(error @ (SourceError::Broken(_) | SourceError::Refused(_))) if in_a_row < TROUBLES_MAX => {
+                    outcome = Err(error);
+                    in_a_row += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        outcome
     }
 
     fn manifest(&self, errand: &Errand) -> Result<Manifest, SourceError> {
@@ -136,12 +159,12 @@ impl From<AskError> for SourceError {
             | AskError::NoEndpoint(_)
             | AskError::Sign(_)
             | AskError::Consents(_) => Self::Here(words),
-            AskError::Refused { code, .. } if PASSING.contains(&code.as_str()) => Self::Away(words),
+            AskError::Refused { code, .. } if PASSING.contains(&code.as_str()) => Self::Broken(words),
             AskError::Refused { .. } | AskError::Fault(_) => Self::Refused(words),
-            AskError::NoLedger | AskError::Exchange(_) | AskError::BrokenOff(_) | AskError::Status(_) => {
-                Self::Away(words)
+            AskError::NoLedger | AskError::Exchange(_) => Self::Away(words),
+            AskError::BrokenOff(_) | AskError::Status(_) | AskError::Response(ResponseError::Multipart(_)) => {
+                Self::Broken(words)
             }
-            AskError::Response(ResponseError::Multipart(_)) => Self::Away(words),
             AskError::Response(_) => Self::Differs,
         }
     }

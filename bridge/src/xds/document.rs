@@ -1,20 +1,31 @@
 //! Which document is meant, whether it may be had, and what it is made of.
 //!
-//! A document is a version of a study: the objects of that version's manifest, in its order, as they were received. Must not know messages.
+//! A document of ITI-43 is a version of a study: the objects of that version's manifest, in its order, as they were received; or the list of
+//! them. A document of RAD-69 is one object. Must not know messages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use alloy::primitives::{Address, B256};
-use dicom_scp::Uid;
+use bytes::Bytes;
+use dicom_scp::transcode::{TranscodeError, Transcoder};
+use dicom_scp::{TransferSyntax, Uid};
 use ihe_retrieve::identifier::{DocumentForm, DocumentUniqueId, RepositoryUniqueId};
-use ihe_retrieve::request::DocumentRequest;
-use ihe_retrieve::response::RegistryErrorCode;
+use ihe_retrieve::request::{DocumentRequest, ImagingDocumentRequest};
+use ihe_retrieve::response::{DocumentType, RegistryErrorCode};
 
+use super::recode::Recoded;
+use super::selection::key_object_selection;
 use super::zip::{Entry, Layout};
 use crate::access;
-use crate::archive::{Archive, ArchiveError, Stored};
-use crate::follow::{Consents, FollowError};
+use crate::archive::{Archive, ArchiveError, FileMeta, Stored};
+use crate::follow::{Consents, FollowError, StudyInfo};
 use crate::payload::manifest::{Manifest, ManifestError, ManifestObject};
 use crate::retrieve::{Content, Retrieve, RetrieveError};
-use crate::study::ImageKind;
+use crate::study::{ImageKind, study_id_plain};
+
+/// What a series of a study is called in grants, where the study has keys here.
+pub type SeriesNames = Arc<dyn Fn(&Uid, &Uid) -> Option<B256> + Send + Sync>;
 
 /// Why a document that may be had cannot be: for this site's log.
 #[derive(Debug, thiserror::Error)]
@@ -40,28 +51,98 @@ pub(super) enum Trouble {
     /// An object cannot be read.
     #[error("reading an object")]
     Read(#[from] std::io::Error),
+    /// There is nothing to be named.
+    #[error("version {0} has no objects")]
+    Empty(u32),
+    /// Its bytes are no data set of its transfer syntax, so no other can be made of them.
+    #[error("an object cannot be brought into another transfer syntax")]
+    Transcode(#[source] TranscodeError),
 }
 
-/// A version of a study that the requester may have.
+impl Trouble {
+    /// What the requester is told.
+    pub(super) fn code(&self) -> RegistryErrorCode {
+        match self {
+            Self::Transcode(_) => RegistryErrorCode::TransferSyntax,
+            _ => RegistryErrorCode::RepositoryError,
+        }
+    }
+}
+
+/// A version of a study that the ledger announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct Version {
     study: Uid,
     version: u32,
     /// The manifest's image, where the ledger names it.
     manifest: Option<B256>,
 }
 
+/// What the requester may have.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// A version of a study: its objects.
+    Study(Version),
+    /// The list of its objects, which says that they are at this source.
+    Selection(Version, Address),
+    /// One object as it was received.
+    Object(Box<Stored>),
+    /// One object in another transfer syntax.
+    Recoded(Box<Stored>, Recoding),
+}
+
+/// From which transfer syntax into which.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recoding {
+    from: TransferSyntax,
+    to: TransferSyntax,
+}
+
+impl Recoding {
+    /// None where one cannot be made of the other without loss.
+    fn new(from: &Uid, to: &Uid) -> Option<Self> {
+        let (from, to) = (TransferSyntax::of(from)?, TransferSyntax::of(to)?);
+        Transcoder::new(&from, &to).map(|_| Self { from, to })
+    }
+
+    /// The whole file, read as it becomes one of the other transfer syntax.
+    pub(super) fn read(&self, stored: &Stored, data_set: Content) -> Option<Recoded> {
+        let meta = FileMeta {
+            sop_class: stored.sop_class,
+            sop_instance: stored.sop_instance,
+            transfer_syntax: *self.to.uid(),
+        };
+        Some(Recoded::new(meta.encode(), data_set, Transcoder::new(&self.from, &self.to)?))
+    }
+}
+
 /// A document ready to be sent.
 #[derive(Debug)]
 pub(super) struct Document {
-    pub(super) objects: Vec<Stored>,
-    pub(super) layout: Layout,
+    pub(super) kind: DocumentType,
+    /// Its length.
+    pub(super) bytes: u64,
+    pub(super) contents: Contents,
+}
+
+/// What a document is made of.
+#[derive(Debug)]
+pub(super) enum Contents {
+    /// The files of objects in an archive.
+    Archive(Vec<Stored>, Layout),
+    /// The file of an object.
+    Object(Box<Stored>),
+    /// An object in another transfer syntax.
+    Recoded(Box<Stored>, Recoding),
+    /// These octets.
+    Written(Bytes),
 }
 
 /// What decisions are made of.
 pub(super) struct Clerk<'a> {
     pub(super) archive: &'a Archive,
     pub(super) consents: &'a Consents,
+    pub(super) series_names: &'a SeriesNames,
     /// This source, if the ledger has said so.
     pub(super) source: Option<Address>,
     /// Whether the ledger's state is fresh enough to let somebody in.
@@ -69,97 +150,272 @@ pub(super) struct Clerk<'a> {
     pub(super) now_s: u64,
 }
 
+/// How much of a study is open to an account.
+#[derive(Debug, Default)]
+struct Opened {
+    whole: bool,
+    /// Names of series.
+    series: Vec<B256>,
+}
+
+/// The objects of a study's newest version, for whom it is open.
+struct OpenStudy {
+    study: Uid,
+    objects: HashMap<Uid, ManifestObject>,
+    /// By series, whether it is open; none where all are.
+    series: Option<HashMap<Uid, bool>>,
+}
+
 impl Clerk<'_> {
-    /// Decides about one document for an account (wire contract, sections 5 and 8). Blocks.
-    pub(super) fn judge(&self, account: Address, request: &DocumentRequest) -> Result<Wanted, RegistryErrorCode> {
+    /// Whether anything can be decided about a request: this source, if it is the one that is asked.
+    fn admit(&self, request: &DocumentRequest, another: RegistryErrorCode) -> Result<Address, RegistryErrorCode> {
         if request.home_community_id.is_some() {
             return Err(RegistryErrorCode::UnknownCommunity);
         }
         let Some(source) = self.source else { return Err(RegistryErrorCode::RepositoryError) };
-        let repository = RepositoryUniqueId::parse(&request.repository_unique_id);
-        if repository.map(|repository| Address::from(repository.address())) != Some(source) {
-            return Err(RegistryErrorCode::UnknownRepositoryId);
+        if !RepositoryUniqueId::at(source.into()).is_named_by(&request.repository_unique_id) {
+            return Err(another);
         }
-        if !self.current {
-            return Err(RegistryErrorCode::RepositoryError);
-        }
+        if self.current { Ok(source) } else { Err(RegistryErrorCode::RepositoryError) }
+    }
+
+    /// Decides about one document of ITI-43 for an account (wire contract, sections 5 and 8). Blocks.
+    pub(super) fn judge(&self, account: Address, request: &DocumentRequest) -> Result<Wanted, RegistryErrorCode> {
+        let source = self.admit(request, RegistryErrorCode::UnknownRepositoryId)?;
         let Some(named) = DocumentUniqueId::parse(&request.document_unique_id) else {
             return Err(RegistryErrorCode::DocumentUniqueIdError);
         };
-        match self.find(account, source, named) {
-            Ok(found) => found.ok_or(RegistryErrorCode::DocumentUniqueIdError),
-            Err(error) => {
-                tracing::error!(error = %crate::chain_of(&error), "cannot decide about a document");
-                Err(RegistryErrorCode::RepositoryError)
-            }
-        }
+        let found = self.find(account, source, named).map_err(undecided)?;
+        found.ok_or(RegistryErrorCode::DocumentUniqueIdError)
     }
 
     /// The same is looked up whether or not there is a grant, so that a stranger does not learn from the time whether a study exists.
     fn find(&self, account: Address, source: Address, named: DocumentUniqueId) -> Result<Option<Wanted>, Trouble> {
         let study_id = B256::from(named.study);
-        let info = self.consents.study(study_id)?;
         let here = self.archive.study_of_id(&study_id)?;
-        let mut granted = false;
-        for grantee in self.consents.spoken_for_by(account)? {
-            let grant = self.consents.grant(study_id, grantee)?;
-            granted |= grant.is_some_and(|grant| access::opens_whole_study(&grant, self.now_s));
-        }
-        let (true, Some(info), Some(study)) = (granted, info, here) else { return Ok(None) };
-        if info.source != source || info.tombstoned {
+        let (opened, info) = self.opened(account, source, study_id)?;
+        let (true, Some(info), Some(study)) = (opened.whole, info, here) else { return Ok(None) };
+        let version = match named.form {
+            DocumentForm::Version(version) => version,
+            DocumentForm::Newest | DocumentForm::KeyObjectSelection => info.version,
+        };
+        if !(1..=info.version).contains(&version) {
             return Ok(None);
         }
-        let version = match named.form {
-            DocumentForm::Newest => info.version,
-            DocumentForm::Version(version) => version,
-            DocumentForm::KeyObjectSelection => return Ok(None),
-        };
-        let announced = (1..=info.version).contains(&version);
         let manifest = (version == info.version).then_some(info.manifest_image);
-        Ok(announced.then_some(Wanted { study, version, manifest }))
+        let version = Version { study, version, manifest };
+        Ok(Some(match named.form {
+            DocumentForm::KeyObjectSelection => Wanted::Selection(version, source),
+            DocumentForm::Newest | DocumentForm::Version(_) => Wanted::Study(version),
+        }))
+    }
+
+    /// How much of a study of this source is open to an account, or to whom it speaks for.
+    fn opened(
+        &self,
+        account: Address,
+        source: Address,
+        study_id: B256,
+    ) -> Result<(Opened, Option<StudyInfo>), Trouble> {
+        let info = self.consents.study(study_id)?;
+        let mut opened = Opened::default();
+        for grantee in self.consents.spoken_for_by(account)? {
+            let Some(grant) = self.consents.grant(study_id, grantee)? else { continue };
+            opened.whole |= access::opens_whole_study(&grant, self.now_s);
+            opened.series.extend(access::opens_one_series(&grant, self.now_s));
+        }
+        match info {
+            Some(info) if info.source == source && !info.tombstoned => Ok((opened, Some(info))),
+            _ => Ok((Opened::default(), None)),
+        }
+    }
+
+    /// Decides about the instances of a request of RAD-69, in their order; each may be had in one of these transfer syntaxes. Blocks.
+    pub(super) fn judge_imaging(
+        &self,
+        account: Address,
+        asked: &[ImagingDocumentRequest],
+        transfer_syntaxes: &[String],
+    ) -> Vec<Result<Wanted, RegistryErrorCode>> {
+        let accepted: Vec<Uid> = transfer_syntaxes.iter().filter_map(|text| Uid::new(text).ok()).collect();
+        let mut studies: HashMap<&str, Result<Option<OpenStudy>, RegistryErrorCode>> = HashMap::new();
+        let mut decide = |request: &'_ ImagingDocumentRequest, study_uid| {
+            let source = self.admit(&request.document, RegistryErrorCode::UnknownImagingSource)?;
+            let study = studies.entry(study_uid);
+            let study = study.or_insert_with(|| self.open_study(account, source, study_uid).map_err(undecided));
+            let object = match study {
+                Ok(Some(study)) => study.object(request)?,
+                Ok(None) => return Err(RegistryErrorCode::DocumentUniqueIdError),
+                Err(code) => return Err(*code),
+            };
+            let stored = self.stored(object.0, object.1).map_err(undecided)?;
+            deliverable(stored, &accepted)
+        };
+        asked.iter().map(|request| decide(request, request.study_instance_uid.as_str())).collect()
+    }
+
+    /// What is open of the study with this UID. For a study that is not here the ledger's state is looked up all the same, under a name that
+    /// no study has.
+    fn open_study(&self, account: Address, source: Address, study_uid: &str) -> Result<Option<OpenStudy>, Trouble> {
+        let uid = Uid::new(study_uid).ok();
+        let here = uid.as_ref().map(|uid| self.archive.publication(uid)).transpose()?.flatten();
+        let study_id = here.as_ref().map_or_else(|| study_id_plain(study_uid), |here| here.study_id);
+        let (opened, info) = self.opened(account, source, study_id)?;
+        let (Some(here), Some(info)) = (here, info) else { return Ok(None) };
+        if !opened.whole && opened.series.is_empty() || info.version == 0 {
+            return Ok(None);
+        }
+        let version = Version { study: here.study_uid, version: info.version, manifest: Some(info.manifest_image) };
+        let objects = version.manifest(self.archive)?.objects;
+        let series = (!opened.whole).then(|| {
+            let mut series = HashMap::new();
+            for object in &objects {
+                let name = || (self.series_names)(&here.study_uid, &object.series_uid);
+                let is_open = || name().is_some_and(|name| opened.series.contains(&name));
+                series.entry(object.series_uid).or_insert_with(is_open);
+            }
+            series
+        });
+        let objects = objects.into_iter().map(|object| (object.sop_instance_uid, object)).collect();
+        Ok(Some(OpenStudy { study: here.study_uid, objects, series }))
+    }
+
+    fn stored(&self, study: Uid, object: &ManifestObject) -> Result<Stored, Trouble> {
+        stored(self.archive, &study, object)
     }
 }
 
-impl Wanted {
-    /// The objects of this version. Blocks.
-    fn objects(&self, archive: &Archive) -> Result<Vec<Stored>, Trouble> {
+impl OpenStudy {
+    /// The object that a request names. Whom one series is open to does not learn of others, not even that an instance is in one of them.
+    fn object(&self, request: &ImagingDocumentRequest) -> Result<(Uid, &ManifestObject), RegistryErrorCode> {
+        let unknown = RegistryErrorCode::DocumentUniqueIdError;
+        let instance = Uid::new(&request.document.document_unique_id).map_err(|_| unknown)?;
+        let object = self.objects.get(&instance).ok_or(unknown)?;
+        let is_of_it = object.series_uid == request.series_instance_uid.as_str();
+        match &self.series {
+            None if !is_of_it => Err(RegistryErrorCode::ImagingRequestError),
+            Some(open) if !is_of_it || open.get(&object.series_uid) != Some(&true) => Err(unknown),
+            _ => Ok((self.study, object)),
+        }
+    }
+}
+
+/// An object as one of the transfer syntaxes that are accepted: as it is, or else in the first of them that can be made of it without loss.
+fn deliverable(stored: Stored, accepted: &[Uid]) -> Result<Wanted, RegistryErrorCode> {
+    if accepted.contains(&stored.transfer_syntax) {
+        return Ok(Wanted::Object(Box::new(stored)));
+    }
+    let recoding = accepted.iter().find_map(|to| Recoding::new(&stored.transfer_syntax, to));
+    recoding.map(|how| Wanted::Recoded(Box::new(stored), how)).ok_or(RegistryErrorCode::TransferSyntax)
+}
+
+fn undecided(error: Trouble) -> RegistryErrorCode {
+    tracing::error!(error = %crate::chain_of(&error), "cannot decide about a document");
+    error.code()
+}
+
+/// The object of a study as a version of it has it, if it can be had.
+fn stored(archive: &Archive, study: &Uid, object: &ManifestObject) -> Result<Stored, Trouble> {
+    let uid = &object.sop_instance_uid;
+    let stored = archive.received_version(study, uid, &object.file_sha256)?;
+    // One that another took the place of is not fetched again.
+    let can_be_had =
+        |stored: &Stored| Ok::<_, ArchiveError>(stored.path.is_some() || archive.current(stored)?.is_some());
+    match stored {
+        Some(stored) if can_be_had(&stored)? => Ok(stored),
+        _ => Err(Trouble::NoObject(*uid)),
+    }
+}
+
+impl Version {
+    /// Its manifest. Blocks.
+    fn manifest(&self, archive: &Archive) -> Result<Manifest, Trouble> {
         let images = archive.images_of(&self.study, self.version)?;
         let image = images.into_iter().find(|image| image.kind == ImageKind::Manifest);
         let image = image.filter(|image| self.manifest.is_none_or(|named| named == image.id));
         let image = image.ok_or(Trouble::NoManifest(self.version))?;
         let plain = archive.image(&image.id)?.and_then(|(_, plain)| plain);
-        let manifest = Manifest::decode(&plain.ok_or(Trouble::NoManifest(self.version))?)?;
-        let find = |object: &ManifestObject| {
-            let uid = &object.sop_instance_uid;
-            let stored = archive.received_version(&self.study, uid, &object.file_sha256)?;
-            // One that another took the place of is not fetched again.
-            let can_be_had =
-                |stored: &Stored| Ok::<_, ArchiveError>(stored.path.is_some() || archive.current(stored)?.is_some());
-            match stored {
-                Some(stored) if can_be_had(&stored)? => Ok(stored),
-                _ => Err(Trouble::NoObject(*uid)),
-            }
-        };
-        manifest.objects.iter().map(find).collect()
+        Ok(Manifest::decode(&plain.ok_or(Trouble::NoManifest(self.version))?)?)
     }
 
-    /// Gets the document ready. Whether its first object can be had is found out before anything is promised.
-    pub(super) async fn prepare(self, archive: Archive, retrieve: &Retrieve) -> Result<Document, Trouble> {
-        let objects = tokio::task::spawn_blocking(move || self.objects(&archive));
-        let objects = objects.await.map_err(std::io::Error::other)??;
-        if let Some(first) = objects.first() {
-            retrieve.open_file(first).await?;
-        }
-        let mut entries = Vec::with_capacity(objects.len());
-        for stored in &objects {
-            let crc32 = match stored.file_crc32 {
-                Some(known) => known,
-                None => crc32_of(retrieve, stored).await?,
-            };
-            entries.push(Entry { bytes: stored.file_bytes, crc32 });
-        }
-        Ok(Document { objects, layout: Layout::new(entries) })
+    /// The objects of this version. Blocks.
+    fn objects(&self, archive: &Archive) -> Result<Vec<Stored>, Trouble> {
+        let manifest = self.manifest(archive)?;
+        manifest.objects.iter().map(|object| stored(archive, &self.study, object)).collect()
     }
+}
+
+impl Wanted {
+    /// Gets the document ready: finds out its length.
+    pub(super) async fn prepare(self, archive: Archive, retrieve: &Retrieve) -> Result<Document, Trouble> {
+        match self {
+            Self::Study(version) => archive_of(version, archive, retrieve).await,
+            Self::Selection(version, source) => selection_of(version, source, archive).await,
+            Self::Object(stored) => {
+                let (kind, bytes) = (DocumentType::Dicom, stored.file_bytes);
+                Ok(Document { kind, bytes, contents: Contents::Object(stored) })
+            }
+            Self::Recoded(stored, recoding) => {
+                let bytes = length_of(&stored, recoding, retrieve).await?;
+                Ok(Document { kind: DocumentType::Dicom, bytes, contents: Contents::Recoded(stored, recoding) })
+            }
+        }
+    }
+
+    /// The object whose opening tells before anything is promised whether this can be had.
+    pub(super) fn probe(&self) -> Option<&Stored> {
+        match self {
+            Self::Object(stored) => Some(stored),
+            // Of a study the archive's first is opened when it is made ready; the others are read for their length, or need no object.
+            Self::Study(_) | Self::Selection(..) | Self::Recoded(..) => None,
+        }
+    }
+}
+
+/// Whether its first object can be had is found out before anything is promised.
+async fn archive_of(version: Version, archive: Archive, retrieve: &Retrieve) -> Result<Document, Trouble> {
+    let objects = tokio::task::spawn_blocking(move || version.objects(&archive));
+    let objects = objects.await.map_err(std::io::Error::other)??;
+    if let Some(first) = objects.first() {
+        retrieve.open_file(first).await?;
+    }
+    let mut entries = Vec::with_capacity(objects.len());
+    for stored in &objects {
+        let crc32 = match stored.file_crc32 {
+            Some(known) => known,
+            None => crc32_of(retrieve, stored).await?,
+        };
+        entries.push(Entry { bytes: stored.file_bytes, crc32 });
+    }
+    let layout = Layout::new(entries);
+    Ok(Document { kind: DocumentType::Zip, bytes: layout.bytes(), contents: Contents::Archive(objects, layout) })
+}
+
+async fn selection_of(version: Version, source: Address, archive: Archive) -> Result<Document, Trouble> {
+    let written = tokio::task::spawn_blocking(move || {
+        let location = RepositoryUniqueId::at(source.into()).oid();
+        let location = Uid::new(&location).map_err(std::io::Error::other)?;
+        key_object_selection(&version.manifest(&archive)?, &location).ok_or(Trouble::Empty(version.version))
+    });
+    let written = Bytes::from(written.await.map_err(std::io::Error::other)??);
+    Ok(Document { kind: DocumentType::Dicom, bytes: written.len() as u64, contents: Contents::Written(written) })
+}
+
+/// The length of an object in another transfer syntax, which is known after it was made once.
+async fn length_of(stored: &Stored, recoding: Recoding, retrieve: &Retrieve) -> Result<u64, Trouble> {
+    let opened = retrieve.open(stored).await?;
+    let stored = stored.clone();
+    let counted = tokio::task::spawn_blocking(move || {
+        // It was asked before whether there is a way.
+        let mut file = recoding.read(&stored, opened.content).ok_or(std::io::ErrorKind::Unsupported)?;
+        std::io::copy(&mut file, &mut std::io::sink())
+    });
+    counted.await.map_err(std::io::Error::other)?.map_err(|error| {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<TranscodeError>()) {
+            Some(inner) => Trouble::Transcode(*inner),
+            None => Trouble::Read(error),
+        }
+    })
 }
 
 /// Of an object that was filed before checksums were kept: found by reading it.

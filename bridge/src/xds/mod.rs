@@ -1,4 +1,5 @@
-//! The door for documents: signed ITI-43 Retrieve Document Set (ITI TF-2 3.43), as docs/IHE.md describes it.
+//! The door for documents: signed ITI-43 Retrieve Document Set (ITI TF-2 3.43) and RAD-69 Retrieve Imaging Document Set (RAD TF-2 4.69), as
+//! docs/IHE.md describes them.
 //!
 //! `ihe_retrieve` knows the wire. This module puts a verified request through the order of the wire contract: replay, repository, study,
 //! grant, then the answer, streamed. Who may have what is for [`crate::access`] and the followed ledger to say, and objects come from
@@ -7,6 +8,8 @@
 //! * [`document`]: which document is meant, whether it may be had, what it is made of.
 //! * [`replay`]: messages that were answered.
 //! * [`zip`]: the archive around a study's files.
+//! * [`selection`]: the key object selection document that names them.
+//! * [`recode`]: an object in another transfer syntax.
 //! * [`stream`]: the octets, one object at a time.
 //! * [`listen`]: connections, TLS, limits.
 //! * [`ask`]: the other side: asks another site, for
@@ -20,12 +23,15 @@ mod bring;
 mod document;
 mod fetch;
 mod listen;
+mod recode;
 mod replay;
+mod selection;
 mod stream;
 mod zip;
 
 pub use ask::AskError;
 pub use bring::FromSources;
+pub use document::SeriesNames;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use listen::{TlsError, serve, tls};
 pub use replay::{DATABASE, ReplayError};
@@ -44,7 +50,7 @@ use ihe_retrieve::identifier::DocumentUniqueId;
 use ihe_retrieve::limits::{CLOCK_SKEW_MS, REQUEST_BYTES_MAX};
 use ihe_retrieve::message::{Framing, RequestHead};
 use ihe_retrieve::request::{DocumentRequest, Retrieve as Asked};
-use ihe_retrieve::response::{DocumentType, Outcome, RegistryErrorCode, respond};
+use ihe_retrieve::response::{Outcome, RegistryErrorCode, respond};
 use ihe_retrieve::verify::{Policy, Refusal, VerifiedRequest, verify};
 use rand::RngCore as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -56,7 +62,7 @@ use crate::config::Xds;
 use crate::follow::Consents;
 use crate::ledger::LedgerSlot;
 use crate::retrieve::Retrieve;
-use document::{Clerk, Document, Wanted};
+use document::{Clerk, Document, Trouble, Wanted};
 use replay::{Replays, Taken};
 use stream::{Body, Pipe, linger};
 
@@ -70,6 +76,8 @@ pub struct Parts {
     pub retrieve: Retrieve,
     /// Who this source is.
     pub ledger: LedgerSlot,
+    /// What series are called in grants.
+    pub series_names: SeriesNames,
     /// `[xds]`.
     pub settings: Xds,
     /// The values of `wsa:To` that are accepted.
@@ -94,11 +102,19 @@ struct Inner {
 struct Asker {
     account: Address,
     request: VerifiedRequest,
+    /// What is asked for, of either transaction: one for each outcome.
     documents: Vec<DocumentRequest>,
 }
 
 /// What was decided about each document.
 type Judged = Vec<Result<Wanted, RegistryErrorCode>>;
+
+/// Of which objects one was opened before anything was promised: of those whose file is here, of those that are on the ledger alone.
+#[derive(Default)]
+struct Probes {
+    here: bool,
+    elsewhere: bool,
+}
 
 /// Why a request gets no answer of the transaction.
 enum NoAnswer {
@@ -125,7 +141,7 @@ impl Door {
     /// [`ReplayError`].
     pub fn open(database: &Path, parts: Parts) -> Result<Self, ReplayError> {
         let replays = Replays::open(database)?;
-        let policy = Policy { addresses: parts.addresses.clone(), imaging: false };
+        let policy = Policy { addresses: parts.addresses.clone(), imaging: true };
         let room = Arc::new(Semaphore::new(parts.settings.retrieves_max));
         Ok(Self(Arc::new(Inner { parts, policy, replays, room })))
     }
@@ -192,8 +208,9 @@ impl Door {
         let refused = |fault| Refusal { fault, message_id: Some(request.message_id().to_owned()) };
         // P-256 keys are nobody until the ledger can bind one to an account.
         let account = request.key().account().ok_or_else(|| refused(Fault::UnsupportedSecurityToken))?;
-        let Asked::Documents(documents) = request.retrieve().clone() else {
-            return Err(refused(Fault::ActionNotSupported).into());
+        let documents = match request.retrieve() {
+            Asked::Documents(documents) => documents.clone(),
+            Asked::Imaging { documents, .. } => documents.iter().map(|one| one.document.clone()).collect(),
         };
         let account = Address::from(account);
         if self.0.replays.knows(account, request.message_id()).map_err(failed)? {
@@ -217,11 +234,18 @@ impl Door {
 
     /// Step 6: every document by itself. Blocks.
     fn judge(&self, asker: &Asker, source: Option<Address>, now_ms: i64) -> Judged {
-        let Parts { archive, consents, settings, .. } = &self.0.parts;
+        let Parts { archive, consents, settings, series_names, .. } = &self.0.parts;
         let now_s = u64::try_from(now_ms / 1000).unwrap_or(0);
         let current = consents.is_current_within(now_s, settings.max_head_age.as_secs());
-        let clerk = Clerk { archive, consents, source, current, now_s };
-        asker.documents.iter().map(|request| clerk.judge(asker.account, request)).collect()
+        let clerk = Clerk { archive, consents, series_names, source, current, now_s };
+        match asker.request.retrieve() {
+            Asked::Documents(documents) => {
+                documents.iter().map(|request| clerk.judge(asker.account, request)).collect()
+            }
+            Asked::Imaging { documents, transfer_syntax_uids } => {
+                clerk.judge_imaging(asker.account, documents, transfer_syntax_uids)
+            }
+        }
     }
 
     /// Step 7: remembers the message if anything is allowed, and gets that ready.
@@ -238,25 +262,38 @@ impl Door {
             }
         }
         let (mut outcomes, mut documents) = (Vec::new(), Vec::new());
+        let mut probes = Probes::default();
         for one in judged {
             let outcome = match one {
                 Err(code) => Outcome::Error(code),
                 Ok(_) if permit.is_none() => Outcome::Error(RegistryErrorCode::RepositoryBusy),
-                Ok(wanted) => match wanted.prepare(self.0.parts.archive.clone(), &self.0.parts.retrieve).await {
+                Ok(wanted) => match self.document(wanted, &mut probes).await {
                     Ok(document) => {
-                        let bytes = document.layout.bytes();
+                        let outcome = Outcome::Document(document.kind, document.bytes);
                         documents.push(document);
-                        Outcome::Document(DocumentType::Zip, bytes)
+                        outcome
                     }
                     Err(error) => {
                         tracing::error!(error = %crate::chain_of(&error), "a document that is granted cannot be made");
-                        Outcome::Error(RegistryErrorCode::RepositoryError)
+                        Outcome::Error(error.code())
                     }
                 },
             };
             outcomes.push(outcome);
         }
         Ok((outcomes, documents, permit))
+    }
+
+    /// Gets a document ready, and finds out whether it can be had where that was not seen yet of one like it.
+    async fn document(&self, wanted: Wanted, probes: &mut Probes) -> Result<Document, Trouble> {
+        let Parts { archive, retrieve, .. } = &self.0.parts;
+        if let Some(stored) = wanted.probe() {
+            let done = if stored.path.is_some() { &mut probes.here } else { &mut probes.elsewhere };
+            if !std::mem::replace(done, true) {
+                retrieve.open_file(stored).await?;
+            }
+        }
+        wanted.prepare(archive.clone(), retrieve).await
     }
 
     /// Remembers the message; false when there is no room for it.
@@ -278,6 +315,15 @@ impl Door {
     /// names no document, which might be a UID.
     fn record(&self, asker: &Asker, outcomes: &[Outcome]) {
         let account = asker.account;
+        if let Asked::Imaging { .. } = asker.request.retrieve() {
+            // What is named there are UIDs, and many.
+            let sent = |outcome: &Outcome| if let Outcome::Document(_, bytes) = outcome { Some(*bytes) } else { None };
+            let (instances, bytes) =
+                (outcomes.iter().filter_map(sent).count(), outcomes.iter().filter_map(sent).sum::<u64>());
+            let refused = outcomes.len() - instances;
+            tracing::info!(%account, instances, bytes, refused, "answers a request for instances");
+            return;
+        }
         for (request, outcome) in asker.documents.iter().zip(outcomes) {
             let named = DocumentUniqueId::parse(&request.document_unique_id);
             let document = named.map_or_else(|| "unreadable".to_owned(), |named| named.canonical());

@@ -12,8 +12,8 @@ use ihe_retrieve::multipart::Plan;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::document::Document;
-use crate::retrieve::{Content, Retrieve, RetrieveError};
+use super::document::{Contents, Document};
+use crate::retrieve::{Content, Opened, Retrieve, RetrieveError};
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -69,19 +69,38 @@ impl Pipe {
     }
 
     async fn document(&self, document: &Document, retrieve: &Retrieve) -> Result<(), Broken> {
-        for (index, stored) in document.objects.iter().enumerate() {
-            let opened = retrieve.open_file(stored).await?;
-            self.send(document.layout.header(index)).await?;
-            match opened.content {
-                Content::Whole(mut bytes) => {
-                    while !bytes.is_empty() {
-                        self.send(bytes.split_to(bytes.len().min(RUN_BYTES))).await?;
-                    }
+        match &document.contents {
+            Contents::Archive(objects, layout) => {
+                for (index, stored) in objects.iter().enumerate() {
+                    let opened = retrieve.open_file(stored).await?;
+                    self.send(layout.header(index)).await?;
+                    self.object(opened).await?;
                 }
-                Content::File(file) => self.file(file, opened.bytes).await?,
+                self.send(layout.end()).await
             }
+            Contents::Object(stored) => self.object(retrieve.open_file(stored).await?).await,
+            Contents::Recoded(stored, how) => {
+                let opened = retrieve.open(stored).await?;
+                let file =
+                    how.read(stored, opened.content).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
+                self.file(file, document.bytes).await
+            }
+            Contents::Written(octets) => self.octets(octets.clone()).await,
         }
-        self.send(document.layout.end()).await
+    }
+
+    async fn object(&self, opened: Opened) -> Result<(), Broken> {
+        match opened.content {
+            Content::Whole(bytes) => self.octets(bytes).await,
+            Content::File(file) => self.file(file, opened.bytes).await,
+        }
+    }
+
+    async fn octets(&self, mut octets: Bytes) -> Result<(), Broken> {
+        while !octets.is_empty() {
+            self.send(octets.split_to(octets.len().min(RUN_BYTES))).await?;
+        }
+        Ok(())
     }
 
     async fn file<R: Read + Send + 'static>(&self, mut file: R, bytes: u64) -> Result<(), Broken> {
