@@ -11,7 +11,8 @@
 //! * [`selection`]: the key object selection document that names them.
 //! * [`recode`]: an object in another transfer syntax.
 //! * [`stream`]: the octets, one object at a time.
-//! * [`listen`]: connections, TLS, limits.
+//! * [`listen`]: connections and their limits.
+//! * [`places`]: connections of one network that wait.
 //! * [`fetch`]: the other side: asks another site.
 //!
 //! Must not know SQL of the archive, pieces, keys of studies, or how the chain is followed.
@@ -19,6 +20,7 @@
 mod document;
 mod fetch;
 mod listen;
+mod places;
 mod recode;
 mod replay;
 mod selection;
@@ -27,7 +29,7 @@ mod zip;
 
 pub use document::SeriesNames;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
-pub use listen::{TlsError, serve, tls};
+pub use listen::serve;
 pub use replay::{DATABASE, ReplayError};
 
 use std::path::Path;
@@ -57,6 +59,7 @@ use crate::follow::Consents;
 use crate::ledger::LedgerSlot;
 use crate::retrieve::Retrieve;
 use document::{Clerk, Document, Trouble, Wanted};
+use places::Place;
 use replay::{Replays, Taken};
 use stream::{Body, Pipe, linger};
 
@@ -145,7 +148,7 @@ impl Door {
     }
 
     /// Answers one request. The connection ends when `cut` is cancelled, which is how an answer that cannot go on is broken off.
-    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken, place: &Place) -> Response<Body> {
         let framing = match self.admit(&request) {
             Ok(framing) => framing,
             Err(fault) => return self.refuse(&fault.into(), cut),
@@ -156,7 +159,7 @@ impl Door {
             Ok(Err(error)) if error.is::<LengthLimitError>() => return self.refuse(&Fault::TooLarge.into(), cut),
             Ok(Err(_)) | Err(_) => return self.plain(StatusCode::REQUEST_TIMEOUT, cut),
         };
-        match self.answer_body(framing, body, cut).await {
+        match self.answer_body(framing, body, cut, place).await {
             Ok(response) => response,
             Err(NoAnswer::Refused(refusal)) => self.refuse(&refusal, cut),
             Err(NoAnswer::Failed(error)) => {
@@ -182,6 +185,7 @@ impl Door {
         framing: Framing,
         body: Bytes,
         cut: &CancellationToken,
+        place: &Place,
     ) -> Result<Response<Body>, NoAnswer> {
         let door = self.clone();
         let now = now_ms();
@@ -191,6 +195,9 @@ impl Door {
         let source = self.source().await;
         let (door, asked) = (self.clone(), asker.clone());
         let judged = tokio::task::spawn_blocking(move || door.judge(&asked, source, now)).await.map_err(failed)?;
+        if judged.iter().any(Result::is_ok) {
+            place.keep();
+        }
         let (outcomes, documents, permit) = self.prepare(&asker, judged).await?;
         self.record(&asker, &outcomes);
         Ok(self.respond(&asker, &outcomes, documents, permit, cut))
