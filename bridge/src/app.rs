@@ -99,9 +99,6 @@ pub enum StartError {
     /// The memory of answered ITI-43 messages cannot be used.
     #[error("ITI-43")]
     Replay(#[from] xds::ReplayError),
-    /// ITI-43 cannot speak TLS.
-    #[error("TLS of ITI-43")]
-    XdsTls(#[from] xds::TlsError),
     /// The embedded ledger cannot be opened.
     #[error("embedded ledger")]
     Embedded(#[from] embedded_ledger::OpenError),
@@ -419,7 +416,7 @@ impl App {
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
         let deriver = core.site.parts().deriver.clone();
         core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
-        let (exchange, xds) = core.start_exchange(&doors).await?;
+        let (exchange, xds) = core.start_exchange(&mut certificates, &doors).await?;
         let http = core.start_http(&mut certificates, &doors).await?;
         let dicom = core.serve_dicom(plain, tls, &doors)?;
         Ok(Self { core, dicom, rpc, exchange, xds, http, doors, certificates })
@@ -548,6 +545,7 @@ impl Core {
     /// where ITI-43 is served.
     async fn start_exchange(
         &self,
+        certificates: &mut Certificates,
         doors: &CancellationToken,
     ) -> Result<(Option<SocketAddr>, Option<SocketAddr>), StartError> {
         let settings = self.config.exchange;
@@ -557,7 +555,7 @@ impl Core {
         if settings.bind.is_some() || self.config.xds.enabled {
             let keystore = self.config.site.data_dir.join(KEYSTORE);
             let identity = blocking(move || exchange::tls::Identity::open(&keystore)).await??;
-            listening = self.listen(&identity, doors).await?;
+            listening = self.listen(&identity, certificates, doors).await?;
             if settings.bind.is_some() || self.config.xds.tls.is_none() {
                 announcement.tls_key = identity.spki_sha256();
             }
@@ -604,6 +602,7 @@ impl Core {
     async fn listen(
         &self,
         identity: &exchange::tls::Identity,
+        certificates: &mut Certificates,
         doors: &CancellationToken,
     ) -> Result<(Option<SocketAddr>, Option<SocketAddr>), StartError> {
         let settings = &self.config.xds;
@@ -630,7 +629,11 @@ impl Core {
             (None, None) => return Ok((None, None)),
         };
         let door = self.xds_door(address).await?;
-        let tls = xds::tls(settings, identity)?;
+        let (certificate, key) = identity.certified()?;
+        let (own, of) = (tls::OwnKey { certificate, key }, settings.clone());
+        let tls = tls::Server::new(move || tls::xds_server(&of, &own));
+        let tls = tls.map_err(|e| StartError::Tls("ITI-43", Box::new(e)))?;
+        certificates.push(("ITI-43", tls.clone()));
         self.tasks.spawn(xds::serve(listener, tls, door, desk, doors.clone()));
         Ok((exchange, Some(address)))
     }

@@ -22,7 +22,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{ClientCertificates, Config, DicomTls, Mistake, PeerTls, TlsFiles};
+use crate::config::{ClientCertificate, ClientCertificates, Config, DicomTls, Mistake, PeerTls, TlsFiles, Xds};
 
 /// Why TLS cannot be spoken.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +61,27 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// What DICOM needs (PS3.15 B.12): 1.3 is preferred, 1.2 spoken.
-const DICOM_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// What DICOM needs (PS3.15 B.12), and secure nodes of IHE (ITI TF-2 3.19.6.2): 1.3 is preferred, 1.2 spoken.
+const BOTH_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = read.map_err(|error| TlsError::File(path.to_owned(), error))?;
     if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
+}
+
+/// A certificate and its key that are in no file.
+pub struct OwnKey {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// Whose certificates a server asks its clients for, and whether each must show one.
+struct Clients<'a> {
+    authorities: &'a [PathBuf],
+    required: bool,
 }
 
 /// A certificate chain and the key of its first, compared with each other.
@@ -106,20 +120,42 @@ pub fn http_server(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
 /// # Errors
 /// [`TlsError`].
 pub fn dicom_server(files: &TlsFiles, settings: &DicomTls) -> Result<ServerConfig, TlsError> {
+    let asked = settings.client_certificates;
+    let clients = Clients { authorities: &settings.client_ca_files, required: asked == ClientCertificates::Required };
+    server(certified(files)?, (asked != ClientCertificates::None).then_some(clients))
+}
+
+/// How to answer requests for documents: with the configured certificate, or else with the site's own key.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn xds_server(settings: &Xds, own: &OwnKey) -> Result<ServerConfig, TlsError> {
+    let certified = match &settings.tls {
+        Some(files) => certified(files)?,
+        None => CertifiedKey::from_der(vec![own.certificate.clone()], own.key.clone_key(), &provider())
+            .map_err(TlsError::Settings)?,
+    };
+    let required = settings.client_certificate == ClientCertificate::Required;
+    let clients = settings.client_ca.as_ref().map(|file| Clients { authorities: std::slice::from_ref(file), required });
+    let mut config = server(certified, clients)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// TLS 1.3 and 1.2, each connection anew.
+fn server(certified: CertifiedKey, clients: Option<Clients<'_>>) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(DICOM_VERSIONS)
+        .with_protocol_versions(BOTH_VERSIONS)
         .map_err(TlsError::Settings)?;
-    let builder = match settings.client_certificates {
-        ClientCertificates::None => builder.with_no_client_auth(),
-        asked => {
-            let roots = authorities(&settings.client_ca_files)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-            let optional = asked == ClientCertificates::Optional;
-            let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(authorities(clients.authorities)?, provider());
+            let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
             builder.with_client_cert_verifier(verifier.build()?)
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified(files)?)));
+    let mut config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     // A resumed session would be a certificate that was looked at another day.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -144,7 +180,7 @@ pub fn dicom_client(
     };
     let verifier = Arc::new(Known { web, fingerprints: fingerprints.to_vec(), provider: provider() });
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(DICOM_VERSIONS)
+        .with_protocol_versions(BOTH_VERSIONS)
         .map_err(TlsError::Settings)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -254,6 +290,9 @@ pub fn mistakes(config: &Config) -> Vec<Mistake> {
     examine_authorities("dicom.tls.client_ca_files", &tls.client_ca_files, &mut found);
     let keys = ("http.tls_certificate_file", "http.tls_key_file");
     examine_files(keys.0, keys.1, config.http.tls.as_ref(), &mut found);
+    let keys = ("xds.tls_certificate_file", "xds.tls_key_file");
+    examine_files(keys.0, keys.1, config.xds.tls.as_ref(), &mut found);
+    examine_authorities("xds.client_ca_file", config.xds.client_ca.as_slice(), &mut found);
     for (number, peer) in (1..).zip(&config.peers) {
         let Some(settings) = &peer.tls else { continue };
         let key = |name: &str| format!("peer[{number}].{name}");

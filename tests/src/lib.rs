@@ -10,6 +10,7 @@ pub mod dicom;
 pub mod faults;
 pub mod http;
 pub mod peers;
+pub mod retrieval;
 pub mod xds;
 
 use std::ffi::OsString;

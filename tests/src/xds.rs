@@ -9,18 +9,15 @@ use alloy::primitives::Address;
 use alloy::signers::local::PrivateKeySigner;
 use bridge::config::Config;
 use bridge::demo::phantom::Phantom;
-use bridge::exchange::tls::{Identity, client_config};
+use bridge::exchange::tls::Identity;
 use bridge::keyring::Keyring;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::Bridge;
 use crate::dicom::subject;
+use crate::retrieval::connect;
 
 pub const PUBLIC_URL: &str = "https://a.example/iti43";
 pub const XDS: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\npublic_urls = [\"https://a.example/iti43\"]\n\
@@ -99,6 +96,11 @@ impl World {
         self.a.ready("xds=").parse().unwrap()
     }
 
+    /// The signer of a person.
+    pub fn signer(person: &Person) -> PrivateKeySigner {
+        std::fs::read_to_string(&person.key).unwrap().parse().unwrap()
+    }
+
     /// The other client, with these settings of its TLS.
     pub fn client(&self, tls: &[&str], person: &Person, documents: &[&str], more: &[&str]) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/iti43_client.py");
@@ -113,6 +115,11 @@ impl World {
         });
         command.args(more);
         command
+    }
+
+    /// How the other client ends that asks for one document.
+    pub fn python_exit(&self, tls: &[&str], person: &Person, document: &str) -> Option<i32> {
+        self.client(tls, person, &[document], &[]).output().unwrap().status.code()
     }
 
     pub fn python(&self, person: &Person, documents: &[&str], more: &[&str]) -> std::process::Output {
@@ -154,12 +161,6 @@ impl World {
         post(kind, &change(body))
     }
 
-    pub async fn open(address: SocketAddr, tls_key: [u8; 32]) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let connector = TlsConnector::from(client_config(tls_key).unwrap());
-        connector.connect(ServerName::try_from("a.example").unwrap(), stream).await.unwrap()
-    }
-
     pub fn tls_key(&self) -> [u8; 32] {
         Identity::open(&self.a.data().join("keystore")).unwrap().spki_sha256()
     }
@@ -172,7 +173,7 @@ impl World {
             let sent = (0..times).map(|_| {
                 let request = request.clone();
                 tokio::spawn(async move {
-                    let mut stream = Self::open(address, tls_key).await;
+                    let mut stream = connect(address, tls_key).await;
                     stream.write_all(&request).await.unwrap();
                     let mut octets = Vec::new();
                     let _ = stream.read_to_end(&mut octets).await;
@@ -228,7 +229,8 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 pub fn start() -> Bridge {
-    Bridge::start(&format!("[publish]\nsettle_ms = 200\n{XDS}"))
+    // One network may have a quarter of them, which is enough for 50 at once.
+    Bridge::start(&format!("[publish]\nsettle_ms = 200\n{XDS}connections_max = 240\n"))
 }
 
 /// An object with so many bytes of pixel data.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::network::{EthereumWallet, TransactionBuilder as _};
 use alloy::primitives::{Bytes, U256, uint};
@@ -14,9 +14,12 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bridge::demo::phantom::Phantom;
+use bridge::archive::FileMeta;
 use contracts::Sources;
+use ihe_retrieve::receiver::{ResponsePiece, ResponseReader};
+use sha2::Digest as _;
 use tests::dicom::{slices, subject};
+use tests::retrieval::{connect, converse, document, request};
 use tests::xds::{
     PUBLIC_URL, Person, UNAVAILABLE, World, XDS, comparable, digest, enlarged, keyring, peak_kib, post, start, unzipped,
 };
@@ -42,6 +45,10 @@ fn without_signature(body: &str) -> String {
     let (open, end) = (body.find("<ds:Signature ").unwrap(), "</ds:Signature>");
     let close = body.find(end).unwrap() + end.len();
     format!("{}{}", &body[..open], &body[close..])
+}
+
+async fn read_some(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let _ = stream.read(&mut [0; 1024]).await;
 }
 
 #[test]
@@ -155,16 +162,23 @@ fn who_was_let_in_gets_the_bytes_that_were_received_and_nobody_else_gets_any() {
 
     // Who says nothing does not keep others waiting, and is let go.
     let (address, tls_key) = (world.address(), world.tls_key());
-    let silent = world.runtime.block_on(async {
+    let mut silent = world.runtime.block_on(async {
         let mut silent = Vec::new();
-        for _ in 0..20 {
-            silent.push(World::open(address, tls_key).await);
+        for _ in 0..62 {
+            silent.push(connect(address, tls_key).await);
         }
         silent
     });
+    world.runtime.block_on(async {
+        let soon = Duration::from_millis(500);
+        let oldest = tokio::time::timeout(soon, read_some(&mut silent[0])).await;
+        assert!(oldest.is_ok(), "the oldest of one network makes room");
+        let newest = tokio::time::timeout(soon, read_some(&mut silent[61])).await;
+        assert!(newest.is_err(), "the newest may still say something");
+    });
     assert_eq!(world.refused(&b, &one), None);
     for mut stream in silent {
-        let _ = world.runtime.block_on(stream.read(&mut [0; 1024]));
+        world.runtime.block_on(read_some(&mut stream));
     }
 
     // A late object makes another version; the first stays what it was.
@@ -198,12 +212,58 @@ fn who_was_let_in_gets_the_bytes_that_were_received_and_nobody_else_gets_any() {
     assert!(world.a.terminate().success());
 }
 
+/// What is in a ZIP archive that is written like ours, as it passes: the digest of each file, and nothing else is kept.
+#[derive(Default)]
+struct Passing {
+    /// A header that is not complete.
+    head: Vec<u8>,
+    left: u64,
+    hash: sha2::Sha256,
+    digests: Vec<String>,
+    ended: bool,
+}
+
+impl Passing {
+    fn take(&mut self, mut octets: &[u8]) {
+        while !octets.is_empty() && !self.ended {
+            if self.left > 0 {
+                let (now, rest) = octets.split_at(octets.len().min(usize::try_from(self.left).unwrap()));
+                self.hash.update(now);
+                self.left -= now.len() as u64;
+                octets = rest;
+                if self.left == 0 {
+                    self.digests.push(hex::encode(self.hash.finalize_reset()));
+                }
+                continue;
+            }
+            self.head.push(octets[0]);
+            octets = &octets[1..];
+            self.ended = self.head.len() == 4 && self.head != b"PK\x03\x04";
+            // A local header with a name of twelve characters and no extra field (APPNOTE 4.3.7).
+            if self.head.len() == 30 + 12 {
+                self.left = u32::from_le_bytes(self.head[18..22].try_into().unwrap()).into();
+                self.head.clear();
+            }
+        }
+    }
+}
+
 #[test]
-fn a_large_study_takes_no_memory_for_its_length() {
-    const OBJECT_BYTES: u32 = 12 << 20;
+fn a_study_of_400_megabytes_comes_as_it_was_received_and_takes_no_memory_for_its_length() {
+    const OBJECT_BYTES: u32 = 20 << 20;
+    const OBJECTS: u32 = 20;
     let Some(mut world) = World::new(start) else { return };
-    let phantoms: Vec<Phantom> = slices(3, 10, 64).into_iter().map(|one| enlarged(one, OBJECT_BYTES)).collect();
-    world.store(&phantoms);
+    let mut sent = Vec::new();
+    for mut phantom in slices(3, OBJECTS, 64) {
+        phantom = enlarged(phantom, OBJECT_BYTES);
+        world.store(std::slice::from_ref(&phantom));
+        let meta = FileMeta {
+            sop_class: phantom.sop_class,
+            sop_instance: phantom.sop_instance,
+            transfer_syntax: phantom.transfer_syntax,
+        };
+        sent.push(digest(&[meta.encode(), phantom.bytes].concat()));
+    }
     world.a.wait_final(1);
     let b = Person::new(world.dir.path(), "b");
     let study = world.study(3);
@@ -212,12 +272,29 @@ fn a_large_study_takes_no_memory_for_its_length() {
     world.a.kill();
     world.a.run();
     wait_for("the ledger to be followed again", || world.refused(&b, "nonsense").as_deref() == Some(UNAVAILABLE));
+    let (message, message_id) = request(&World::signer(&b), PUBLIC_URL, &document(&world.repository(), &study));
     let before = peak_kib(world.a.pid());
-    let said = world.ask(&b, &[&study], &[]);
-    let bytes = said["response"]["documents"][0]["bytes"].as_u64().unwrap();
-    assert!(bytes > 10 * u64::from(OBJECT_BYTES), "{said}");
+    let mut passing = Passing::default();
+    let mut reader = None;
+    let head = world.runtime.block_on(async {
+        let mut stream = connect(world.address(), world.tls_key()).await;
+        converse(&mut stream, &message, |head, octets| {
+            let reader = reader.get_or_insert_with(|| ResponseReader::new(&head.content_type, &message_id).unwrap());
+            reader.push(octets);
+            while let Some(piece) = reader.next_piece().unwrap() {
+                if let ResponsePiece::Data(data) = piece {
+                    passing.take(data);
+                }
+            }
+        })
+        .await
+    });
+    reader.unwrap().finish().unwrap();
+    assert!(head.status == 200 && head.bytes > u64::from(OBJECTS) * u64::from(OBJECT_BYTES), "{head:?}");
+    let received: BTreeSet<_> = passing.digests.iter().collect();
+    assert!(passing.ended && received == sent.iter().collect() && passing.digests.len() == sent.len());
     let grown = peak_kib(world.a.pid()) - before;
-    assert!(grown < 32 << 10, "{bytes} bytes of study took {grown} KiB of memory");
+    assert!(grown < 64 << 10, "{} bytes of answer took {grown} KiB of memory", head.bytes);
 }
 
 /// The ledger's own daemon, with the consortium's administrator.
@@ -343,11 +420,13 @@ fn an_own_certificate_and_clients_that_show_one() {
         \x20   return subject, key\n\
         ca = make('ca', None, None, True)\n\
         make('server', *ca, False)\n\
-        make('client', *ca, False)\n";
+        make('client', *ca, False)\n\
+        other = make('other-ca', None, None, True)\n\
+        make('renewed', *other, False)\n";
     tests::peers::run(Command::new(&python).args(["-c", program]).arg(dir.path()));
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let toml = format!(
-        "[publish]\nsettle_ms = 200\n[xds]\nenabled = true\nbind = \"127.0.0.1:0\"\npublic_urls = [{PUBLIC_URL:?}]\n\
+        "[publish]\nsettle_ms = 200\n[xds]\nenabled = true\nconnections_max = 8\nbind = \"127.0.0.1:0\"\npublic_urls = [{PUBLIC_URL:?}]\n\
          tls_certificate_file = {:?}\ntls_key_file = {:?}\nclient_certificate = \"required\"\nclient_ca_file = {:?}\n\
          fault_status = \"always500\"\n",
         file("server.pem"),
@@ -373,4 +452,34 @@ fn an_own_certificate_and_clients_that_show_one() {
     );
     let bare = world.client(&["--ca", &ca], &b, &[&study], &[]).output().unwrap();
     assert!(!bare.status.success(), "a client without a certificate was let in");
+
+    // More connections that say nothing than there is room for: those of one network make room for each other.
+    let address = world.address();
+    world.runtime.block_on(async {
+        let mut silent = Vec::new();
+        for _ in 0..12 {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        let first = tokio::time::timeout(Duration::from_secs(5), read_some(&mut silent[0])).await;
+        assert!(first.is_ok(), "the first of them is not let go before its time");
+        assert_eq!(world.python_exit(&["--ca", &ca, "--cert", &both], &b, &study), Some(0));
+    });
+
+    // Another certificate is taken up while the site runs, and a wrong key is told before.
+    for (from, to) in [("renewed.pem", "server.pem"), ("renewed.key", "server.key")] {
+        std::fs::copy(file(from), file(to)).unwrap();
+    }
+    world.a.hang_up();
+    let renewed = file("other-ca.pem");
+    let by = |ca: &str| world.python_exit(&["--ca", ca, "--cert", &both], &b, &study) == Some(0);
+    wait_for("the renewed certificate", || by(&renewed));
+    assert!(!by(&ca), "the certificate before is still shown");
+    assert!(world.a.cli(&["check"]).status.success());
+    std::fs::copy(file("client.key"), file("server.key")).unwrap();
+    let wrong = world.a.cli(&["check"]);
+    let words = String::from_utf8_lossy(&wrong.stderr).into_owned() + &String::from_utf8_lossy(&wrong.stdout);
+    assert!(!wrong.status.success() && words.contains("xds.tls_key_file"), "{words}");
+    world.a.hang_up();
+    std::fs::copy(file("other-ca.pem"), file("ca.pem")).unwrap();
+    assert!(by(&renewed), "what was read before stays in use where a file is wrong");
 }

@@ -248,7 +248,7 @@ impl Clerk<'_> {
                 Ok(None) => return Err(RegistryErrorCode::DocumentUniqueIdError),
                 Err(code) => return Err(*code),
             };
-            let stored = self.stored(object.0, object.1).map_err(undecided)?;
+            let stored = stored(self.archive, &object.0, object.1).map_err(undecided)?;
             deliverable(stored, &accepted)
         };
         asked.iter().map(|request| decide(request, request.study_instance_uid.as_str())).collect()
@@ -278,10 +278,6 @@ impl Clerk<'_> {
         });
         let objects = objects.into_iter().map(|object| (object.sop_instance_uid, object)).collect();
         Ok(Some(OpenStudy { study: here.study_uid, objects, series }))
-    }
-
-    fn stored(&self, study: Uid, object: &ManifestObject) -> Result<Stored, Trouble> {
-        stored(self.archive, &study, object)
     }
 }
 
@@ -441,5 +437,108 @@ impl std::io::Write for Summed {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::payload::pieces::PieceMap;
+
+    fn object(series: &str, instance: &str) -> (Uid, ManifestObject) {
+        let uid = |text: &str| Uid::new(text).unwrap();
+        let object = ManifestObject {
+            sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.2"),
+            sop_instance_uid: uid(instance),
+            series_uid: uid(series),
+            transfer_syntax: *TransferSyntax::EXPLICIT_VR_LE.uid(),
+            file_bytes: 1,
+            file_sha256: [1; 32],
+            dataset_sha256: [2; 32],
+            pixel_sha256: None,
+            header: Vec::new(),
+            image: B256::ZERO,
+            epoch: 0,
+            map: PieceMap { pieces: 1, piece_bytes: 1, sealed_bytes: 1, root: B256::ZERO },
+            meta_bytes: 0,
+            by_series: true,
+        };
+        (object.sop_instance_uid, object)
+    }
+
+    #[test]
+    fn whom_one_series_is_open_to_learns_of_no_other() {
+        let study = |series: Option<[(Uid, bool); 2]>| OpenStudy {
+            study: Uid::literal("1.2"),
+            objects: [object("1.2.1", "1.2.1.1"), object("1.2.2", "1.2.2.1")].into(),
+            series: series.map(HashMap::from),
+        };
+        let whole = study(None);
+        let first = study(Some([(Uid::literal("1.2.1"), true), (Uid::literal("1.2.2"), false)]));
+        let ask = |study: &OpenStudy, series: &str, instance: &str| {
+            let request = ImagingDocumentRequest {
+                study_instance_uid: "1.2".into(),
+                series_instance_uid: series.into(),
+                document: DocumentRequest {
+                    repository_unique_id: String::new(),
+                    document_unique_id: instance.into(),
+                    home_community_id: None,
+                },
+            };
+            study.object(&request).map(|(_, object)| object.sop_instance_uid.to_string())
+        };
+        let (unknown, astray) =
+            (Err(RegistryErrorCode::DocumentUniqueIdError), Err(RegistryErrorCode::ImagingRequestError));
+        let found = |instance: &str| Ok(instance.to_owned());
+        // Series and instance that are asked for; what the whole study says, and what the first series says.
+        let rows = [
+            ("1.2.1", "1.2.1.1", found("1.2.1.1"), found("1.2.1.1")),
+            ("1.2.2", "1.2.2.1", found("1.2.2.1"), unknown.clone()),
+            ("1.2.1", "1.2.2.1", astray.clone(), unknown.clone()),
+            ("1.2.2", "1.2.1.1", astray.clone(), unknown.clone()),
+            ("1.2.9", "1.2.1.1", astray, unknown.clone()),
+            ("1.2.1", "1.2.1.9", unknown.clone(), unknown.clone()),
+            ("1.2.1", "no uid", unknown.clone(), unknown),
+        ];
+        for (series, instance, of_whole, of_first) in rows {
+            assert_eq!(ask(&whole, series, instance), of_whole, "{series} {instance}");
+            assert_eq!(ask(&first, series, instance), of_first, "{series} {instance}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_goes_before_what_can_be_made_of_it() {
+        let [explicit, implicit, big, jpeg] =
+            ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"]
+                .map(Uid::literal);
+        let made = |from: &Uid, accepted: &[Uid]| {
+            let stored = Stored {
+                id: 1,
+                origin: 0,
+                study_uid: explicit,
+                series_uid: explicit,
+                sop_class: explicit,
+                sop_instance: explicit,
+                transfer_syntax: *from,
+                meta_bytes: 0,
+                file_bytes: 0,
+                file_sha256: [0; 32],
+                file_crc32: None,
+                path: None,
+            };
+            match deliverable(stored, accepted) {
+                Ok(Wanted::Object(_)) => Some(*from),
+                Ok(Wanted::Recoded(_, how)) => Some(*how.to.uid()),
+                _ => None,
+            }
+        };
+        assert_eq!(made(&explicit, &[implicit, explicit]), Some(explicit));
+        assert_eq!(made(&explicit, &[jpeg, implicit]), Some(implicit));
+        assert_eq!(made(&implicit, &[explicit, big]), Some(explicit));
+        assert_eq!(made(&jpeg, &[implicit, jpeg]), Some(jpeg));
+        for (from, accepted) in [(jpeg, [explicit, implicit]), (explicit, [jpeg, big]), (big, [explicit, implicit])] {
+            assert_eq!(made(&from, &accepted), None, "{from} as {accepted:?}");
+        }
     }
 }

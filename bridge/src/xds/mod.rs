@@ -11,7 +11,8 @@
 //! * [`selection`]: the key object selection document that names them.
 //! * [`recode`]: an object in another transfer syntax.
 //! * [`stream`]: the octets, one object at a time.
-//! * [`listen`]: connections, TLS, limits.
+//! * [`listen`]: connections and their limits.
+//! * [`places`]: connections of one network that wait.
 //! * [`ask`]: the other side: asks another site, for
 //! * [`fetch`]: a study as a file, and
 //! * [`bring`]: objects that it keeps, for every door here.
@@ -23,6 +24,7 @@ mod bring;
 mod document;
 mod fetch;
 mod listen;
+mod places;
 mod recode;
 mod replay;
 mod selection;
@@ -33,7 +35,7 @@ pub use ask::AskError;
 pub use bring::FromSources;
 pub use document::SeriesNames;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
-pub use listen::{TlsError, serve, tls};
+pub use listen::serve;
 pub use replay::{DATABASE, ReplayError};
 
 use std::path::Path;
@@ -63,6 +65,7 @@ use crate::follow::Consents;
 use crate::ledger::LedgerSlot;
 use crate::retrieve::Retrieve;
 use document::{Clerk, Document, Trouble, Wanted};
+use places::Place;
 use replay::{Replays, Taken};
 use stream::{Body, Pipe, linger};
 
@@ -151,7 +154,7 @@ impl Door {
     }
 
     /// Answers one request. The connection ends when `cut` is cancelled, which is how an answer that cannot go on is broken off.
-    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken, place: &Place) -> Response<Body> {
         let framing = match self.admit(&request) {
             Ok(framing) => framing,
             Err(fault) => return self.refuse(&fault.into(), cut),
@@ -162,7 +165,7 @@ impl Door {
             Ok(Err(error)) if error.is::<LengthLimitError>() => return self.refuse(&Fault::TooLarge.into(), cut),
             Ok(Err(_)) | Err(_) => return self.plain(StatusCode::REQUEST_TIMEOUT, cut),
         };
-        match self.answer_body(framing, body, cut).await {
+        match self.answer_body(framing, body, cut, place).await {
             Ok(response) => response,
             Err(NoAnswer::Refused(refusal)) => self.refuse(&refusal, cut),
             Err(NoAnswer::Failed(error)) => {
@@ -188,6 +191,7 @@ impl Door {
         framing: Framing,
         body: Bytes,
         cut: &CancellationToken,
+        place: &Place,
     ) -> Result<Response<Body>, NoAnswer> {
         let door = self.clone();
         let now = now_ms();
@@ -197,6 +201,9 @@ impl Door {
         let source = self.source().await;
         let (door, asked) = (self.clone(), asker.clone());
         let judged = tokio::task::spawn_blocking(move || door.judge(&asked, source, now)).await.map_err(failed)?;
+        if judged.iter().any(Result::is_ok) {
+            place.keep();
+        }
         let (outcomes, documents, permit) = self.prepare(&asker, judged).await?;
         self.record(&asker, &outcomes);
         Ok(self.respond(&asker, &outcomes, documents, permit, cut))

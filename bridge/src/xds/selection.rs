@@ -95,7 +95,8 @@ fn document(manifest: &Manifest, location: &Uid) -> DataSet {
     set.put_text(Tag(0x0020, 0x0013), VR::IS, &manifest.version.to_string());
     let mut study = DataSet::default();
     study.put_uid(Tag(0x0020, 0x000D), &manifest.study_uid);
-    let (mut listed, mut places): (Vec<(Uid, Vec<DataSet>)>, HashMap<Uid, usize>) = Default::default();
+    let mut listed: Vec<(Uid, Vec<DataSet>)> = Vec::new();
+    let mut places: HashMap<Uid, usize> = HashMap::new();
     for object in &manifest.objects {
         let place = *places.entry(object.series_uid).or_insert(listed.len());
         if place == listed.len() {

@@ -5,6 +5,7 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
@@ -22,6 +23,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 const RUN_BYTES: usize = 64 * 1024;
 /// Runs that wait for the connection.
 const RUNS_AHEAD: usize = 2;
+/// Objects of an archive that are opened at once: the next is fetched and proven while one is sent.
+const OBJECTS_AHEAD: usize = 2;
 
 /// Why an answer ended early.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +74,13 @@ impl Pipe {
     async fn document(&self, document: &Document, retrieve: &Retrieve) -> Result<(), Broken> {
         match &document.contents {
             Contents::Archive(objects, layout) => {
-                for (index, stored) in objects.iter().enumerate() {
-                    let opened = retrieve.open_file(stored).await?;
+                let opening = objects.iter().cloned().map(|stored| {
+                    let retrieve = retrieve.clone();
+                    async move { retrieve.open_file(&stored).await }
+                });
+                let mut opened = futures::stream::iter(opening).buffered(OBJECTS_AHEAD).enumerate();
+                while let Some((index, opened)) = opened.next().await {
+                    let opened = opened?;
                     self.send(layout.header(index)).await?;
                     self.object(opened).await?;
                 }

@@ -7,6 +7,7 @@
 
 mod client;
 mod consent;
+mod documents;
 mod find;
 mod ledger;
 mod machine;
@@ -38,6 +39,7 @@ enum Section {
     Retrieve,
     Ledger,
     Consent,
+    Documents,
 }
 
 /// Measures PACS Bridge beside Orthanc and DCMTK.
@@ -81,13 +83,14 @@ fn main() -> ExitCode {
     report.facts(servers::settings());
 
     type Run = fn(&Options, &Runtime, &mut Report);
-    let sections: [(Section, Run); 6] = [
+    let sections: [(Section, Run); 7] = [
         (Section::Store, store::run),
         (Section::Memory, memory::run),
         (Section::Find, find::run),
         (Section::Retrieve, retrieve::run),
         (Section::Ledger, ledger::run),
         (Section::Consent, consent::run),
+        (Section::Documents, documents::run),
     ];
     for (section, run) in sections {
         if !options.only.is_empty() && !options.only.contains(&section) {
