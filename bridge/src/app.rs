@@ -417,7 +417,8 @@ impl App {
         };
         let tls = core.dicom_tls(&mut certificates).await?;
         let doors = CancellationToken::new();
-        core.site.audit().record(Event::started());
+        // On the disk before a door opens. A log that cannot be written was reported, and is no reason not to take in what comes.
+        let _ = core.site.audit().durable(vec![Event::started()]).await;
         core.start_repository();
         let rpc = core.serve_rpc(&doors).await?;
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())

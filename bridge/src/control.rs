@@ -171,9 +171,7 @@ fn trail(request: &Request, reply: &Reply) -> Option<Event> {
         Request::Study { uid } => Some(Event::handled(&by, Handling::Show, uid, why)),
         Request::Derive(ask) => Some(Event::handled(&by, Handling::Derive, &ask.study, why)),
         Request::Erase(ask) => Some(Event::erased(&by, &ask.study, why)),
-        Request::Fetch(ask) => {
-            Some(Event::fetched(&by, ask.from.as_deref().unwrap_or("its source"), &ask.study, why))
-        }
+        Request::Fetch(ask) => Some(Event::fetched(&by, ask.from.as_deref().unwrap_or("its source"), &ask.study, why)),
         _ => None,
     }
 }

@@ -45,10 +45,10 @@ mod bindings {
     }
 }
 
-/// `solidity/Anchors.sol`: heads of logs that sources keep for themselves.
-pub use bindings::Anchors;
 /// What `Consent::allow` takes: the owner's message with all its fields.
 pub use bindings::Allowance;
+/// `solidity/Anchors.sol`: heads of logs that sources keep for themselves.
+pub use bindings::Anchors;
 /// `solidity/Consent.sol`: requests, grants, revocations, break-glass.
 pub use bindings::Consent;
 /// What `Consent::breakGlass` takes.

@@ -31,7 +31,8 @@ fn python_script(python: &Path, name: &str) -> Command {
 
 /// What messages say, each of which is of the grammar.
 fn judged(python: &Path, messages: &str) -> Vec<Value> {
-    let mut judge = python_script(python, "audit_judge.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut judge =
+        python_script(python, "audit_judge.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     judge.stdin.take().unwrap().write_all(messages.as_bytes()).unwrap();
     let output = judge.wait_with_output().unwrap();
     assert!(output.status.success(), "a message is not of the grammar");
@@ -297,7 +298,8 @@ fn the_repository_gets_every_message_whoever_was_away() {
     let Some(python) = tests::peers::python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new(dir.path(), "authority", false);
-    let (server, client) = (authority.issue("arr", &["arr.example"], Kind::Good), authority.issue("bridge-1", &[], Kind::Good));
+    let (server, client) =
+        (authority.issue("arr", &["arr.example"], Kind::Good), authority.issue("bridge-1", &[], Kind::Good));
     let stranger = Authority::new(dir.path(), "stranger", false).issue("bridge-2", &[], Kind::Good);
     let port = free_port();
     let show = |path: &Path| path.to_str().unwrap().to_owned();
@@ -307,7 +309,7 @@ fn the_repository_gets_every_message_whoever_was_away() {
     let mut repository = Repository { python: python.clone(), arguments, kept, child: None };
     let audit = |shown: &tests::certificates::Shown| {
         format!(
-            "[audit]\nsegment_bytes = 8192\nsource_id = \"SITE-A\"\nrepository = \"127.0.0.1:{port}\"\nca_files = [{ca:?}]\n\
+            "[audit]\nsegment_bytes = 4096\nsource_id = \"SITE-A\"\nrepository = \"127.0.0.1:{port}\"\nca_files = [{ca:?}]\n\
              server_name = \"arr.example\"\nclient_certificate_file = {:?}\nclient_key_file = {:?}\n",
             shown.certificate, shown.key
         )
@@ -412,7 +414,10 @@ fn a_changed_log_is_found_where_it_was_changed() {
         }
         let words = site.cli(&["audit", "verify", "--offline"]);
         let words = String::from_utf8(words.stdout).unwrap();
-        assert!(wrong == "truncated" || wrong == "not_as_anchored" || words.contains(&format!("record {record}, byte")), "{words}");
+        assert!(
+            wrong == "truncated" || wrong == "not_as_anchored" || words.contains(&format!("record {record}, byte")),
+            "{words}"
+        );
     };
     let mut flipped = lines.clone();
     flipped[3][120] ^= 4;
@@ -433,7 +438,8 @@ fn a_changed_log_is_found_where_it_was_changed() {
 /// Nothing leaves when it cannot be recorded that it does; what comes is taken in.
 #[test]
 fn nothing_is_handed_out_while_the_log_cannot_be_written() {
-    let site = Bridge::start("[[peer]]\nae_title = \"GETTER\"\nallow = [\"get\", \"find\"]\n[audit]\nsegment_bytes = 4096\n");
+    let site =
+        Bridge::start("[[peer]]\nae_title = \"GETTER\"\nallow = [\"get\", \"find\"]\n[audit]\nsegment_bytes = 4096\n");
     store(&site, "CT1", 1, 2);
     let uid = subject(1).study_uid;
     let runtime = Runtime::new().unwrap();

@@ -1,8 +1,8 @@
 //! One object being received: hashed, its header kept for the index, its bytes kept in memory for the intake log, or
 //! streamed to a file when there are too many of them.
 
-use dicom_scp::{TransferSyntax, Uid};
 use dicom_scp::dataset::{DataSet, ReadOptions, ScanError, Scanner, Tag};
+use dicom_scp::{TransferSyntax, Uid};
 use sha2::{Digest, Sha256};
 
 use super::attributes::Levels;

@@ -116,7 +116,14 @@ impl<'a> Line<'a> {
         let (number_text, time_text) = (parts.next()?, parts.next()?);
         let digest = parse_digest(parts.next()?)?;
         let message = parts.next()?;
-        Some(Self { number: decimal(number_text)?, time_ms: decimal(time_text)?, digest, message, number_text, time_text })
+        Some(Self {
+            number: decimal(number_text)?,
+            time_ms: decimal(time_text)?,
+            digest,
+            message,
+            number_text,
+            time_text,
+        })
     }
 
     /// What its digest must be after `before`.
@@ -158,7 +165,9 @@ mod tests {
     fn numbers_and_digests_have_one_spelling() {
         let digest = "ab".repeat(32);
         assert!(Line::parse(format!("1 2 {digest} x").as_bytes()).is_some());
-        for wrong in [format!("01 2 {digest} x"), format!("+1 2 {digest} x"), format!("1 2 {} x", digest.to_uppercase())] {
+        for wrong in
+            [format!("01 2 {digest} x"), format!("+1 2 {digest} x"), format!("1 2 {} x", digest.to_uppercase())]
+        {
             assert_eq!(Line::parse(wrong.as_bytes()), None, "{wrong}");
         }
         let header = Header { log: [1; 32], first: 7, before: [2; 32] };

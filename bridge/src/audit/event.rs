@@ -508,7 +508,13 @@ impl Event {
 
     /// A C-FIND (A.5.3.10). `identifier` is the query in `transfer_syntax`, without whatever may name a patient.
     #[must_use]
-    pub fn query(caller: &Party, sop_class: &str, identifier: Vec<u8>, transfer_syntax: &str, why: Option<&str>) -> Self {
+    pub fn query(
+        caller: &Party,
+        sop_class: &str,
+        identifier: Vec<u8>,
+        transfer_syntax: &str,
+        why: Option<&str>,
+    ) -> Self {
         let outcome = if why.is_some() { Outcome::MinorFailure } else { Outcome::Success };
         let object = Object { query: Some(identifier), ..Object::new(sop_class, SOP_CLASS_UID, 3) };
         let event = Self::new(QUERY, Action::Execute, outcome).by(Who::Party(caller.clone()), Some(SOURCE));
@@ -517,10 +523,10 @@ impl Event {
     }
 
     fn transfer(id: Code, action: Action, outcome: Outcome, route: &Route, instances: &Instances) -> Self {
-        let study = instances.study.as_deref().map(|study| Object {
-            classes: instances.classes.clone(),
-            ..Object::study(study)
-        });
+        let study = instances
+            .study
+            .as_deref()
+            .map(|study| Object { classes: instances.classes.clone(), ..Object::study(study) });
         let objects = study.into_iter().collect();
         Self { participants: route.participants(), objects, ..Self::new(id, action, outcome) }
     }
@@ -618,7 +624,13 @@ impl Event {
 
     /// Somebody decided about access, or tried to. `subject` is the study, or the account that it is about.
     #[must_use]
-    pub fn decided(by: &Party, what: Decided, subject: &str, details: Vec<(&'static str, String)>, why: Option<&str>) -> Self {
+    pub fn decided(
+        by: &Party,
+        what: Decided,
+        subject: &str,
+        details: Vec<(&'static str, String)>,
+        why: Option<&str>,
+    ) -> Self {
         let outcome = if why.is_some() { Outcome::MinorFailure } else { Outcome::Success };
         let is_account = subject.strip_prefix("0x").is_some_and(|hex| hex.len() == 40);
         let object = match is_account {

@@ -64,9 +64,11 @@ pub struct Exported {
 
 impl Row {
     fn of(log: u32, line: &Line<'_>) -> Self {
-        let mut row = Self { record: format!("{log}:{}", line.number), time: xml::instant(line.time_ms), ..Self::default() };
+        let mut row =
+            Self { record: format!("{log}:{}", line.number), time: xml::instant(line.time_ms), ..Self::default() };
         for (name, attributes) in xml::tags(line.message) {
-            let value = |wanted: &str| attributes.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.clone());
+            let value =
+                |wanted: &str| attributes.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.clone());
             match name {
                 "EventIdentification" => {
                     row.outcome = value("EventOutcomeIndicator").and_then(|outcome| outcome.parse().ok()).unwrap_or(0);
@@ -101,7 +103,10 @@ impl Wanted {
             && self.until_ms.is_none_or(|until| time_ms < until)
             && self.outcome.is_none_or(|outcome| row.outcome == outcome)
             && self.study.as_deref().is_none_or(about)
-            && self.account.as_deref().is_none_or(|account| who(account) || (account.starts_with("0x") && holds(account)))
+            && self
+                .account
+                .as_deref()
+                .is_none_or(|account| who(account) || (account.starts_with("0x") && holds(account)))
     }
 }
 

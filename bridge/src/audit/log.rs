@@ -203,9 +203,9 @@ fn read_whole(bytes: &[u8]) -> Read {
     let mut intact = header.line().len() as u64;
     for line in lines {
         let complete = line.strip_suffix(b"\n");
-        let good = complete.and_then(Line::parse).filter(|line| {
-            line.number == head.records + 1 && line.digest == line.digest_after(&head.digest)
-        });
+        let good = complete
+            .and_then(Line::parse)
+            .filter(|line| line.number == head.records + 1 && line.digest == line.digest_after(&head.digest));
         match (good, complete) {
             (Some(line), _) => head = Head { records: line.number, digest: line.digest, ..head },
             // It has no end, so it is the last.

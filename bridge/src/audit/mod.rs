@@ -376,7 +376,9 @@ impl Writer {
             }
             Found::Damaged { file, record } => {
                 tracing::error!(
-                    file, record, "the audit log is not as it was written, and another was begun; see `pacs-bridge audit verify`"
+                    file,
+                    record,
+                    "the audit log is not as it was written, and another was begun; see `pacs-bridge audit verify`"
                 );
                 let words = format!("the log before this one is damaged at record {record}, in {file}");
                 Some(Event::log_trouble(Outcome::MajorFailure, &words))

@@ -125,7 +125,8 @@ impl Connection {
             AuditTransport::Udp => {
                 let address = within(tokio::net::lookup_host(&settings.address)).await?.next();
                 let address = address.ok_or_else(|| io::Error::other("the repository's name has no address"))?;
-                let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { SocketAddr::from(([0; 16], 0)) };
+                let any =
+                    if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { SocketAddr::from(([0; 16], 0)) };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(address).await?;
                 Ok(Self::Udp(socket))
@@ -158,7 +159,10 @@ impl Connection {
             Self::Udp(socket) => {
                 for message in messages {
                     if message.len() > DATAGRAM_MAX {
-                        tracing::error!(bytes = message.len(), "an audit message is too long for a datagram and stays here alone");
+                        tracing::error!(
+                            bytes = message.len(),
+                            "an audit message is too long for a datagram and stays here alone"
+                        );
                         continue;
                     }
                     socket.send(message).await?;
@@ -238,7 +242,11 @@ impl Sender {
             self.cursor = self.arrived;
             self.unsettled.clear();
             if self.tell(Some(Some(&error))) {
-                tracing::warn!(error, repository = self.settings.address, "the audit record repository is away; the log keeps what it lacks");
+                tracing::warn!(
+                    error,
+                    repository = self.settings.address,
+                    "the audit record repository is away; the log keeps what it lacks"
+                );
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -328,7 +336,10 @@ impl Sender {
                     self.tell(None);
                 }
                 None if log == self.cursor.log => {
-                    tracing::error!(record = self.cursor.record, "the audit log ends before where it was; see `pacs-bridge audit verify`");
+                    tracing::error!(
+                        record = self.cursor.record,
+                        "the audit log ends before where it was; see `pacs-bridge audit verify`"
+                    );
                     self.cursor.record = head.records;
                 }
                 None => {
@@ -349,7 +360,8 @@ impl Sender {
     /// Puts the state where the ops person sees it, with what is in the way now if that is known. True when that begins or ends.
     fn tell(&self, now: Option<Option<&str>>) -> bool {
         let (log, head) = *self.heads.borrow();
-        let backlog = if log == self.cursor.log { head.records.saturating_sub(self.cursor.record) } else { head.records };
+        let backlog =
+            if log == self.cursor.log { head.records.saturating_sub(self.cursor.record) } else { head.records };
         let mut status = self.audit.0.shared.status();
         let before = status.repository.take().and_then(|repository| repository.trouble);
         let was_in_trouble = before.is_some();

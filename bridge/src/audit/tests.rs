@@ -233,7 +233,8 @@ fn a_crash_at_every_byte_of_the_tail() {
     let heads = written(whole.path(), &[vec![20, 0, 33], vec![5], vec![40, 11]]);
     let path = files(whole.path()).remove(0);
     let bytes = fs::read(&path).unwrap();
-    let begins: Vec<_> = records(whole.path()).into_iter().map(|(_, begin, line)| (begin, begin + line.len())).collect();
+    let begins: Vec<_> =
+        records(whole.path()).into_iter().map(|(_, begin, line)| (begin, begin + line.len())).collect();
     let acknowledged = &heads[2];
     let from = begins[usize::try_from(acknowledged.records).unwrap() - 1].1;
     for cut in from..=bytes.len() {
@@ -259,7 +260,7 @@ fn a_damaged_log_stays_as_it_is_and_another_begins() {
     let dir = tempfile::tempdir().unwrap();
     let before = written(dir.path(), &[vec![20], vec![30], vec![40]]);
     let path = files(dir.path()).remove(0);
-    rewrite(&path, |lines| lines[2][80] ^= 1);
+    rewrite(&path, |lines| lines[2][90] ^= 1);
     let changed = fs::read(&path).unwrap();
     let (mut log, found) = Log::open(dir.path(), SEGMENT_BYTES, None).unwrap();
     assert_eq!(found, Found::Damaged { file: "0001-000000000001.log".into(), record: 2 });

@@ -196,6 +196,7 @@ impl<'a> Walk<'a> {
         for at in 1..places.len() {
             self.line(&places, at, is_last);
         }
+        self.pass_early();
     }
 
     fn header(&mut self, line: &[u8], first: u64) {
@@ -250,7 +251,11 @@ impl<'a> Walk<'a> {
             return self.expected(&line, &places[at + 1..], offset);
         }
         if line.would_be(expected, &self.head.digest) {
-            self.find(offset, Wrong::Changed, format!("the number of record {expected} was changed to {}", line.number));
+            self.find(
+                offset,
+                Wrong::Changed,
+                format!("the number of record {expected} was changed to {}", line.number),
+            );
             return self.take(expected, line.digest);
         }
         if line.number < expected {
@@ -275,7 +280,11 @@ impl<'a> Walk<'a> {
         }
         let next = after.first().and_then(|place| Line::parse(place.bytes.strip_suffix(b"\n")?));
         if next.is_some_and(|next| next.number == line.number && next.digest_after(&self.head.digest) == next.digest) {
-            return self.find(offset, Wrong::Inserted, format!("a record that was not written stands before record {}", line.number));
+            return self.find(
+                offset,
+                Wrong::Inserted,
+                format!("a record that was not written stands before record {}", line.number),
+            );
         }
         self.find(offset, Wrong::Changed, format!("record {} or its digest was changed", line.number));
         // Where the digest was changed and not the record, what follows goes with the right one.
@@ -298,7 +307,11 @@ impl<'a> Walk<'a> {
             if anchor.head.0 == digest {
                 self.agreed = (self.agreed.0 + 1, number);
             } else {
-                self.find(self.end, Wrong::NotAsAnchored, format!("the ledger holds another digest of record {number}"));
+                self.find(
+                    self.end,
+                    Wrong::NotAsAnchored,
+                    format!("the ledger holds another digest of record {number}"),
+                );
             }
         }
     }

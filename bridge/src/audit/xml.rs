@@ -75,10 +75,7 @@ impl Writer {
     }
 
     fn code(&mut self, name: &str, code: &Code) {
-        self.empty(
-            name,
-            &[("csd-code", code.value), ("codeSystemName", code.system), ("originalText", code.meaning)],
-        );
+        self.empty(name, &[("csd-code", code.value), ("codeSystemName", code.system), ("originalText", code.meaning)]);
     }
 
     fn identification(&mut self, event: &Event, time_ms: u64) {

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
-use super::output::{Output, table};
 use super::Failed;
+use super::output::{Output, table};
 use crate::app;
 use crate::audit::list::{self, Row, Wanted};
 use crate::audit::verify::{Report, verify};
@@ -92,7 +92,11 @@ pub(super) async fn run(command: AuditCommand, config: &Config, output: &Output)
         AuditCommand::List { which } => {
             let (wanted, from) = (which.wanted()?, dir.clone());
             let rows = tokio::task::spawn_blocking(move || list::list(&from, &wanted)).await??;
-            if output.is_json() { output.json(&rows) } else { print!("{}", rows_table(&rows)) }
+            if output.is_json() {
+                output.json(&rows)
+            } else {
+                print!("{}", rows_table(&rows))
+            }
             used(config, "listed").await?;
         }
         AuditCommand::Export { which, xml, out } => {
@@ -129,7 +133,11 @@ async fn examine(config: &Config, dir: &Path, offline: bool, output: &Output) ->
     let from = dir.to_owned();
     let read = tokio::task::spawn_blocking(move || verify(&from, anchors.as_deref(), syslog::sent(&from)));
     let report = read.await??;
-    if output.is_json() { output.json(&report) } else { report_lines(&report, offline) }
+    if output.is_json() {
+        output.json(&report)
+    } else {
+        report_lines(&report, offline)
+    }
     if !offline {
         used(config, if report.is_intact() { "verified: intact" } else { "verified: NOT intact" }).await?;
     }
@@ -154,7 +162,8 @@ fn report_lines(report: &Report, offline: bool) {
 
 fn rows_table(rows: &[Row]) -> String {
     let cells = rows.iter().map(|row| {
-        let event = if row.types.is_empty() { row.event.clone() } else { format!("{} [{}]", row.event, row.types.join(" ")) };
+        let event =
+            if row.types.is_empty() { row.event.clone() } else { format!("{} [{}]", row.event, row.types.join(" ")) };
         let (who, about) = (row.who.join(", "), row.about.join(", "));
         vec![row.record.clone(), row.time.clone(), row.outcome.to_string(), event, who, about]
     });

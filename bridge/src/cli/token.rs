@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::{Output, table};
 use super::audit::keys_used;
+use super::output::{Output, table};
 use super::{Failed, consent};
 use crate::access::{Access, Caller, Principal, Right};
 use crate::audit::KeyUse;

@@ -55,7 +55,11 @@ impl Command {
                 (Decided::AcceptOperator, acceptance.operator.to_string(), Vec::new())
             }
             Ask::DismissOperator { operator } => (Decided::DismissOperator, operator.clone(), Vec::new()),
-            Ask::Requests { .. } | Ask::Sources | Ask::Guardians { .. } | Ask::Recovery { .. } | Ask::Emergency { .. } => {
+            Ask::Requests { .. }
+            | Ask::Sources
+            | Ask::Guardians { .. }
+            | Ask::Recovery { .. }
+            | Ask::Emergency { .. } => {
                 return None;
             }
         };

@@ -212,8 +212,7 @@ mod tests {
     use dicom_scp::matching::QueryContext;
 
     fn kept(identifier: &DataSet) -> DataSet {
-        let context =
-            QueryContext { model: sop_class::Model::StudyRoot, relational: true, combined_date_time: false };
+        let context = QueryContext { model: sop_class::Model::StudyRoot, relational: true, combined_date_time: false };
         without_names(&Query::parse(identifier, &context).unwrap())
     }
 

@@ -158,7 +158,9 @@ pub(super) async fn action(
     known.must(&api, Right::Decide)?;
     let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
     let ask = decide::Ask::Unsigned { study: study.to_string(), decision: asked.decision.into() };
-    let Told::Unsigned(pending) = decide::answer(api.site(), ask, &known.party()).await? else { return Err(Problem::not_found()) };
+    let Told::Unsigned(pending) = decide::answer(api.site(), ask, &known.party()).await? else {
+        return Err(Problem::not_found());
+    };
     Ok(json(Unsigned {
         typed_data: pending.typed_data(),
         digest: pending.digest().to_string(),

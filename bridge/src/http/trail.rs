@@ -13,7 +13,17 @@ use crate::audit::{Event, Party};
 
 /// Words of our own paths.
 const WORDS: [&str; 12] = [
-    "studies", "series", "instances", "preview", "grants", "history", "requests", "events", "sources", "actions", "decisions",
+    "studies",
+    "series",
+    "instances",
+    "preview",
+    "grants",
+    "history",
+    "requests",
+    "events",
+    "sources",
+    "actions",
+    "decisions",
     "status",
 ];
 
@@ -64,7 +74,9 @@ impl Asked {
             StatusCode::UNAUTHORIZED => return Some(Event::login_failed(&by, &shown)),
             StatusCode::FORBIDDEN => return Some(Event::not_allowed(&by, &format!("{} {shown}", self.method))),
             StatusCode::NOT_FOUND => Some("absent, or not to be seen".to_owned()),
-            status if status.is_client_error() || status.is_server_error() => Some(format!("status {}", status.as_u16())),
+            status if status.is_client_error() || status.is_server_error() => {
+                Some(format!("status {}", status.as_u16()))
+            }
             _ => None,
         };
         // What changes something is recorded where it is done.
