@@ -84,10 +84,13 @@ pub(super) struct Log {
     dir: PathBuf,
     number: u32,
     file: File,
-    /// Bytes of the file that are known to be durable.
+    /// Bytes of the file that are known to be durable, and what the log is up to there.
     bytes: u64,
-    segment_bytes: u64,
     head: Head,
+    /// The same with what is written and not synced.
+    written_bytes: u64,
+    written: Head,
+    segment_bytes: u64,
 }
 
 impl Log {
@@ -116,7 +119,7 @@ impl Log {
                 }
                 let found = if torn > 0 { Found::Torn(torn) } else { Found::Whole };
                 let dir = dir.to_owned();
-                Ok((Self { dir, number: last.log, file, bytes: intact, segment_bytes, head }, found))
+                Ok((Self::at(dir, last.log, file, intact, head, segment_bytes), found))
             }
             Read { wrong, .. } => {
                 let record = wrong.unwrap_or(last.first);
@@ -137,7 +140,11 @@ impl Log {
         file.sync_all()?;
         fs::rename(&made, &segment.path)?;
         File::open(dir)?.sync_all()?;
-        Ok(Self { dir: dir.to_owned(), number, file, bytes: header.len() as u64, segment_bytes, head })
+        Ok(Self::at(dir.to_owned(), number, file, header.len() as u64, head, segment_bytes))
+    }
+
+    fn at(dir: PathBuf, number: u32, file: File, bytes: u64, head: Head, segment_bytes: u64) -> Self {
+        Self { dir, number, file, bytes, head, written_bytes: bytes, written: head, segment_bytes }
     }
 
     pub(super) fn head(&self) -> Head {
@@ -148,25 +155,42 @@ impl Log {
         self.number
     }
 
-    /// Appends records, each with its time, all with one sync. When that fails nothing counts as appended, and what may stand in
-    /// the file of it is cut off before anything else is written.
-    pub(super) fn append<'m>(&mut self, records: impl IntoIterator<Item = (u64, &'m str)>) -> io::Result<()> {
-        self.cut()?;
-        if self.bytes >= self.segment_bytes {
-            *self = Self::begin(&self.dir, self.number, self.head, self.segment_bytes)?;
+    /// Writes records, each with its time: from then on the end of this program does not take them, and after [`Self::sync`] nothing does.
+    /// When it fails, nothing since the last sync counts as written, and what may stand in the file of it is cut off before anything else is.
+    pub(super) fn write<'m>(&mut self, records: impl IntoIterator<Item = (u64, &'m str)>) -> io::Result<()> {
+        if self.written_bytes == self.bytes {
+            self.cut()?;
+            if self.bytes >= self.segment_bytes {
+                *self = Self::begin(&self.dir, self.number, self.head, self.segment_bytes)?;
+            }
         }
-        let (mut head, mut lines) = (self.head, Vec::new());
+        let (mut head, mut lines) = (self.written, Vec::new());
         for (time_ms, message) in records {
             head.push(time_ms, message, &mut lines);
         }
-        self.file.write_all(&lines)?;
-        self.file.sync_data()?;
-        self.bytes += lines.len() as u64;
-        self.head = head;
+        self.file.write_all(&lines).inspect_err(|_| self.forget())?;
+        self.written_bytes += lines.len() as u64;
+        self.written = head;
         Ok(())
     }
 
-    /// Removes what an append that failed may have left.
+    /// Makes durable what is written. When it fails, none of that counts as written.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data().inspect_err(|_| self.forget())?;
+        (self.bytes, self.head) = (self.written_bytes, self.written);
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        (self.written_bytes, self.written) = (self.bytes, self.head);
+    }
+
+    /// Whether the file lacks what was durable in it.
+    pub(super) fn is_cut(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.len() < self.bytes)
+    }
+
+    /// Removes what something that failed may have left.
     fn cut(&self) -> io::Result<()> {
         match self.file.metadata()?.len().cmp(&self.bytes) {
             Ordering::Equal => Ok(()),

@@ -25,9 +25,9 @@ pub mod xml;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -43,7 +43,7 @@ pub const DIRECTORY: &str = "audit";
 const QUEUE_MAX: usize = 65_536;
 /// Records of one sync at most.
 const BATCH_MAX: usize = 1024;
-/// How long an event that nobody waits for may be on its way to the disk.
+/// How long an event that nobody waits for may stay written without being synced.
 const LINGER: Duration = Duration::from_millis(50);
 /// How often writing is tried again when it failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ impl Audit {
         let mut writer = Writer { dir: dir.clone(), segment_bytes, source, shared: shared_too, log, known: None, lost };
         let mut begun = Vec::new();
         if let Err(error) = writer.ready(&mut begun) {
-            writer.failed(&error);
+            writer.failed(&error, &mut begun);
         }
         std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&commands, begun))?;
         Ok(Self(Arc::new(Inner { dir, queue: Some(queue), shared })))
@@ -257,10 +257,19 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, commands: &Receiver<Command>, begun: Vec<Item>) {
-        let mut items = begun;
+        let (mut waiting, mut written) = (begun, Vec::new());
+        let mut due = (!waiting.is_empty()).then(Instant::now);
         loop {
-            let closing = self.gather(commands, &mut items);
-            self.write(&mut items);
+            let closing = self.gather(commands, &mut waiting, due);
+            let is_due = closing.is_some() || due.is_some_and(|due| due <= Instant::now());
+            match self.bring(&mut waiting, &mut written, is_due) {
+                Ok(()) if written.is_empty() => due = None,
+                Ok(()) => due = due.or_else(|| Some(Instant::now() + LINGER)),
+                Err(error) => {
+                    self.give_back(&error, &mut waiting, &mut written);
+                    due = (!waiting.is_empty()).then(|| Instant::now() + RETRY);
+                }
+            }
             match closing {
                 None => {}
                 Some(None) => return,
@@ -272,81 +281,86 @@ impl Writer {
         }
     }
 
-    /// Waits for events: not long for more of them, and not at all when somebody waits for one. Tells when it is time to end.
-    fn gather(&self, commands: &Receiver<Command>, items: &mut Vec<Item>) -> Option<Option<oneshot::Sender<()>>> {
-        let retrying = self.shared.status().trouble.is_some();
-        let mut until = (!items.is_empty()).then(|| std::time::Instant::now() + if retrying { RETRY } else { LINGER });
-        while items.len() < BATCH_MAX || retrying {
-            let command = match until {
-                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(until) => commands.recv_timeout(until.saturating_duration_since(std::time::Instant::now())),
-            };
-            match command {
-                Ok(Command::Record { time_ms, event, done }) => {
-                    let now = std::time::Instant::now();
-                    // Others that are there already go along.
-                    until = Some(if done.is_some() { now } else { until.unwrap_or(now + LINGER) });
-                    items.push(self.item(time_ms, &event, done));
-                    if items.len() >= QUEUE_MAX {
-                        return None;
-                    }
-                }
+    /// Waits for an event until something is due, and takes along those that are there already. Tells when it is time to end.
+    fn gather(
+        &self,
+        commands: &Receiver<Command>,
+        waiting: &mut Vec<Item>,
+        due: Option<Instant>,
+    ) -> Option<Option<oneshot::Sender<()>>> {
+        let mut next = match due {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => commands.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        let mut taken = 0;
+        loop {
+            match next {
+                Ok(Command::Record { time_ms, event, done }) => waiting.push(self.item(time_ms, &event, done)),
                 Ok(Command::Close(done)) => return Some(Some(done)),
                 Err(RecvTimeoutError::Timeout) => return None,
                 Err(RecvTimeoutError::Disconnected) => return Some(None),
             }
+            taken += 1;
+            if taken == BATCH_MAX {
+                return None;
+            }
+            next = commands.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
         }
-        None
     }
 
     fn item(&self, time_ms: u64, event: &Event, done: Option<Done>) -> Item {
         Item { time_ms, message: xml::message(event, time_ms, &self.source), done }
     }
 
-    /// Writes what was gathered. When that fails, whoever waits is told, and the rest is kept for the next time.
-    fn write(&mut self, items: &mut Vec<Item>) {
-        if items.is_empty() {
-            return;
+    /// Writes what waits, which the end of this program does not take from then on; and syncs it when that is due or somebody waits
+    /// for it.
+    fn bring(&mut self, waiting: &mut Vec<Item>, written: &mut Vec<Item>, is_due: bool) -> io::Result<()> {
+        if !waiting.is_empty() {
+            let mut before = Vec::new();
+            self.ready(&mut before)?;
+            before.append(waiting);
+            *waiting = before;
+            let log = self.log.as_mut().ok_or_else(|| io::Error::other("it is not open"))?;
+            log.write(waiting.iter().map(|item| (item.time_ms, item.message.as_str())))?;
+            written.append(waiting);
         }
-        let mut before = Vec::new();
-        match self.ready(&mut before).and_then(|()| self.append(&before, items)) {
-            Ok(()) => {
-                for item in items.drain(..) {
-                    item.done.map(|done| done.send(Ok(())));
-                }
-                self.succeeded();
-            }
-            Err(error) => {
-                let words = self.failed(&error);
-                let (told, mut kept): (Vec<_>, Vec<_>) = items.drain(..).partition(|item| item.done.is_some());
-                for done in told.into_iter().filter_map(|item| item.done) {
-                    let _ = done.send(Err(AuditError(words.clone())));
-                }
-                // The first are those that explain the others.
-                let surplus = kept.len().saturating_sub(QUEUE_MAX / 2);
-                kept.truncate(kept.len() - surplus);
-                self.lost += surplus as u64;
-                self.shared.status().lost += surplus as u64;
-                *items = kept;
-            }
+        if written.is_empty() || !(is_due || written.iter().any(|item| item.done.is_some())) {
+            return Ok(());
         }
+        let log = self.log.as_mut().ok_or_else(|| io::Error::other("it is not open"))?;
+        log.sync()?;
+        let head = (log.number(), log.head());
+        self.known = Some(head.1);
+        self.shared.status().records = head.1.records;
+        self.shared.head.send_replace(head);
+        for item in written.drain(..) {
+            item.done.map(|done| done.send(Ok(())));
+        }
+        self.succeeded();
+        Ok(())
     }
 
-    fn append(&mut self, before: &[Item], items: &[Item]) -> io::Result<()> {
-        let Some(log) = &mut self.log else { return Err(io::Error::other("it is not open")) };
-        let records = before.iter().chain(items).map(|item| (item.time_ms, item.message.as_str()));
-        let appended = log.append(records);
-        let head = (log.number(), log.head());
-        if appended.is_err() {
-            // It is looked at anew before anything else is written.
-            self.log = None;
-        } else {
-            self.lost = 0;
-            self.known = Some(head.1);
-            self.shared.status().records = head.1.records;
-            self.shared.head.send_replace(head);
+    /// Nothing since the last sync is on the disk. Whoever waits for it is told, and the rest is kept for the next time.
+    fn give_back(&mut self, error: &io::Error, waiting: &mut Vec<Item>, written: &mut Vec<Item>) {
+        written.append(waiting);
+        let words = self.failed(error, written);
+        let (told, mut kept): (Vec<_>, Vec<_>) = written.drain(..).partition(|item| item.done.is_some());
+        for done in told.into_iter().filter_map(|item| item.done) {
+            let _ = done.send(Err(AuditError(words.clone())));
         }
-        appended
+        // The first are those that explain the others.
+        let surplus = kept.len().saturating_sub(QUEUE_MAX);
+        kept.truncate(QUEUE_MAX);
+        self.lost += surplus as u64;
+        self.shared.status().lost += surplus as u64;
+        *waiting = kept;
+        if self.log.as_ref().is_some_and(Log::is_cut) {
+            // It is looked at anew, with what is known of it.
+            self.log = None;
+        }
     }
 
     /// Opens the log if it is not, and adds what has to be said about that.
@@ -362,6 +376,7 @@ impl Writer {
         if self.lost > 0 {
             let words = format!("{} events could not be recorded before this", self.lost);
             items.push(self.item(now_ms(), &Event::log_trouble(Outcome::MajorFailure, &words), None));
+            self.lost = 0;
         }
         Ok(())
     }
@@ -392,12 +407,15 @@ impl Writer {
         }
     }
 
-    fn failed(&self, error: &io::Error) -> String {
+    fn failed(&self, error: &io::Error, items: &mut Vec<Item>) -> String {
         let words = crate::chain_of(error);
         let before = self.shared.status().trouble.replace(words.clone());
         if before.is_none() {
             let dir = self.dir.display();
             tracing::error!(error = words, %dir, "THE AUDIT LOG CANNOT BE WRITTEN: nothing is handed out until it can; intake goes on");
+            // With this there is always something to try with, also when everybody else is refused.
+            let event = Event::log_trouble(Outcome::MajorFailure, "the log could not be written from now on");
+            items.push(self.item(now_ms(), &event, None));
         }
         words
     }
