@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::access::Access;
 use crate::archive::{Archive, ArchiveError};
 use crate::assemble::{AssembleError, Assembler};
+use crate::audit::{self, Audit, Event};
 use crate::background::Background;
 use crate::config::{self, Config, LedgerKind};
 use crate::control;
@@ -90,6 +91,9 @@ pub enum StartError {
     /// A rule by which studies are derived cannot be used.
     #[error("derived studies")]
     Derive(#[from] DeriveError),
+    /// The audit log has no writer.
+    #[error("audit log")]
+    Audit(#[source] std::io::Error),
     /// The HTTP API's tokens cannot be read.
     #[error("tokens")]
     Tokens(#[from] TokenError),
@@ -160,6 +164,7 @@ impl Core {
     async fn open_apart(config: Config) -> Result<Self, StartError> {
         let data_dir = config.site.data_dir.clone();
         let lock = lock(&data_dir)?;
+        let audit = open_audit(&config).await?;
         let (dir, keys) = (data_dir.clone(), config.keys.clone());
         let keyring = blocking(move || Keyring::open(&dir, &keys)).await??;
         let settle_ms = u64::try_from(config.publish.settle.as_millis()).unwrap_or(u64::MAX);
@@ -217,6 +222,7 @@ impl Core {
             publishing: config.publish.enabled,
             key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
+            audit,
         });
         site.retrieve().ask_sources(Arc::new(xds::FromSources::new(site.parts())));
         let tasks = TaskTracker::new();
@@ -364,6 +370,7 @@ impl Core {
         self.tasks.wait().await;
         self.site.retrieve().settle().await;
         self.site.archive().close().await;
+        self.site.audit().close().await;
         if let Some(embedded) = self.embedded
             && let Err(error) = blocking(move || embedded.close()).await
         {
@@ -408,6 +415,9 @@ impl App {
         };
         let tls = core.dicom_tls(&mut certificates).await?;
         let doors = CancellationToken::new();
+        // On the disk before a door opens. A log that cannot be written was reported, and is no reason not to take in what comes.
+        let _ = core.site.audit().durable(vec![Event::started()]).await;
+        core.start_repository();
         let rpc = core.serve_rpc(&doors).await?;
         control::serve(core.site.clone(), &core.config.site.data_dir, &core.tasks, doors.clone())
             .await
@@ -438,9 +448,13 @@ impl App {
     pub fn reload_certificates(&self) {
         for (port, server) in &self.certificates {
             match server.reload() {
-                Ok(()) => tracing::info!("certificates of {port} are read again"),
+                Ok(()) => {
+                    tracing::info!("certificates of {port} are read again");
+                    self.core.site.audit().record(Event::reconfigured(None));
+                }
                 Err(error) => {
                     let error = crate::chain_of(&error);
+                    self.core.site.audit().record(Event::reconfigured(Some(&error)));
                     tracing::error!(error, "certificates of {port} cannot be read again; those before stay in use");
                 }
             }
@@ -480,6 +494,8 @@ impl App {
         for served in self.dicom.served {
             abandoned += served.await.map_or(0, |drained| drained.abandoned);
         }
+        // Before the repository hears the last. An error was reported, and the end does not wait for better times.
+        let _ = self.core.site.audit().durable(vec![Event::stopped()]).await;
         self.core.close().await;
         abandoned
     }
@@ -497,7 +513,7 @@ impl Core {
         let server = tls::Server::new(move || tls::dicom_server(&files, &settings));
         let server = server.map_err(|e| StartError::Tls("DICOM", Box::new(e)))?;
         certificates.push(("DICOM", server.clone()));
-        Ok(Some((listen(bind).await?, Encrypted(server))))
+        Ok(Some((listen(bind).await?, Encrypted(server, self.site.audit().clone()))))
     }
 
     /// The DICOM door, with one limit on associations for all its ports.
@@ -526,6 +542,15 @@ impl Core {
             ports.served.push(tokio::spawn(serve_upgraded(listener, options, room, door, doors.clone(), encrypted)));
         }
         Ok(ports)
+    }
+
+    /// Messages to the audit record repository, where there is one.
+    fn start_repository(&self) {
+        let audit = self.site.audit();
+        let Some(settings) = self.config.audit.repository.clone().filter(|_| audit.is_on()) else { return };
+        let source = audit_source(&self.config);
+        let sender = audit::syslog::Sender::new(audit.clone(), settings, &source, self.background.clone());
+        self.tasks.spawn(sender.run());
     }
 
     async fn serve_rpc(&self, doors: &CancellationToken) -> Result<Option<SocketAddr>, StartError> {
@@ -660,6 +685,7 @@ impl Core {
             settings,
             addresses,
             tasks: self.tasks.clone(),
+            audit: self.site.audit().clone(),
         };
         let database = self.config.site.data_dir.join(xds::DATABASE);
         Ok(blocking(move || xds::Door::open(&database, parts)).await??)
@@ -670,7 +696,8 @@ impl Core {
         let slot = self.slot.clone();
         let place = Arc::new(move || slot.get().map(Place::of));
         let (archive, keyring) = (self.site.archive().clone(), self.keyring.clone());
-        exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, tls_key)
+        let desk = exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, tls_key);
+        desk.with_audit(self.site.audit().clone())
     }
 
     /// The HTTP API. Returns where it is.
@@ -713,6 +740,8 @@ impl Core {
         let (endpoint, tasks, behind) = (self.endpoint(), self.tasks.clone(), self.behind.handle());
         let follow = Following { consents: self.consents.clone(), wake: self.follow_wake.clone() };
         let publish = self.config.publish.enabled.then(|| (self.outbox.clone(), self.publisher.clone()));
+        let anchoring = self.config.audit.anchor_interval.filter(|_| self.site.audit().is_on());
+        let anchoring = anchoring.map(|interval| (self.site.audit().clone(), interval));
         let work = async move {
             if let Some((settings, keyring, config)) = again
                 && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
@@ -721,6 +750,9 @@ impl Core {
             }
             let Some(ledger) = slot.get() else { return };
             tasks.spawn_on(follow.run(ledger.clone(), stop.clone()), &behind);
+            if let Some((audit, interval)) = anchoring {
+                tasks.spawn_on(audit::anchor::run(audit, ledger.clone(), interval, stop.clone()), &behind);
+            }
             let Some((outbox, status)) = publish else { return };
             let source = Arc::new(outbox.clone());
             let publisher =
@@ -731,6 +763,23 @@ impl Core {
         };
         self.tasks.spawn_on(work, &self.behind.handle());
     }
+}
+
+/// The audit log, or none where it is switched off.
+async fn open_audit(config: &Config) -> Result<Audit, StartError> {
+    if !config.audit.enabled {
+        return Ok(Audit::off());
+    }
+    let (dir, bytes) = (config.site.data_dir.join(audit::DIRECTORY), config.audit.segment_bytes);
+    let source = audit_source(config);
+    blocking(move || Audit::open(&dir, bytes, source)).await?.map_err(StartError::Audit)
+}
+
+/// Who we are in audit messages.
+pub(crate) fn audit_source(config: &Config) -> audit::Source {
+    let ae_title = config.dicom.ae_title.to_string();
+    let id = Some(config.audit.source_id.clone()).filter(|id| !id.is_empty()).unwrap_or_else(|| ae_title.clone());
+    audit::Source { id, site: config.audit.site_id.clone(), ae_title, process: std::process::id() }
 }
 
 /// A listener and where it is.

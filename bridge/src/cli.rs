@@ -2,6 +2,7 @@
 //!
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
+mod audit;
 mod clients;
 mod consent;
 mod deidentify;
@@ -114,6 +115,9 @@ enum Command {
     /// Bearer tokens of the HTTP API.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The audit log: who did what with which study.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Print the OpenAPI document of the HTTP API.
     Api,
     /// De-identify a study by a rule of the configuration into a study of its own; a refused object refuses all.
@@ -258,6 +262,7 @@ async fn command(
             output.reply(ask(config, Request::Fetch(crate::xds::Ask { study, from, out })).await?)?;
         }
         Command::Token(command) => token::run(command, &config, output).await?,
+        Command::Audit(command) => return audit::run(command, &config, output).await,
         Command::Api => print!("{}", crate::http::openapi()),
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {

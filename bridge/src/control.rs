@@ -11,6 +11,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::verify::Anchor;
+use crate::audit::{self, Event, Handling, KeyUse, Party};
 use crate::decide;
 use crate::derive;
 use crate::erase;
@@ -60,6 +62,50 @@ pub enum Request {
     Derived,
     /// Fetch a study from another site by ITI-43.
     Fetch(xds::Ask),
+    /// Record what a command did with files of this site.
+    Note(Note),
+    /// What the ledger holds of the audit log.
+    Anchors,
+}
+
+/// What a command did with files of this site, for the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Note {
+    /// Who ran it.
+    pub by: Party,
+    /// What.
+    pub what: Noted,
+}
+
+/// What can be noted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Noted {
+    /// Keys or tokens were made, moved or ended.
+    Keys {
+        /// How.
+        what: KeyUse,
+        /// Which.
+        about: String,
+        /// Why that failed, if so.
+        why: Option<String>,
+    },
+    /// The audit log was read.
+    Log {
+        /// How.
+        what: String,
+    },
+}
+
+impl Note {
+    /// What is recorded.
+    #[must_use]
+    pub fn event(&self) -> Event {
+        match &self.what {
+            Noted::Keys { what, about, why } => Event::keys_used(&self.by, *what, about, why.as_deref()),
+            Noted::Log { what } => Event::log_used(&self.by, what),
+        }
+    }
 }
 
 /// What comes back.
@@ -91,6 +137,10 @@ pub enum Reply {
     Derivations(Vec<derive::DerivedRow>),
     /// To [`Request::Fetch`].
     Fetched(Box<xds::Fetched>),
+    /// To [`Request::Note`].
+    Noted,
+    /// To [`Request::Anchors`].
+    Anchors(Vec<Anchor>),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -108,11 +158,49 @@ fn short_path(data_dir: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
     Ok((dir, PathBuf::from(path)))
 }
 
+/// What is recorded of a request about a study, besides what is recorded where it is carried out.
+fn trail(request: &Request, reply: &Reply) -> Option<Event> {
+    // The words of an error may hold what was typed.
+    let why = matches!(reply, Reply::Error(_)).then_some("it failed, or was refused");
+    let by = Party::at_this_machine();
+    match request {
+        Request::Evict { uid } => Some(Event::handled(&by, Handling::Evict, uid, why)),
+        Request::Verify { uid } | Request::VerifyFile { sop_instance: uid, .. } => {
+            Some(Event::handled(&by, Handling::Verify, uid, why))
+        }
+        Request::Study { uid } => Some(Event::handled(&by, Handling::Show, uid, why)),
+        Request::Derive(ask) => Some(Event::handled(&by, Handling::Derive, &ask.study, why)),
+        Request::Erase(ask) => Some(Event::erased(&by, &ask.study, why)),
+        Request::Fetch(ask) => Some(Event::fetched(&by, ask.from.as_deref().unwrap_or("its source"), &ask.study, why)),
+        _ => None,
+    }
+}
+
 /// Answers one request.
 pub async fn answer(site: &Site, request: Request) -> Reply {
+    let asked = request.clone();
+    let reply = carry_out(site, request).await;
+    if let Some(event) = trail(&asked, &reply) {
+        // It is done; that it could not be recorded is reported by the log's writer.
+        let _ = site.audit().durable(vec![event]).await;
+    }
+    reply
+}
+
+async fn anchors(site: &Site) -> Result<Vec<Anchor>, String> {
+    let ledger = site.parts().ledger.get().ok_or("the ledger is away")?;
+    audit::anchor::all(ledger).await.map_err(|error| crate::chain_of(&error))
+}
+
+async fn carry_out(site: &Site, request: Request) -> Reply {
     let result = match request {
+        Request::Note(note) => {
+            let noted = site.audit().durable(vec![note.event()]).await;
+            return noted.map_or_else(|error| Reply::Error(error.to_string()), |()| Reply::Noted);
+        }
+        Request::Anchors => return anchors(site).await.map_or_else(Reply::Error, Reply::Anchors),
         Request::Consent(ask) => {
-            let told = decide::answer(site, ask).await.map(Reply::Consent);
+            let told = decide::answer(site, ask, &Party::at_this_machine()).await.map(Reply::Consent);
             return told.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)));
         }
         Request::Erase(ask) => {

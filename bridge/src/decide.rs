@@ -10,6 +10,7 @@ pub mod note;
 mod numbers;
 mod pending;
 mod shown;
+mod trail;
 mod typed;
 
 pub use emergency::{EmergencyError, EmergencyPaper};
@@ -32,6 +33,7 @@ use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchiveError;
+use crate::audit::Party;
 use crate::derive::DeriveError;
 use crate::follow::{Asked, FollowError, Mode, StudyInfo, What};
 use crate::keyring::KeyringError;
@@ -334,11 +336,21 @@ pub enum Told {
     Offer(Acceptance),
 }
 
-/// Answers.
+/// Answers, and records who asked for what and what came of it.
 ///
 /// # Errors
 /// [`DecideError`], whose text is for the asker.
-pub async fn answer(site: &Site, ask: Ask) -> Result<Told, DecideError> {
+pub async fn answer(site: &Site, ask: Ask, by: &Party) -> Result<Told, DecideError> {
+    let command = trail::Command::of(&ask);
+    let told = carry_out(site, ask).await;
+    if let Some(command) = command {
+        // What was decided is decided: access must be taken away also while the log cannot be written, which its writer reports.
+        let _ = site.audit().durable(vec![command.came_to(by, &told)]).await;
+    }
+    told
+}
+
+async fn carry_out(site: &Site, ask: Ask) -> Result<Told, DecideError> {
     let desk = Desk { site };
     match ask {
         Ask::Requests { all } => desk.requests(all).map(Told::Requests),

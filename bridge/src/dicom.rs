@@ -3,8 +3,10 @@
 //! Policy is asked for, never made here. Must not know SQL, pieces or keys.
 
 pub mod encrypted;
+mod trail;
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +17,7 @@ use dicom_scp::scp::{Destination, ScpOptions, Selected, Services};
 use dicom_scp::scu::{ScuOptions, Secure};
 use dicom_scp::{
     AeTitle, AssociationRequest, Content, Failure, ObjectStream, Offer, Reason, Rejection, StoreHead, StoreSink,
-    Stored, TransferSyntax,
+    Stored, TransferSyntax, Uid,
 };
 use futures::stream::{BoxStream, StreamExt};
 use sha2::{Digest, Sha256};
@@ -26,10 +28,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Certificate, Principal, Visible, Way};
 use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
+use crate::audit::{Event, Party};
 use crate::config::{self, Operation};
 use crate::retrieve::{self, CheckedFile, Opened, RetrieveError, SourceError};
 use crate::site::Site;
 use crate::tls;
+use trail::{Sending, Trail};
 
 /// Matches that wait for the peer to take them.
 const MATCHES_AHEAD: usize = 64;
@@ -45,12 +49,14 @@ pub struct Door {
 /// An association, as the door remembers it.
 pub struct Session {
     principal: Principal,
+    trail: Arc<Trail>,
 }
 
 /// A selected object, and what keeps its fetching ahead alive.
 #[derive(Clone)]
 pub struct Handle {
     stored: archive::Stored,
+    sending: Arc<Sending>,
     _ahead: Arc<DropGuard>,
 }
 
@@ -85,6 +91,7 @@ impl Door {
         if self.access.may(&session.principal, operation) {
             return Ok(());
         }
+        session.trail.refused(operation);
         let what = operation.name();
         tracing::info!(principal = ?session.principal, operation = what, "refused: not allowed by the configuration");
         Err(Failure::new(Reason::NotAuthorized, format!("this ae title may not {what} here")))
@@ -102,12 +109,20 @@ impl Services for Door {
         let way =
             Way { from: request.peer.ip(), is_encrypted: request.is_encrypted, certificate: certificate.as_ref() };
         match self.access.dicom_caller(&request.calling, way) {
-            Ok(principal) => Ok(Session { principal }),
+            Ok(principal) => {
+                let caller = Party::calling(request.calling.as_str(), request.peer.ip());
+                Ok(Session { principal, trail: Trail::new(self.site.audit().clone(), caller) })
+            }
             Err(refused) => {
                 tracing::warn!(peer = %request.peer, reason = %refused, "association refused");
                 Err(Rejection::CallingAeTitle)
             }
         }
+    }
+
+    fn rejected(&self, peer: SocketAddr, calling: &str, called: &str, reason: &Rejection) {
+        let why = format!("{reason}; called AE title {called}");
+        self.site.audit().record(Event::association_refused(&Party::calling(calling, peer.ip()), &why));
     }
 
     async fn begin_store(&self, session: &Session, head: &StoreHead) -> Result<Sink, Failure> {
@@ -118,11 +133,19 @@ impl Services for Door {
             transfer_syntax: *head.transfer_syntax.uid(),
             calling_ae: head.calling.to_string(),
         };
-        self.site.archive().begin(object).map(Sink).map_err(|error| store_failure(&error))
+        let trail = session.trail.clone();
+        match self.site.archive().begin(object) {
+            Ok(incoming) => Ok(Sink { incoming, sop_class: head.sop_class, trail }),
+            Err(error) => {
+                trail.not_stored();
+                Err(store_failure(&error))
+            }
+        }
     }
 
     async fn find(&self, session: &Session, query: Query) -> Result<Self::Matches, Failure> {
         self.allowed(session, Operation::Find)?;
+        session.trail.query(&query)?;
         if self.access.visible(&session.principal, Operation::Find) == Visible::Nothing {
             return Ok(futures::stream::empty().boxed());
         }
@@ -153,13 +176,14 @@ impl Services for Door {
             tracing::error!(error = %crate::chain_of(&error), "a retrieve could not be resolved");
             Failure::new(Reason::Internal, "the index failed")
         })?;
+        let sending = session.trail.sends(!get, &objects).await?;
         let stop = CancellationToken::new();
         let ahead = Arc::new(stop.clone().drop_guard());
         if objects.iter().any(|stored| stored.path.is_none()) {
             let (retrieve, wanted) = (self.site.retrieve().clone(), objects.clone());
             self.tasks.spawn(async move { retrieve.fetch_ahead(wanted, stop).await });
         }
-        let handle = |stored| Handle { stored, _ahead: ahead.clone() };
+        let handle = |stored| Handle { stored, sending: sending.clone(), _ahead: ahead.clone() };
         Ok(objects
             .into_iter()
             .filter_map(|stored| {
@@ -188,6 +212,7 @@ impl Services for Door {
             retrieve::Content::Whole(bytes) => Content::Whole(bytes),
             retrieve::Content::File(file) => Content::Reader(Box::new(LocalFile(file))),
         };
+        handle.sending.leaves(stored);
         Ok(ObjectStream { transfer_syntax, bytes, content })
     }
 
@@ -196,11 +221,13 @@ impl Services for Door {
         match self.access.peer(ae_title).filter(|peer| peer.port != 0) {
             Some(peer) => {
                 let (host, port) = (peer.host.clone(), peer.port);
+                session.trail.goes_to(ae_title.as_str(), &host);
                 let options = ScuOptions::new(self.ae_title.clone(), ae_title.clone());
                 let secure = secure(peer.clone()).await?;
                 Ok(Destination { host, port, options: ScuOptions { secure, ..options } })
             }
             None => {
+                session.trail.goes_nowhere(ae_title.as_str());
                 tracing::warn!(destination = %ae_title, "C-MOVE to an unknown destination; add a [[peer]] with this ae_title, host and port");
                 Err(Failure::new(Reason::UnknownDestination, format!("add [[peer]] {ae_title} with host and port")))
             }
@@ -224,17 +251,33 @@ fn read_certificate(der: &[u8]) -> Certificate {
 }
 
 /// Takes one object into the archive.
-pub struct Sink(Incoming);
+pub struct Sink {
+    incoming: Incoming,
+    sop_class: Uid,
+    trail: Arc<Trail>,
+}
 
 impl StoreSink for Sink {
     async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
-        self.0.append(data).map_err(|error| store_failure(&error))
+        self.incoming.append(data).map_err(|error| {
+            self.trail.not_stored();
+            store_failure(&error)
+        })
     }
 
     async fn finish(self) -> Result<Stored, Failure> {
-        match self.0.finish().await {
-            Ok(Accepted::New | Accepted::Same | Accepted::Replaced) => Ok(Stored::default()),
-            Err(error) => Err(store_failure(&error)),
+        let study = self.incoming.study_uid();
+        match self.incoming.finish().await {
+            Ok(Accepted::New | Accepted::Same | Accepted::Replaced) => {
+                if let Some(study) = study {
+                    self.trail.stored(study, self.sop_class);
+                }
+                Ok(Stored::default())
+            }
+            Err(error) => {
+                self.trail.not_stored();
+                Err(store_failure(&error))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
-//! every door; [`tls`] reads the doors' certificates; [`exchange`] brings studies of other sites; [`derive`] makes studies of
+//! every door; [`tls`] reads the doors' certificates; [`audit`] records who did what; [`exchange`] brings studies of other sites; [`derive`] makes studies of
 //! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
 //! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
@@ -12,6 +12,7 @@ pub mod access;
 pub mod app;
 pub mod archive;
 pub mod assemble;
+pub mod audit;
 pub mod background;
 pub mod cli;
 pub mod config;

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::audit::{Audit, AuditStatus};
 use crate::derive::{DeriveError, DerivedRow, Deriver, Owner};
 use crate::erase::Eraser;
 use crate::follow::Consents;
@@ -213,6 +214,9 @@ pub struct SiteStatus {
     pub source: String,
     /// The ledger, if one is connected.
     pub ledger: Option<LedgerHealth>,
+    /// The audit log, unless it is switched off.
+    #[serde(default)]
+    pub audit: Option<AuditStatus>,
 }
 
 /// The ledger's health.
@@ -266,6 +270,8 @@ pub struct Parts {
     pub key_per_study: bool,
     /// Account of this source.
     pub source: String,
+    /// Where it is recorded who did what.
+    pub audit: Audit,
 }
 
 impl Site {
@@ -288,6 +294,12 @@ impl Site {
     pub fn certificate_for(&self, study: B256) -> Result<Vec<u8>, KeyringError> {
         let Parts { keyring, key_per_study, .. } = &*self.0;
         if *key_per_study { keyring.study_certificate_or_new(study) } else { keyring.payload_certificate() }
+    }
+
+    /// Where it is recorded who did what.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     /// What the site is made of.
@@ -524,6 +536,7 @@ impl Site {
             local_bytes: totals.local_bytes,
             source: self.0.source.clone(),
             ledger,
+            audit: self.0.audit.status(),
         })
     }
 

@@ -22,7 +22,9 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{ClientCertificate, ClientCertificates, Config, DicomTls, Mistake, PeerTls, TlsFiles, Xds};
+use crate::config::{
+    AuditTransport, ClientCertificate, ClientCertificates, Config, DicomTls, Mistake, PeerTls, TlsFiles, Xds,
+};
 
 /// Why TLS cannot be spoken.
 #[derive(Debug, thiserror::Error)]
@@ -195,6 +197,14 @@ pub fn dicom_client(
     Ok((Arc::new(config), name))
 }
 
+/// How to call somebody else who speaks TLS: known by his authorities and his name.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client(settings: &PeerTls) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
+    dicom_client(settings, &[])
+}
+
 /// A peer that is called: vouched for by an authority, listed by its fingerprint, or both where both are configured. One of them
 /// always is: the configuration sees to it, and nobody is known by neither.
 #[derive(Debug)]
@@ -293,6 +303,15 @@ pub fn mistakes(config: &Config) -> Vec<Mistake> {
     let keys = ("xds.tls_certificate_file", "xds.tls_key_file");
     examine_files(keys.0, keys.1, config.xds.tls.as_ref(), &mut found);
     examine_authorities("xds.client_ca_file", config.xds.client_ca.as_slice(), &mut found);
+    if let Some(AuditTransport::Tls(settings)) = config.audit.repository.as_ref().map(|found| &found.transport) {
+        examine_authorities("audit.ca_files", &settings.ca_files, &mut found);
+        if ServerName::try_from(settings.server_name.as_str()).is_err() {
+            let what = TlsError::Name(settings.server_name.clone()).to_string();
+            found.push(Mistake { key: "audit.server_name".to_owned(), what });
+        }
+        let keys = ("audit.client_certificate_file", "audit.client_key_file");
+        examine_files(keys.0, keys.1, settings.client.as_ref(), &mut found);
+    }
     for (number, peer) in (1..).zip(&config.peers) {
         let Some(settings) = &peer.tls else { continue };
         let key = |name: &str| format!("peer[{number}].{name}");

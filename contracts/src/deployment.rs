@@ -35,12 +35,21 @@ pub enum Contract {
     PiecesCode,
     /// Pieces in storage slots.
     PiecesStorage,
+    /// Heads of sources' own logs.
+    Anchors,
 }
 
 impl Contract {
     /// All contracts, in an order in which they can be deployed.
-    pub const ALL: [Self; 6] =
-        [Self::Registry, Self::Consent, Self::PiecesCalldata, Self::PiecesLog, Self::PiecesCode, Self::PiecesStorage];
+    pub const ALL: [Self; 7] = [
+        Self::Registry,
+        Self::Consent,
+        Self::PiecesCalldata,
+        Self::PiecesLog,
+        Self::PiecesCode,
+        Self::PiecesStorage,
+        Self::Anchors,
+    ];
 
     /// The name of the Solidity contract.
     pub fn name(self) -> &'static str {
@@ -51,6 +60,7 @@ impl Contract {
             Self::PiecesLog => "PiecesLog",
             Self::PiecesCode => "PiecesCode",
             Self::PiecesStorage => "PiecesStorage",
+            Self::Anchors => "Anchors",
         }
     }
 
@@ -63,6 +73,7 @@ impl Contract {
             Self::PiecesLog => &bindings::log::PiecesLog::BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::BYTECODE,
             Self::PiecesStorage => &bindings::storage::PiecesStorage::BYTECODE,
+            Self::Anchors => &bindings::Anchors::BYTECODE,
         }
     }
 
@@ -75,6 +86,7 @@ impl Contract {
             Self::PiecesLog => &bindings::log::PiecesLog::DEPLOYED_BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::DEPLOYED_BYTECODE,
             Self::PiecesStorage => &bindings::storage::PiecesStorage::DEPLOYED_BYTECODE,
+            Self::Anchors => &bindings::Anchors::DEPLOYED_BYTECODE,
         }
     }
 
@@ -114,6 +126,8 @@ pub struct Addresses {
     pub pieces_code: Address,
     /// The Pieces contract of storage mode.
     pub pieces_storage: Address,
+    /// The Anchors contract.
+    pub anchors: Address,
 }
 
 impl Addresses {
@@ -131,6 +145,7 @@ impl Addresses {
             Contract::PiecesLog => self.pieces_log,
             Contract::PiecesCode => self.pieces_code,
             Contract::PiecesStorage => self.pieces_storage,
+            Contract::Anchors => self.anchors,
         }
     }
 }
@@ -147,6 +162,7 @@ pub fn addresses(admin: Address) -> Addresses {
         pieces_log: at(Contract::PiecesLog),
         pieces_code: at(Contract::PiecesCode),
         pieces_storage: at(Contract::PiecesStorage),
+        anchors: at(Contract::Anchors),
     }
 }
 

@@ -24,6 +24,7 @@ mod bindings {
     pub use IConsent::{Allowance, Emergency, Grant};
     sol!(Pieces, "artifacts/IPieces.json");
     pub use IPieces::{PieceInput, SealInput};
+    sol!(Anchors, "artifacts/Anchors.json");
 
     // Each in a module of its own, because each brings its copy of the interface's structs.
     pub mod registry {
@@ -46,6 +47,8 @@ mod bindings {
 
 /// What `Consent::allow` takes: the owner's message with all its fields.
 pub use bindings::Allowance;
+/// `solidity/Anchors.sol`: heads of logs that sources keep for themselves.
+pub use bindings::Anchors;
 /// `solidity/Consent.sol`: requests, grants, revocations, break-glass.
 pub use bindings::Consent;
 /// What `Consent::breakGlass` takes.

@@ -1,8 +1,8 @@
 //! One object being received: hashed, its header kept for the index, its bytes kept in memory for the intake log, or
 //! streamed to a file when there are too many of them.
 
-use dicom_scp::TransferSyntax;
 use dicom_scp::dataset::{DataSet, ReadOptions, ScanError, Scanner, Tag};
+use dicom_scp::{TransferSyntax, Uid};
 use sha2::{Digest, Sha256};
 
 use super::attributes::Levels;
@@ -161,6 +161,12 @@ impl Incoming {
                 Err(error)
             }
         }
+    }
+
+    /// StudyInstanceUID, once the header has come and if it has one.
+    #[must_use]
+    pub fn study_uid(&self) -> Option<Uid> {
+        self.scanner.data_set().uid(Tag(0x0020, 0x000d))
     }
 
     fn describe(&mut self) -> Result<NewInstance, ArchiveError> {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::Failed;
 use super::output::Output;
 use crate::app::{Core, lock};
+use crate::audit::KeyUse;
 use crate::config::Config;
 use crate::keyring::{KEYSTORE, Keyring};
 use crate::keys::{self, Material, Which};
@@ -94,6 +95,25 @@ pub(super) enum Exportable {
     Owner,
 }
 
+impl Importable {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl Exportable {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Operator => "operator",
+            Self::Owner => "owner",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct From {
@@ -176,6 +196,28 @@ impl From {
 }
 
 pub(super) async fn run(
+    config: Config,
+    command: KeysCommand,
+    file_password: Option<&str>,
+    output: &Output,
+) -> Result<(), Failed> {
+    let (what, about) = match &command {
+        KeysCommand::New => (KeyUse::New, "keys of this site"),
+        KeysCommand::Import { which, .. } => (KeyUse::Import, which.name()),
+        KeysCommand::Export { which, .. } => (KeyUse::Export, which.name()),
+        KeysCommand::Research(ResearchCommand::New { .. }) => (KeyUse::Research, "research key"),
+        KeysCommand::Rotate => (KeyUse::Rotate, "key that signs for this source"),
+        KeysCommand::Backup { .. } => (KeyUse::Backup, "keys of this site"),
+        KeysCommand::Restore { .. } => (KeyUse::Restore, "keys of this site"),
+        KeysCommand::Show | KeysCommand::Research(ResearchCommand::List) => {
+            return carry_out(config, command, file_password, output).await;
+        }
+    };
+    let done = carry_out(config.clone(), command, file_password, output).await;
+    super::audit::keys_used(&config, what, about, done).await
+}
+
+async fn carry_out(
     config: Config,
     command: KeysCommand,
     file_password: Option<&str>,

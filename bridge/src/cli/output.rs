@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Failed;
+use crate::audit::AuditStatus;
 use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
 use crate::decide::{self, Done, RequestRow, SourceRow, Told, TraceReport};
@@ -34,6 +35,8 @@ impl Output {
     pub(super) fn reply(&self, reply: Reply) -> Result<(), Failed> {
         match reply {
             Reply::Error(words) => return Err(Failed(words)),
+            Reply::Noted => {}
+            Reply::Anchors(anchors) => self.json(&anchors),
             Reply::Studies(rows) if self.json => self.json(&rows),
             Reply::Studies(rows) => studies(&rows),
             Reply::Study(report) if self.json => self.json(&report),
@@ -244,6 +247,24 @@ fn status_lines(status: &SiteStatus) {
                 println!("trouble   {trouble}");
             }
         }
+    }
+    audit_lines(status.audit.as_ref());
+}
+
+fn audit_lines(status: Option<&AuditStatus>) {
+    let Some(audit) = status else { return println!("audit     off") };
+    let anchored =
+        audit.anchored.map_or_else(|| "not anchored since the start".to_owned(), |n| format!("{n} of them anchored"));
+    println!("audit     {} records, {anchored}", audit.records);
+    if let Some(repository) = &audit.repository {
+        println!("          {} lacks {} of them", repository.address, repository.backlog);
+    }
+    let of_repository = audit.repository.as_ref().and_then(|repository| repository.trouble.as_ref());
+    let lost = (audit.lost > 0).then(|| format!("{} events could not be recorded", audit.lost));
+    for trouble in
+        [audit.trouble.as_ref(), of_repository, audit.anchor_trouble.as_ref(), lost.as_ref()].into_iter().flatten()
+    {
+        println!("trouble   {trouble}");
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use serde_json::json;
 
+use super::audit::keys_used;
 use super::output::{Output, table};
 use super::{Failed, consent};
 use crate::access::{Access, Caller, Principal, Right};
+use crate::audit::KeyUse;
 use crate::config::Config;
 use crate::decide::{Ask, Told, moment};
 use crate::tokens::{DATABASE, Token, Tokens, parse_principal, principal_text};
@@ -61,6 +63,8 @@ pub(super) async fn run(command: TokenCommand, config: &Config, output: &Output)
             let caller = caller(config, &principal, may)?;
             let expires = days.map(|days| now + u64::from(days) * DAY_S);
             let (token, shown) = tokens.create(&name, &caller, now, expires)?;
+            let about = format!("token {} of {}", token.id, principal_text(&caller.principal));
+            keys_used(config, KeyUse::TokenNew, &about, Ok(())).await?;
             if output.is_json() {
                 output.json(&json!({ "id": token.id, "token": *shown, "expires_s": token.expires_s }));
             } else {
@@ -76,6 +80,7 @@ pub(super) async fn run(command: TokenCommand, config: &Config, output: &Output)
             }
             let expires = now + u64::from(days) * DAY_S;
             let code = tokens.create_claim(paper.study_id.parse()?, now, expires)?;
+            keys_used(config, KeyUse::ClaimCode, &paper.study_id, Ok(())).await?;
             if output.is_json() {
                 output.json(&json!({ "code": *code, "study_id": paper.study_id, "expires_s": expires }));
             } else {
@@ -87,6 +92,7 @@ pub(super) async fn run(command: TokenCommand, config: &Config, output: &Output)
             if !tokens.revoke(&id, now)? {
                 return Err(Failed(format!("there is no token with the id \"{id}\"")));
             }
+            keys_used(config, KeyUse::TokenRevoke, &format!("token {id}"), Ok(())).await?;
             output.done("revoked", &[("id", id)]);
         }
     }

@@ -4,6 +4,7 @@
 //! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
 //! knows nothing of what the values are used for.
 
+mod audit;
 mod custody;
 mod derive;
 mod reader;
@@ -18,6 +19,7 @@ use config::{Environment, File, FileFormat, Value, ValueKind};
 use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
+pub use audit::{Audit, AuditRepository, AuditTransport};
 pub use contracts::PieceMode;
 pub use custody::{Custody, CustodyRule, Selection};
 pub use derive::{Derive, DeriveOwner, Group};
@@ -46,6 +48,8 @@ pub struct Config {
     pub http: Http,
     /// `[xds]`
     pub xds: Xds,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -446,7 +450,7 @@ impl Config {
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
     let mut tables =
-        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds"]
+        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds", "audit"]
             .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
     let custody = root.take_value("custody");
@@ -477,6 +481,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         log: read_log(take(7), mistakes),
         http: read_http(take(9), mistakes),
         xds,
+        audit: audit::read_audit(take(11), mistakes),
         exchange,
     }
 }

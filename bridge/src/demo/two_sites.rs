@@ -92,7 +92,9 @@ async fn start(config: Config) -> Result<App, DemoError> {
 }
 
 async fn ask(site: &Site, ask: Ask) -> Result<Told, DemoError> {
-    decide::answer(site, ask).await.map_err(|e| DemoError::Wrong(crate::chain_of(&e)))
+    decide::answer(site, ask, &crate::audit::Party::at_this_machine())
+        .await
+        .map_err(|e| DemoError::Wrong(crate::chain_of(&e)))
 }
 
 async fn act(site: &Site, what: Ask) -> Result<Done, DemoError> {

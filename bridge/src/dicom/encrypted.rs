@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::server::TlsStream;
 
+use crate::audit::{Audit, Event, Party};
 use crate::config::Peer;
 use crate::tls::{self, TlsError};
 
@@ -28,7 +29,7 @@ const HANDSHAKE_RECORD: u8 = 0x16;
 const ASSOCIATE_RQ: u8 = 0x01;
 
 /// Callers over TLS.
-pub struct Encrypted(pub Arc<tls::Server>);
+pub struct Encrypted(pub Arc<tls::Server>, pub Audit);
 
 impl Upgrade for Encrypted {
     type Stream = TlsStream<TcpStream>;
@@ -49,6 +50,8 @@ impl Upgrade for Encrypted {
             Err((error, mut tcp)) => {
                 let advice = advice(&error, Side::Answering);
                 tracing::info!(%peer, %error, advice, "a TLS handshake failed");
+                let caller = Party::asking("unknown", Some(peer.ip()));
+                self.1.record(Event::association_refused(&caller, &format!("TLS handshake: {error}")));
                 // The alert that says so must arrive.
                 let _ = tokio::time::timeout(GOODBYE, dicom_scp::scp::close(&mut tcp)).await;
                 Err(error)

@@ -27,6 +27,7 @@ use super::{
     CLOCK_SKEW_S_MAX, EpochKey, ImagePlace, KeyDelivery, KeyRequest, Place, REQUEST_BYTES_MAX, STUDY_KEY_PATH,
 };
 use crate::archive::{Archive, Image};
+use crate::audit::{Audit, Event, Party};
 use crate::config::piece_mode_name;
 use crate::follow::{Consents, Decision, Grant, Mode, Question, Scope};
 use crate::keyring::{Keyring, StudyKeys};
@@ -55,7 +56,7 @@ pub type PlaceOf = Arc<dyn Fn() -> Option<Place> + Send + Sync>;
 
 /// Who may have what.
 #[derive(Clone)]
-pub struct Desk(Arc<Inner>);
+pub struct Desk(Arc<Inner>, Audit);
 
 struct Inner {
     archive: Archive,
@@ -80,7 +81,13 @@ impl Desk {
     #[must_use]
     pub fn new(archive: Archive, keyring: Keyring, consents: Consents, place: PlaceOf, tls_key: [u8; 32]) -> Self {
         let (nonces, rates) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { archive, keyring, consents, place, tls_key, nonces, rates }))
+        Self(Arc::new(Inner { archive, keyring, consents, place, tls_key, nonces, rates }), Audit::off())
+    }
+
+    /// The same, with what it decides recorded.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self(self.0, audit)
     }
 
     /// Decides about one request, now. Blocks.
@@ -110,6 +117,21 @@ impl Desk {
     /// # Errors
     /// Why not, for this site's log alone.
     pub fn envelope(&self, question: &Question, now_s: u64) -> Result<Vec<u8>, Why> {
+        const WAY: &str = "over the ledger";
+        let (asker, study) = (Party::asking(&question.grantee.to_string(), None), question.study_id.to_string());
+        match self.sealed(question, now_s) {
+            Ok(envelope) => {
+                self.1.durable_blocking(Event::keys_handed_out(&asker, &study, WAY)).map_err(because)?;
+                Ok(envelope)
+            }
+            Err(why) => {
+                self.1.record(Event::keys_refused(&asker, Some(&study), WAY, &why));
+                Err(why)
+            }
+        }
+    }
+
+    fn sealed(&self, question: &Question, now_s: u64) -> Result<Vec<u8>, Why> {
         let consents = &self.0.consents;
         if !consents.is_current(now_s) {
             return Err("this site is cut off from the ledger and may not know what was revoked".into());
@@ -259,7 +281,7 @@ impl Desk {
             Ok(body) => body.to_bytes(),
             Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, ""),
         };
-        let decided = self.decide_bytes(body).await;
+        let decided = self.decide_bytes(body, peer.ip()).await;
         tokio::time::sleep_until(began + ANSWER_AFTER).await;
         match decided {
             Ok(json) => plain(StatusCode::OK, json),
@@ -270,8 +292,20 @@ impl Desk {
         }
     }
 
-    async fn decide_bytes(&self, body: Bytes) -> Result<String, Why> {
-        let request: KeyRequest = serde_json::from_slice(&body).map_err(because)?;
+    async fn decide_bytes(&self, body: Bytes, from: IpAddr) -> Result<String, Why> {
+        const WAY: &str = "over TLS";
+        let request: KeyRequest = serde_json::from_slice(&body).map_err(because).inspect_err(|why| {
+            self.1.record(Event::keys_refused(&Party::asking("unknown", Some(from)), None, WAY, why));
+        })?;
+        let (asker, study) = (Party::asking(&request.grantee.to_string(), Some(from)), request.study_id.to_string());
+        let decided = self.decide_request(request).await.inspect_err(|why| {
+            self.1.record(Event::keys_refused(&asker, Some(&study), WAY, why));
+        })?;
+        self.1.durable(vec![Event::keys_handed_out(&asker, &study, WAY)]).await.map_err(because)?;
+        Ok(decided)
+    }
+
+    async fn decide_request(&self, request: KeyRequest) -> Result<String, Why> {
         let place = (self.0.place)().ok_or("the ledger is not connected")?;
         let (desk, study_id, grantee) = (self.clone(), request.study_id, request.grantee);
         let decided = tokio::task::spawn_blocking(move || desk.decide(&request, place, now_s())).await;

@@ -11,9 +11,11 @@ use serde::de::DeserializeOwned;
 
 use super::listen::Peer;
 use super::problem::Problem;
+use super::trail::Who;
 use super::{Api, blocking, now_s};
 use crate::access::{Caller, Right};
-use crate::tokens::Token;
+use crate::audit::Party;
+use crate::tokens::{Token, principal_text};
 
 /// Where a request comes from, as far as limits are concerned.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +45,16 @@ impl<S: Sync> FromRequestParts<S> for Address {
 
 /// Somebody with a token that is good now.
 #[derive(Debug, Clone)]
-pub(super) struct Known(pub(super) Token);
+pub(super) struct Known(pub(super) Token, IpAddr);
 
 impl Known {
     pub(super) fn caller(&self) -> &Caller {
         &self.0.caller
+    }
+
+    /// The caller, in the audit trail.
+    pub(super) fn party(&self) -> Party {
+        Party::asking(&principal_text(&self.caller().principal), Some(self.1))
     }
 
     /// Refuses a caller without a right. What it is about does not matter, so this tells nothing about it.
@@ -70,10 +77,14 @@ impl FromRequestParts<Api> for Known {
         let Some(shown) = bearer(&parts.headers) else { return Err(Problem::unauthorized()) };
         let (tokens, shown) = (api.tokens().clone(), shown.to_owned());
         let found = blocking(move || tokens.check(&shown, now_s())).await??;
-        found.map(Self).ok_or_else(|| {
+        let found = found.ok_or_else(|| {
             api.wrong_tokens().take(address);
             Problem::unauthorized()
-        })
+        })?;
+        if let Some(who) = parts.extensions.get::<Who>() {
+            who.is(principal_text(&found.caller.principal));
+        }
+        Ok(Self(found, address))
     }
 }
 

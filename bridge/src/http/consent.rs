@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::studies::find;
 use super::{Api, blocking, now_s, page, place, rows, tagged};
 use crate::access::{Caller, Principal, Right, Visible};
+use crate::audit::Party;
 use crate::decide::{self, Pending, RequestRow, Told};
 use crate::follow::{self, Asked as Answered};
 use crate::tokens::plain_code;
@@ -24,10 +25,10 @@ const CLAIMED_TOKEN_S: u64 = 90 * 86_400;
 
 /// What a command came to.
 async fn tell(api: &Api, known: &Known, ask: decide::Ask) -> Result<Sent, Problem> {
-    let site = api.site().clone();
+    let (site, by) = (api.site().clone(), known.party());
     // Who it was; about what is on the ledger.
     tracing::info!(token = known.0.id, "a command about consent over HTTP");
-    let told = api.finish(async move { Ok(decide::answer(&site, ask).await?) }).await?;
+    let told = api.finish(async move { Ok(decide::answer(&site, ask, &by).await?) }).await?;
     match told {
         Told::Done(done) => Ok(done.into()),
         _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
@@ -157,7 +158,9 @@ pub(super) async fn action(
     known.must(&api, Right::Decide)?;
     let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
     let ask = decide::Ask::Unsigned { study: study.to_string(), decision: asked.decision.into() };
-    let Told::Unsigned(pending) = decide::answer(api.site(), ask).await? else { return Err(Problem::not_found()) };
+    let Told::Unsigned(pending) = decide::answer(api.site(), ask, &known.party()).await? else {
+        return Err(Problem::not_found());
+    };
     Ok(json(Unsigned {
         typed_data: pending.typed_data(),
         digest: pending.digest().to_string(),
@@ -192,9 +195,10 @@ pub(super) async fn submit(
     let one_at_a_time =
         one_at_a_time.ok_or_else(|| Problem::conflict("another action about this study is on its way"))?;
     let site = api.site().clone();
+    let by = Party::asking(&action.signer.to_string(), Some(from));
     let told = api.finish(async move {
         let _held = one_at_a_time;
-        Ok(decide::answer(&site, decide::Ask::Submit { action: Box::new(action) }).await?)
+        Ok(decide::answer(&site, decide::Ask::Submit { action: Box::new(action) }, &by).await?)
     });
     match told.await? {
         Told::Done(done) => Ok(json(done.into())),
@@ -222,7 +226,8 @@ pub(super) async fn claim(
     let done = api.finish(async move {
         let _held = held;
         let decision = decide::Decision::Transfer { owner: owner.to_string() };
-        let told = decide::answer(&site, decide::Ask::Decide { study: study.to_string(), decision }).await?;
+        let by = Party::asking(&owner.to_string(), Some(from));
+        let told = decide::answer(&site, decide::Ask::Decide { study: study.to_string(), decision }, &by).await?;
         let now = now_s();
         let made = blocking(move || {
             tokens.use_claim(study, now)?;

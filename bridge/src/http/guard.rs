@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Api;
 use super::caller::Address;
 use super::problem::Problem;
+use super::trail::Asked;
 
 /// Longest time until the head of an answer: what is sent to the ledger becomes final within it, or the caller looks later.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
@@ -36,8 +37,9 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
             if origin.is_some() && is_preflight(&request) {
                 preflight()
             } else {
+                let asked = Asked::new(&mut request, from);
                 let answered = tokio::time::timeout(ANSWER_MAX, next.run(request)).await;
-                answered.unwrap_or_else(|_| Problem::timed_out().into_response())
+                asked.answered(&api, answered.unwrap_or_else(|_| Problem::timed_out().into_response())).await
             }
         }
         None => Problem::bad_request("the connection has no address").into_response(),

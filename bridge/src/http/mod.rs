@@ -17,6 +17,7 @@ mod model;
 mod problem;
 mod site;
 mod studies;
+mod trail;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -227,7 +227,7 @@ pub(super) async fn history(
     let after: usize = after.map_or(Ok(0), |after| after.parse().map_err(|_| Problem::not_found()))?;
     let Some(info) = found.info else { return tagged(&headers, &History { history: Vec::new(), next: None }) };
     let ask = decide::Ask::Trace { study: info.study_id.to_string(), grantee: None };
-    let told = decide::answer(api.site(), ask).await?;
+    let told = decide::answer(api.site(), ask, &known.party()).await?;
     let Told::Trace(report) = told else { return Err(Problem::not_found()) };
     let numbered = report.history.into_iter().enumerate().skip(after);
     let named = numbered.map(|(at, row)| ((at + 1).to_string(), EventRow::from(row))).collect();

@@ -9,6 +9,7 @@
 //! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
+mod anchors;
 mod client;
 pub mod consent;
 pub mod endpoints;
@@ -26,6 +27,7 @@ pub mod sender;
 pub mod signer;
 pub mod slots;
 
+pub use anchors::AnchorOnChain;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
 };

@@ -12,6 +12,7 @@ use ihe_retrieve::request::{DocumentRequest, ImagingDocumentRequest, Retrieve as
 use super::ask::{AskError, Asker, Taker};
 use super::zip::{Unpacked, Unpacker};
 use crate::archive::{Archive, Stored};
+use crate::audit::{Audit, Event};
 use crate::exchange::client::Endpoint;
 use crate::payload::manifest::{Manifest, ManifestObject};
 use crate::retrieve::{Delivery, Errand, Manner, Source, SourceError};
@@ -28,13 +29,14 @@ const PASSING: [&str; 2] = ["XDSRepositoryBusy", "XDSRepositoryError"];
 pub struct FromSources {
     archive: Archive,
     asker: Asker,
+    audit: Audit,
 }
 
 impl FromSources {
     /// On behalf of a site.
     #[must_use]
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { archive: parts.archive.clone(), asker: Asker::new(parts) }
+        Self { archive: parts.archive.clone(), asker: Asker::new(parts), audit: parts.audit.clone() }
     }
 }
 
@@ -48,18 +50,27 @@ impl FromSources {
     async fn run(&self, errand: &Errand, delivery: &mut Delivery) -> Result<(), SourceError> {
         let endpoint = self.asker.endpoint(errand.study.source).map_err(SourceError::from)?;
         let manifest = self.manifest(errand)?;
-        match errand.manner {
-            Manner::Any if is_worth_the_whole(errand, &manifest) => {
-                self.whole(&endpoint, errand, &manifest, delivery).await
-            }
-            Manner::Any | Manner::Parts => {
-                for objects in errand.wanted.chunks(OBJECTS_A_REQUEST) {
-                    self.some(&endpoint, errand, objects, delivery).await?;
-                }
-                Ok(())
-            }
+        let whole = errand.manner == Manner::Any && is_worth_the_whole(errand, &manifest);
+        let outcome = match errand.manner {
+            _ if whole => self.whole(&endpoint, errand, &manifest, delivery).await,
+            Manner::Any | Manner::Parts => self.parts(&endpoint, errand, delivery).await,
             Manner::Single => self.each(&endpoint, errand, delivery).await,
+        };
+        self.record(errand, whole, &outcome);
+        outcome
+    }
+
+    fn record(&self, errand: &Errand, whole: bool, outcome: &Result<(), SourceError>) {
+        let (source, study) = (errand.study.source.to_string(), hex::encode(errand.study.study_id));
+        let why = outcome.as_ref().err().map(ToString::to_string);
+        self.audit.record(Event::brought(&source, &study, errand.wanted.len(), whole, why.as_deref()));
+    }
+
+    async fn parts(&self, endpoint: &Endpoint, errand: &Errand, delivery: &mut Delivery) -> Result<(), SourceError> {
+        for objects in errand.wanted.chunks(OBJECTS_A_REQUEST) {
+            self.some(endpoint, errand, objects, delivery).await?;
         }
+        Ok(())
     }
 
     /// Object by object, past those that the source has trouble with.

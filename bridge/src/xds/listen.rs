@@ -119,7 +119,9 @@ impl Connection {
         let path = request.uri().path();
         match &self.keys {
             Some(desk) if path == STUDY_KEY_PATH => self.key(desk, request).await,
-            _ if path == self.door.settings().path => self.door.answer(request, &self.cut, &self.place).await,
+            _ if path == self.door.settings().path => {
+                self.door.answer(request, self.peer.ip(), &self.cut, &self.place).await
+            }
             _ => self.door.plain(StatusCode::NOT_FOUND, &self.cut),
         }
     }

@@ -38,6 +38,8 @@ pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use listen::serve;
 pub use replay::{DATABASE, ReplayError};
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
+use crate::audit::{Audit, Event, Party};
 use crate::config::Xds;
 use crate::follow::Consents;
 use crate::ledger::LedgerSlot;
@@ -87,6 +90,8 @@ pub struct Parts {
     pub addresses: Vec<String>,
     /// What outlives a request.
     pub tasks: TaskTracker,
+    /// Where it is recorded who got what.
+    pub audit: Audit,
 }
 
 /// The door. Cheap to clone.
@@ -154,20 +159,26 @@ impl Door {
     }
 
     /// Answers one request. The connection ends when `cut` is cancelled, which is how an answer that cannot go on is broken off.
-    async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken, place: &Place) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        from: IpAddr,
+        cut: &CancellationToken,
+        place: &Place,
+    ) -> Response<Body> {
         let framing = match self.admit(&request) {
             Ok(framing) => framing,
-            Err(fault) => return self.refuse(&fault.into(), cut),
+            Err(fault) => return self.refuse(&fault.into(), from, cut),
         };
         let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect();
         let body = match tokio::time::timeout(self.settings().request_timeout, body).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return self.refuse(&Fault::TooLarge.into(), cut),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return self.refuse(&Fault::TooLarge.into(), from, cut),
             Ok(Err(_)) | Err(_) => return self.plain(StatusCode::REQUEST_TIMEOUT, cut),
         };
-        match self.answer_body(framing, body, cut, place).await {
+        match self.answer_body(framing, body, from, cut, place).await {
             Ok(response) => response,
-            Err(NoAnswer::Refused(refusal)) => self.refuse(&refusal, cut),
+            Err(NoAnswer::Refused(refusal)) => self.refuse(&refusal, from, cut),
             Err(NoAnswer::Failed(error)) => {
                 tracing::error!(error, "a retrieval failed");
                 self.plain(StatusCode::INTERNAL_SERVER_ERROR, cut)
@@ -190,6 +201,7 @@ impl Door {
         &self,
         framing: Framing,
         body: Bytes,
+        from: IpAddr,
         cut: &CancellationToken,
         place: &Place,
     ) -> Result<Response<Body>, NoAnswer> {
@@ -206,6 +218,8 @@ impl Door {
         }
         let (outcomes, documents, permit) = self.prepare(&asker, judged).await?;
         self.record(&asker, &outcomes);
+        // Nothing leaves before it is on the disk that it does.
+        self.0.parts.audit.durable(self.trail(&asker, &outcomes, from)).await.map_err(failed)?;
         Ok(self.respond(&asker, &outcomes, documents, permit, cut))
     }
 
@@ -341,6 +355,41 @@ impl Door {
         }
     }
 
+    /// One record of the documents that are handed out, and one for each reason for which others are not.
+    fn trail(&self, asker: &Asker, outcomes: &[Outcome], from: IpAddr) -> Vec<Event> {
+        let to = Party::asking(&asker.account.to_string(), Some(from));
+        if let Asked::Imaging { documents, .. } = asker.request.retrieve() {
+            // By their studies: a record of each instance would say no more.
+            let mut counts: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
+            for (request, outcome) in documents.iter().zip(outcomes) {
+                let study = request.study_instance_uid.trim();
+                *counts.entry((study, why_not(outcome))).or_default() += 1;
+            }
+            let event = |((study, why), count)| Event::instances(self.url(), &to, study, count, why);
+            return counts.into_iter().map(event).collect();
+        }
+        let mut by_reason: BTreeMap<Option<&str>, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        for (request, outcome) in asker.documents.iter().zip(outcomes) {
+            let why = why_not(outcome);
+            // What is no name of a document here might be anything.
+            let named = DocumentUniqueId::parse(&request.document_unique_id);
+            let known = named.map_or_else(|| "unreadable".to_owned(), |_| request.document_unique_id.trim().to_owned());
+            let (documents, repositories) = by_reason.entry(why).or_default();
+            documents.push(known);
+            repositories.push(request.repository_unique_id.clone());
+        }
+        let mut events = Vec::new();
+        for (why, (documents, repositories)) in by_reason {
+            events.push(Event::documents(self.url(), &to, &repositories, &documents, why));
+        }
+        events
+    }
+
+    /// The URL that the ledger names.
+    fn url(&self) -> &str {
+        self.0.parts.addresses.first().map_or("", String::as_str)
+    }
+
     fn respond(
         &self,
         asker: &Asker,
@@ -380,8 +429,10 @@ impl Door {
         response
     }
 
-    fn refuse(&self, refusal: &Refusal, cut: &CancellationToken) -> Response<Body> {
+    fn refuse(&self, refusal: &Refusal, from: IpAddr, cut: &CancellationToken) -> Response<Body> {
         tracing::info!(why = %refusal.fault, "refused a retrieval");
+        let asker = Party::asking("unknown", Some(from));
+        self.0.parts.audit.record(Event::documents_alert(self.url(), &asker, &refusal.fault.to_string()));
         let status = if self.settings().always_500 { FaultStatus::Always500 } else { FaultStatus::Soap12 };
         let answer = refusal.fault.answer(status, refusal.message_id.as_deref());
         let mut response = self.plain(StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_REQUEST), cut);
@@ -406,6 +457,14 @@ impl Door {
         let mut response = Response::new(full(Vec::new()));
         *response.status_mut() = status;
         response
+    }
+}
+
+/// Why a document is not handed out, if it is not.
+fn why_not(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Document(..) => None,
+        Outcome::Error(code) => Some(code.code()),
     }
 }
 

@@ -50,6 +50,11 @@ pub trait Services: Send + Sync + 'static {
     /// The rejection goes to the peer.
     fn admit(&self, request: &AssociationRequest) -> Result<Self::Session, Rejection>;
 
+    /// An association was rejected, here or by [`Services::admit`]. The titles are as the peer wrote them, unprintable characters left out.
+    fn rejected(&self, peer: SocketAddr, calling: &str, called: &str, reason: &Rejection) {
+        let _ = (peer, calling, called, reason);
+    }
+
     /// An object begins to arrive.
     ///
     /// # Errors
@@ -380,6 +385,7 @@ impl<V: Services, U: Upgrade> Acceptor<V, U> {
             Err(reason) => {
                 let (calling, called) = (printable(&request.calling_ae_title), printable(&request.called_ae_title));
                 info!(%peer, calling, called, %reason, "association rejected");
+                self.services.rejected(peer, &calling, &called, &reason);
                 return self.refuse(stream, &Pdu::AssociationRJ(reason.to_pdu())).await;
             }
         };
