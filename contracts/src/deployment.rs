@@ -27,6 +27,8 @@ pub enum Contract {
     Registry,
     /// Who may see which study.
     Consent,
+    /// Which P-256 keys sign for which account.
+    KeyBindings,
     /// Pieces as transaction input.
     PiecesCalldata,
     /// Pieces as event data.
@@ -39,14 +41,22 @@ pub enum Contract {
 
 impl Contract {
     /// All contracts, in an order in which they can be deployed.
-    pub const ALL: [Self; 6] =
-        [Self::Registry, Self::Consent, Self::PiecesCalldata, Self::PiecesLog, Self::PiecesCode, Self::PiecesStorage];
+    pub const ALL: [Self; 7] = [
+        Self::Registry,
+        Self::Consent,
+        Self::KeyBindings,
+        Self::PiecesCalldata,
+        Self::PiecesLog,
+        Self::PiecesCode,
+        Self::PiecesStorage,
+    ];
 
     /// The name of the Solidity contract.
     pub fn name(self) -> &'static str {
         match self {
             Self::Registry => "Registry",
             Self::Consent => "Consent",
+            Self::KeyBindings => "KeyBindings",
             Self::PiecesCalldata => "PiecesCalldata",
             Self::PiecesLog => "PiecesLog",
             Self::PiecesCode => "PiecesCode",
@@ -59,6 +69,7 @@ impl Contract {
         match self {
             Self::Registry => &bindings::Registry::BYTECODE,
             Self::Consent => &bindings::Consent::BYTECODE,
+            Self::KeyBindings => &bindings::KeyBindings::BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::BYTECODE,
@@ -71,6 +82,7 @@ impl Contract {
         match self {
             Self::Registry => &bindings::Registry::DEPLOYED_BYTECODE,
             Self::Consent => &bindings::Consent::DEPLOYED_BYTECODE,
+            Self::KeyBindings => &bindings::KeyBindings::DEPLOYED_BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::DEPLOYED_BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::DEPLOYED_BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::DEPLOYED_BYTECODE,
@@ -106,6 +118,8 @@ pub struct Addresses {
     pub studies: Address,
     /// The Consent contract.
     pub consent: Address,
+    /// The KeyBindings contract.
+    pub key_bindings: Address,
     /// The Pieces contract of calldata mode.
     pub pieces_calldata: Address,
     /// The Pieces contract of log mode.
@@ -127,6 +141,7 @@ impl Addresses {
         match contract {
             Contract::Registry => self.studies,
             Contract::Consent => self.consent,
+            Contract::KeyBindings => self.key_bindings,
             Contract::PiecesCalldata => self.pieces_calldata,
             Contract::PiecesLog => self.pieces_log,
             Contract::PiecesCode => self.pieces_code,
@@ -143,6 +158,7 @@ pub fn addresses(admin: Address) -> Addresses {
         sources: registry,
         studies: registry,
         consent: at(Contract::Consent),
+        key_bindings: at(Contract::KeyBindings),
         pieces_calldata: at(Contract::PiecesCalldata),
         pieces_log: at(Contract::PiecesLog),
         pieces_code: at(Contract::PiecesCode),

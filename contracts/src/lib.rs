@@ -22,6 +22,7 @@ mod bindings {
 
     sol!(Consent, "artifacts/Consent.json");
     pub use IConsent::{Allowance, Emergency, Grant};
+    sol!(KeyBindings, "artifacts/KeyBindings.json");
     sol!(Pieces, "artifacts/IPieces.json");
     pub use IPieces::{PieceInput, SealInput};
 
@@ -52,6 +53,8 @@ pub use bindings::Consent;
 pub use bindings::Emergency;
 /// What `Consent::getGrant` answers.
 pub use bindings::Grant;
+/// `solidity/KeyBindings.sol`: P-256 keys that sign retrievals for an account.
+pub use bindings::KeyBindings;
 /// What `Studies::proposeRecovery` takes; make one with [`messages::guardian_set`].
 pub use bindings::GuardianSet;
 /// One piece of a `storePieces` batch.

@@ -205,6 +205,23 @@ async fn every_action_costs_less_than_in_the_pcim_paper() {
     let encryptionKey = vec![0xa5; KEY_BYTES].into();
     let call = Sources::changeKeysCall { tlsKey: study(1), encryptionKey };
     world.used(&mut a, at.sources, call, u64::MAX, "change keys of a source").await;
+
+    // As long as real ones; the contract does not read them.
+    let (spki, proof): (Bytes, Bytes) = (vec![0xa5; messages::SPKI_BYTES].into(), vec![0xa5; messages::KEY_PROOF_BYTES].into());
+    let (account, domain) = (key(11).address(), messages::key_bindings_domain(CHAIN_ID, at.key_bindings));
+    for (seq, what) in [(1, "bind a P-256 key, first"), (2, "bind it again")] {
+        let (spki, proof, notAfter, deadline) = (spki.clone(), proof.clone(), LATER, LATER);
+        let message = BindKey { account, spki: spki.clone(), proof: proof.clone(), notAfter, seq, deadline };
+        let accountSignature = world.sign(11, &domain, &message);
+        let call = KeyBindings::bindKeyCall { account, spki, proof, notAfter, seq, deadline, accountSignature };
+        world.used(&mut a, at.key_bindings, call, u64::MAX, what).await;
+    }
+    let named = KeyBindings::notAfterOfCall { account, key: B256::from(<[u8; 32]>::from(sha256(&spki))) };
+    assert_eq!(view(&world.provider, at.key_bindings, named.clone()).await.unwrap(), LATER, "the name is the SHA-256");
+    let UnbindKey { account, key, seq, deadline } = UnbindKey { account, key: named.key, seq: 3, deadline: LATER };
+    let accountSignature = world.sign(11, &domain, &UnbindKey { account, key, seq, deadline });
+    let call = KeyBindings::unbindKeyCall { account, key, seq, deadline, accountSignature };
+    world.used(&mut a, at.key_bindings, call, u64::MAX, "unbind it").await;
 }
 
 async fn view_costs(world: &World, input: Vec<u8>, what: &str) -> u64 {

@@ -8,7 +8,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::Failed;
+use super::consent::Password;
 use super::output::Output;
+use super::p256::{self, P256Command};
 use crate::app::{Core, lock};
 use crate::config::Config;
 use crate::keyring::{KEYSTORE, Keyring};
@@ -49,6 +51,9 @@ pub(super) enum KeysCommand {
     /// Keys of research: each owns all studies that a rule derives (`owner = "research:NAME"`).
     #[command(subcommand)]
     Research(ResearchCommand),
+    /// P-256 keys, as of smart cards and HSMs, that sign retrievals (ITI-43) for an account of the ledger. The bridge must be running.
+    #[command(subcommand)]
+    P256(P256Command),
     /// Give daily transactions a new key: the source authorises it on the ledger, then the old one is retired. The bridge must
     /// not be running; interrupted, run it again.
     Rotate,
@@ -179,9 +184,11 @@ pub(super) async fn run(
     config: Config,
     command: KeysCommand,
     file_password: Option<&str>,
+    key_password: Password,
     output: &Output,
 ) -> Result<(), Failed> {
     match command {
+        KeysCommand::P256(command) => p256::run(command, &config, output, key_password).await,
         KeysCommand::New => show(&config, output).await,
         KeysCommand::Show => {
             let dir = &config.site.data_dir;
@@ -249,9 +256,11 @@ fn on_files(config: &Config, command: KeysCommand, environment: Option<&str>) ->
             let names = keys::restore(dir, &from, &password)?;
             Ok(("restored", vec![("files", names.join(", "))]))
         }
-        KeysCommand::New | KeysCommand::Show | KeysCommand::Rotate | KeysCommand::Research(_) => {
-            Err(Failed("not a command on files".into()))
-        }
+        KeysCommand::New
+        | KeysCommand::Show
+        | KeysCommand::Rotate
+        | KeysCommand::Research(_)
+        | KeysCommand::P256(_) => Err(Failed("not a command on files".into())),
     }
 }
 
