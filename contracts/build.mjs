@@ -12,7 +12,9 @@ import { fileURLToPath } from "node:url";
 import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const contracts = ["Registry", "Consent", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage", "Anchors"];
+const contracts = [
+  "Registry", "Consent", "KeyBindings", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage", "Anchors",
+];
 const interfaces = [
   ["ISources", "ISources", "ISources"],
   ["IStudies", "IStudies", "IStudies"],

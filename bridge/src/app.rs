@@ -842,6 +842,7 @@ impl Following {
         let config = FollowConfig {
             registry: ledger.addresses().studies,
             consent: ledger.addresses().consent,
+            key_bindings: ledger.addresses().key_bindings,
             depth: ledger.depth(),
             // The embedded ledger wakes us.
             poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },

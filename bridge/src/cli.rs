@@ -9,6 +9,7 @@ mod deidentify;
 mod erase;
 mod keys;
 mod output;
+mod p256;
 mod together;
 mod token;
 
@@ -266,7 +267,8 @@ async fn command(
         Command::Api => print!("{}", crate::http::openapi()),
         Command::Deidentify(arguments) => return deidentify::run(&arguments, output),
         Command::Keys(command) => {
-            keys::run(config, command, file_password.as_ref().map(|password| password.as_str()), output).await?;
+            let file_password = file_password.as_ref().map(|password| password.as_str());
+            keys::run(config, command, file_password, key_password, output).await?;
         }
         Command::KeyHelper => return Ok(helper::serve()),
     }

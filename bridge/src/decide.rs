@@ -6,6 +6,7 @@
 
 mod emergency;
 mod guardians;
+mod keys;
 pub mod note;
 mod numbers;
 mod pending;
@@ -15,6 +16,7 @@ mod typed;
 
 pub use emergency::{EmergencyError, EmergencyPaper};
 pub use guardians::{GuardianError, GuardianPaper, Recovery};
+pub use keys::{KeyChallenge, KeyError, KeyPaper, KeyRow, KeyWish, end as key_end};
 pub(crate) use numbers::whole;
 pub use pending::{Action, Pending, PendingError};
 pub use shown::{
@@ -91,6 +93,9 @@ pub enum DecideError {
     /// The file about an emergency is not fit for what is wanted.
     #[error("the request")]
     Emergency(#[from] EmergencyError),
+    /// The key, or the file about it, is not fit to be bound.
+    #[error("the key")]
+    Key(#[from] KeyError),
     /// The operator: no ledger is connected.
     #[error("the ledger is away")]
     Away,
@@ -308,6 +313,35 @@ pub enum Ask {
         /// The account.
         operator: String,
     },
+    /// What the holder of a P-256 key must sign to have it bound; nothing is sent.
+    KeyChallenge {
+        /// To whom; this site's account by default.
+        account: Option<String>,
+        /// The key's SubjectPublicKeyInfo.
+        spki: Bytes,
+    },
+    /// Bind a P-256 key to this site's account, or unbind it.
+    Key {
+        /// What.
+        wish: KeyWish,
+    },
+    /// Make the file about a key that another account signs; nothing is sent.
+    KeyPaper {
+        /// The account.
+        account: String,
+        /// What.
+        wish: KeyWish,
+    },
+    /// Send what another account signed about a key.
+    SubmitKey {
+        /// The file.
+        paper: Box<KeyPaper>,
+    },
+    /// The keys that an account bound.
+    Keys {
+        /// This site's account by default.
+        account: Option<String>,
+    },
 }
 
 /// What comes back.
@@ -334,6 +368,12 @@ pub enum Told {
     Emergency(EmergencyPaper),
     /// To [`Ask::OfferOperator`].
     Offer(Acceptance),
+    /// To [`Ask::KeyChallenge`].
+    KeyChallenge(KeyChallenge),
+    /// To [`Ask::KeyPaper`].
+    KeyPaper(Box<KeyPaper>),
+    /// To [`Ask::Keys`].
+    Keys(Vec<KeyRow>),
 }
 
 /// Answers, and records who asked for what and what came of it.
@@ -385,6 +425,13 @@ async fn carry_out(site: &Site, ask: Ask) -> Result<Told, DecideError> {
         Ask::OfferOperator { operator } => desk.offer_operator(&operator).await.map(Told::Offer),
         Ask::AcceptOperator { acceptance } => desk.accept_operator(&acceptance).await.map(Told::Done),
         Ask::DismissOperator { operator } => desk.dismiss_operator(&operator).await.map(Told::Done),
+        Ask::KeyChallenge { account, spki } => desk.key_challenge(account.as_deref(), &spki).map(Told::KeyChallenge),
+        Ask::Key { wish } => desk.say_of_key(wish).await.map(Told::Done),
+        Ask::KeyPaper { account, wish } => {
+            desk.key_paper(Some(&account), wish).await.map(|paper| Told::KeyPaper(Box::new(paper)))
+        }
+        Ask::SubmitKey { paper } => desk.submit_key(&paper).await.map(Told::Done),
+        Ask::Keys { account } => desk.keys_of(account.as_deref()).map(Told::Keys),
     }
 }
 

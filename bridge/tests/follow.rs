@@ -1,5 +1,6 @@
-//! The followed state against the contracts: random histories of consent on the embedded ledger, stopped and started again in the
-//! middle, and a chain that is exchanged for another branch. Whatever happened, `Grant` answers as `Consent` does.
+//! The followed state against the contracts: random histories of consent and of key bindings on the embedded ledger, stopped and started again in the
+//! middle, and a chain that is exchanged for another branch. Whatever happened, `Grant` answers as `Consent` does, and
+//! a key is whose `KeyBindings` and the proofs say.
 #![allow(clippy::unwrap_used, missing_docs, non_snake_case)]
 
 #[path = "../../embedded-ledger/tests/support/mod.rs"]
@@ -14,17 +15,20 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::DynProvider;
 use alloy::signers::SignerSync;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct};
-use bridge::follow::{Consents, FollowConfig, Mode, follow};
+use bridge::follow::{Consents, FollowConfig, KeyBinding, Mode, follow};
 use bridge::ledger::node::{
     Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, SystemClock, Transaction,
 };
 use bridge::ledger::rpc::RpcNode;
 use chain::{ADMIN, Account, CHAIN_ID, key, public_key, view};
 use contracts::messages::{
-    Allow, DefineStudy, Deny, Revoke, TombstoneStudy, TransferStudy, consent_domain, studies_domain,
+    Allow, BindKey, DefineStudy, Deny, Revoke, TombstoneStudy, TransferStudy, UnbindKey, consent_domain,
+    key_bindings_domain, key_proof_octets, studies_domain,
 };
-use contracts::{Addresses, Allowance, Consent, Emergency, Sources, Studies};
+use contracts::{Addresses, Allowance, Consent, Emergency, KeyBindings, Sources, Studies};
 use embedded_ledger::EmbeddedLedger;
+use p256::ecdsa::signature::Signer as _;
+use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tokio::sync::Notify;
@@ -34,6 +38,9 @@ use tokio_util::sync::CancellationToken;
 const START: u64 = 1_800_000_000;
 const STUDIES: [u8; 2] = [1, 2];
 const GRANTEES: [u8; 3] = [2, 3, 6];
+/// P-256 keys, and accounts that may bind them.
+const CARDS: [u8; 2] = [31, 32];
+const HOLDERS: [u8; 3] = [2, 5, 6];
 
 /// What may happen. Numbers are chosen when it does, so that most of it is accepted.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +58,21 @@ enum Step {
     Endpoint { source: u8 },
     Keys { source: u8 },
     Operator { revoke: bool },
+    Bind { account: u8, card: u8, proof: Proof, lasting: u64 },
+    Unbind { account: u8, card: u8 },
     Wait { seconds: u64 },
     Restart,
+}
+
+/// What comes with a binding as its proof.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Proof {
+    Right,
+    /// That of the binding to another account.
+    Copied,
+    /// The right octets, signed by another key.
+    OfAnotherKey,
+    Nonsense,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -60,6 +80,9 @@ fn step() -> impl Strategy<Value = Step> {
     let pair = (study.clone(), grantee);
     let source = 2u8..4;
     let terms = (0u8..3, 1u8..3, prop_oneof![Just(0u16), Just(3)], 0u64..40, 0u64..90);
+    let (holder, card) = (prop::sample::select(&HOLDERS[..]), prop::sample::select(&CARDS[..]));
+    let bound = (holder, card);
+    let proof = prop_oneof![5 => Just(Proof::Right), 1 => Just(Proof::Copied), 1 => Just(Proof::OfAnotherKey), 1 => Just(Proof::Nonsense)];
     prop_oneof![
         3 => (2u8..7, study.clone()).prop_map(|(by, study)| Step::Request { by, study }),
         8 => (pair.clone(), terms).prop_map(|((study, grantee), (series, mode, purpose, from, length))| {
@@ -76,6 +99,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => source.clone().prop_map(|source| Step::Endpoint { source }),
         1 => source.prop_map(|source| Step::Keys { source }),
         1 => any::<bool>().prop_map(|revoke| Step::Operator { revoke }),
+        7 => (bound.clone(), proof, prop_oneof![0u64..90, Just(u64::MAX)])
+            .prop_map(|((account, card), proof, lasting)| Step::Bind { account, card, proof, lasting }),
+        3 => bound.prop_map(|(account, card)| Step::Unbind { account, card }),
         6 => (1u64..50).prop_map(|seconds| Step::Wait { seconds }),
         1 => Just(Step::Restart),
     ]
@@ -93,12 +119,27 @@ fn address(n: u8) -> Address {
     key(n).address()
 }
 
+fn card(seed: u8) -> p256::ecdsa::SigningKey {
+    p256::ecdsa::SigningKey::from_slice(&[seed; 32]).unwrap()
+}
+
+fn spki(seed: u8) -> Bytes {
+    card(seed).verifying_key().to_public_key_der().unwrap().into_vec().into()
+}
+
+fn card_name(seed: u8) -> B256 {
+    bridge::follow::binding::key_of(&spki(seed)).unwrap()
+}
+
 /// A chain with two sources at work, an operator of the second, and two studies.
 struct World {
     provider: DynProvider,
     at: Addresses,
     accounts: BTreeMap<u8, Account>,
     owners: BTreeMap<u8, u8>,
+    /// By account and card: whether its newest binding is proven, and how many were said before it.
+    bound: BTreeMap<(u8, u8), (bool, usize)>,
+    bindings: usize,
     clock: Arc<AtomicU64>,
     ledger: EmbeddedLedger,
 }
@@ -112,7 +153,8 @@ impl World {
         let provider = chain::provider(&ledger);
         let mut accounts: BTreeMap<u8, Account> = (1..8).map(|seed| (seed, Account::new(seed))).collect();
         let at = chain::deploy(&provider, accounts.get_mut(&ADMIN).unwrap()).await;
-        let mut world = Self { provider, at, accounts, owners: BTreeMap::new(), clock, ledger };
+        let (owners, bound) = (BTreeMap::new(), BTreeMap::new());
+        let mut world = Self { provider, at, accounts, owners, bound, bindings: 0, clock, ledger };
         for source in [2, 3] {
             assert!(world.send(ADMIN, at.sources, Sources::admitCall { source: address(source) }).await);
             let call = Sources::defineSourceCall { publicKey: public_key(&key(source)), endpoint: "https://x".into() };
@@ -255,6 +297,10 @@ impl World {
                     self.send(4, sources, Sources::acceptOperatorCall { source: address(3) }).await;
                 }
             }
+            Step::Bind { account, card: n, proof, lasting } => {
+                self.bind(account, n, proof, now.saturating_add(lasting)).await;
+            }
+            Step::Unbind { account, card } => self.unbind(account, card).await,
             Step::Wait { seconds } => {
                 self.clock.fetch_add(seconds, Ordering::Relaxed);
                 // Views are answered as of the newest block: there must be one of this time.
@@ -264,8 +310,62 @@ impl World {
         }
     }
 
+    async fn key_seq(&self, account: u8) -> u32 {
+        let call = KeyBindings::seqOfCall { account: address(account) };
+        view(&self.provider, self.at.key_bindings, call).await.unwrap() + 1
+    }
+
+    async fn bind(&mut self, holder: u8, n: u8, proof: Proof, notAfter: u64) {
+        let (account, at, deadline) = (address(holder), self.at.key_bindings, u64::MAX);
+        let named = if proof == Proof::Copied { address(7) } else { account };
+        let octets = key_proof_octets(CHAIN_ID, at, named, card_name(n));
+        let signer = if proof == Proof::OfAnotherKey { card(33) } else { card(n) };
+        let signature: p256::ecdsa::Signature = signer.sign(&octets);
+        let octets = if proof == Proof::Nonsense { vec![0; 64] } else { signature.to_bytes().to_vec() };
+        let (proven, spki, proof) = (proof == Proof::Right, spki(n), Bytes::from(octets));
+        let seq = self.key_seq(holder).await;
+        let message = BindKey { account, spki: spki.clone(), proof: proof.clone(), notAfter, seq, deadline };
+        let accountSignature = sign(holder, &key_bindings_domain(CHAIN_ID, at), &message);
+        let call = KeyBindings::bindKeyCall { account, spki, proof, notAfter, seq, deadline, accountSignature };
+        assert!(self.send(7, at, call).await, "the contract does not judge proofs");
+        self.bindings += 1;
+        self.bound.insert((holder, n), (proven, self.bindings));
+    }
+
+    async fn unbind(&mut self, holder: u8, n: u8) {
+        let (account, key, at, deadline) = (address(holder), card_name(n), self.at.key_bindings, u64::MAX);
+        let seq = self.key_seq(holder).await;
+        let message = UnbindKey { account, key, seq, deadline };
+        let accountSignature = sign(holder, &key_bindings_domain(CHAIN_ID, at), &message);
+        let call = KeyBindings::unbindKeyCall { account, key, seq, deadline, accountSignature };
+        assert!(self.send(7, at, call).await);
+    }
+
+    /// What is bound is what the contract holds, as far as it is proven; of several that hold the oldest counts.
+    async fn compare_keys(&self, consents: &Consents, when: &str) {
+        let now = self.now();
+        for n in CARDS {
+            let (key, mut holding) = (card_name(n), Vec::new());
+            for holder in HOLDERS {
+                let account = address(holder);
+                let call = KeyBindings::notAfterOfCall { account, key };
+                let said = view(&self.provider, self.at.key_bindings, call).await.unwrap();
+                let (proven, order) = self.bound.get(&(holder, n)).copied().unwrap_or_default();
+                let expected = (proven && said != 0).then_some(said);
+                let followed = consents.bindings_of(account).unwrap().into_iter().find(|binding| binding.key == key);
+                assert_eq!(followed.map(|binding| binding.not_after), expected, "account {holder}, card {n}, {when}");
+                if expected.is_some_and(|last| now <= last) {
+                    holding.push((order, account));
+                }
+            }
+            let expected = holding.into_iter().min().map(|(_, account)| account);
+            assert_eq!(consents.account_of(key, now).unwrap(), expected, "card {n}, {when}");
+        }
+    }
+
     /// Everybody's followed access is the contract's.
     async fn compare(&self, consents: &Consents, when: &str) {
+        self.compare_keys(consents, when).await;
         let now = self.now();
         for (n, grantee) in STUDIES.iter().flat_map(|n| GRANTEES.map(|g| (*n, address(g)))) {
             let studyId = study(n);
@@ -391,7 +491,13 @@ struct Follower {
 impl Follower {
     fn start(path: &Path, node: Fickle, at: Addresses) -> Self {
         let consents = Consents::open(path).unwrap();
-        let config = FollowConfig { registry: at.studies, consent: at.consent, depth: 1, poll_ms: 1 };
+        let config = FollowConfig {
+            registry: at.studies,
+            consent: at.consent,
+            key_bindings: at.key_bindings,
+            depth: 1,
+            poll_ms: 1,
+        };
         let stop = CancellationToken::new();
         let task = tokio::spawn(follow(
             consents.clone(),
@@ -493,4 +599,78 @@ proptest! {
             }
         });
     }
+}
+
+/// Two chains with a common beginning, and one node that knows both.
+async fn fork(dir: &Path) -> (World, World, Fickle, Follower) {
+    let (first, second) = (World::new(&dir.join("a.redb")).await, World::new(&dir.join("b.redb")).await);
+    let chains = [RpcNode::embedded(&first.ledger), RpcNode::embedded(&second.ledger)];
+    let node = Fickle { chains, second: Arc::default() };
+    let follower = Follower::start(&dir.join("consent.sqlite"), node.clone(), first.at);
+    (first, second, node, follower)
+}
+
+/// The cases of docs/P256-BINDING.md, one after the other.
+#[tokio::test]
+async fn a_key_signs_for_the_account_that_its_holder_chose_first_until_that_account_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, mut other, node, follower) = fork(dir.path()).await;
+    let (clinic, stranger, card) = (2, 6, CARDS[0]);
+    let (key, consents) = (card_name(card), follower.consents.clone());
+    let holder = |now| consents.account_of(key, now).unwrap();
+    let bindings = |n: u8| consents.bindings_of(address(n)).unwrap();
+
+    // A stranger comes first, with every proof but the holder's own for him.
+    for proof in [Proof::Nonsense, Proof::OfAnotherKey, Proof::Copied] {
+        world.bind(stranger, card, proof, u64::MAX).await;
+        follower.caught_up(&world.ledger).await;
+        assert_eq!(holder(world.now()), None, "{proof:?}");
+    }
+    world.bind(clinic, card, Proof::Right, u64::MAX).await;
+    follower.caught_up(&world.ledger).await;
+    assert_eq!(holder(world.now()), Some(address(clinic)));
+    // He copies the clinic's proof from the ledger, which names the clinic.
+    let octets = key_proof_octets(CHAIN_ID, world.at.key_bindings, address(clinic), key);
+    let copied: p256::ecdsa::Signature = self::card(card).sign(&octets);
+    let (account, spki, proof, deadline) = (address(stranger), spki(card), copied.to_bytes().to_vec().into(), u64::MAX);
+    let (notAfter, seq, accountSignature) = (u64::MAX, world.key_seq(stranger).await, Bytes::new());
+    let call = KeyBindings::bindKeyCall { account, spki, proof, notAfter, seq, deadline, accountSignature };
+    let at = world.at.key_bindings;
+    assert!(world.send(stranger, at, call).await);
+    follower.caught_up(&world.ledger).await;
+    assert!(bindings(stranger).is_empty() && holder(world.now()) == Some(address(clinic)));
+
+    // The holder binds it to another account as well, which counts when the first is gone; then nothing does.
+    world.bind(stranger, card, Proof::Right, u64::MAX).await;
+    follower.caught_up(&world.ledger).await;
+    let [KeyBinding { account, .. }] = bindings(stranger)[..] else { panic!("{:?}", bindings(stranger)) };
+    assert_eq!((account, holder(world.now())), (address(stranger), Some(address(clinic))), "the older one");
+    world.unbind(clinic, card).await;
+    follower.caught_up(&world.ledger).await;
+    assert_eq!(holder(world.now()), Some(address(stranger)), "the younger one follows");
+    world.bind(clinic, card, Proof::Right, world.now() + 10).await;
+    world.unbind(stranger, card).await;
+    follower.caught_up(&world.ledger).await;
+    let last = world.now() + 10;
+    assert_eq!((holder(last), holder(last + 1)), (Some(address(clinic)), None), "until its last second");
+    // The account's newest word counts alone, whatever its proof is worth.
+    world.bind(clinic, card, Proof::Nonsense, u64::MAX).await;
+    follower.caught_up(&world.ledger).await;
+    assert_eq!(holder(world.now()), None);
+
+    // A binding that left the chain never was.
+    world.bind(clinic, card, Proof::Right, u64::MAX).await;
+    follower.caught_up(&world.ledger).await;
+    assert_eq!(holder(world.now()), Some(address(clinic)));
+    while other.ledger.head().number <= world.ledger.head().number {
+        other.take(Step::Wait { seconds: 1 }).await;
+    }
+    node.second.store(true, Ordering::SeqCst);
+    follower.caught_up(&other.ledger).await;
+    assert!(holder(other.now()).is_none() && bindings(clinic).is_empty());
+    other.bind(stranger, card, Proof::Right, u64::MAX).await;
+    follower.caught_up(&other.ledger).await;
+    assert_eq!(holder(other.now()), Some(address(stranger)), "on the other branch he is the first");
+    follower.stop.cancel();
+    follower.task.await.unwrap();
 }

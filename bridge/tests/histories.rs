@@ -421,7 +421,13 @@ impl Sites {
             assert!(world.send(source, world.at.sources, call).await);
         }
         let consents = Consents::open(&dir.join("consent.sqlite")).unwrap();
-        let at = FollowConfig { registry: world.at.studies, consent: world.at.consent, depth: 1, poll_ms: 1 };
+        let at = FollowConfig {
+            registry: world.at.studies,
+            consent: world.at.consent,
+            key_bindings: world.at.key_bindings,
+            depth: 1,
+            poll_ms: 1,
+        };
         let (stop, node) = (CancellationToken::new(), RpcNode::embedded(&world.ledger));
         let wake = Arc::new(Notify::new());
         let follower = tokio::spawn(follow(consents.clone(), node, SystemClock, at, wake, stop.clone()));

@@ -27,6 +27,8 @@ pub enum Contract {
     Registry,
     /// Who may see which study.
     Consent,
+    /// Which P-256 keys sign for which account.
+    KeyBindings,
     /// Pieces as transaction input.
     PiecesCalldata,
     /// Pieces as event data.
@@ -41,9 +43,10 @@ pub enum Contract {
 
 impl Contract {
     /// All contracts, in an order in which they can be deployed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Registry,
         Self::Consent,
+        Self::KeyBindings,
         Self::PiecesCalldata,
         Self::PiecesLog,
         Self::PiecesCode,
@@ -56,6 +59,7 @@ impl Contract {
         match self {
             Self::Registry => "Registry",
             Self::Consent => "Consent",
+            Self::KeyBindings => "KeyBindings",
             Self::PiecesCalldata => "PiecesCalldata",
             Self::PiecesLog => "PiecesLog",
             Self::PiecesCode => "PiecesCode",
@@ -69,6 +73,7 @@ impl Contract {
         match self {
             Self::Registry => &bindings::Registry::BYTECODE,
             Self::Consent => &bindings::Consent::BYTECODE,
+            Self::KeyBindings => &bindings::KeyBindings::BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::BYTECODE,
@@ -82,6 +87,7 @@ impl Contract {
         match self {
             Self::Registry => &bindings::Registry::DEPLOYED_BYTECODE,
             Self::Consent => &bindings::Consent::DEPLOYED_BYTECODE,
+            Self::KeyBindings => &bindings::KeyBindings::DEPLOYED_BYTECODE,
             Self::PiecesCalldata => &bindings::calldata::PiecesCalldata::DEPLOYED_BYTECODE,
             Self::PiecesLog => &bindings::log::PiecesLog::DEPLOYED_BYTECODE,
             Self::PiecesCode => &bindings::code::PiecesCode::DEPLOYED_BYTECODE,
@@ -118,6 +124,8 @@ pub struct Addresses {
     pub studies: Address,
     /// The Consent contract.
     pub consent: Address,
+    /// The KeyBindings contract.
+    pub key_bindings: Address,
     /// The Pieces contract of calldata mode.
     pub pieces_calldata: Address,
     /// The Pieces contract of log mode.
@@ -141,6 +149,7 @@ impl Addresses {
         match contract {
             Contract::Registry => self.studies,
             Contract::Consent => self.consent,
+            Contract::KeyBindings => self.key_bindings,
             Contract::PiecesCalldata => self.pieces_calldata,
             Contract::PiecesLog => self.pieces_log,
             Contract::PiecesCode => self.pieces_code,
@@ -158,6 +167,7 @@ pub fn addresses(admin: Address) -> Addresses {
         sources: registry,
         studies: registry,
         consent: at(Contract::Consent),
+        key_bindings: at(Contract::KeyBindings),
         pieces_calldata: at(Contract::PiecesCalldata),
         pieces_log: at(Contract::PiecesLog),
         pieces_code: at(Contract::PiecesCode),

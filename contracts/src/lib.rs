@@ -22,6 +22,7 @@ mod bindings {
 
     sol!(Consent, "artifacts/Consent.json");
     pub use IConsent::{Allowance, Emergency, Grant};
+    sol!(KeyBindings, "artifacts/KeyBindings.json");
     sol!(Pieces, "artifacts/IPieces.json");
     pub use IPieces::{PieceInput, SealInput};
     sol!(Anchors, "artifacts/Anchors.json");
@@ -57,6 +58,8 @@ pub use bindings::Emergency;
 pub use bindings::Grant;
 /// What `Studies::proposeRecovery` takes; make one with [`messages::guardian_set`].
 pub use bindings::GuardianSet;
+/// `solidity/KeyBindings.sol`: P-256 keys that sign retrievals for an account.
+pub use bindings::KeyBindings;
 /// One piece of a `storePieces` batch.
 pub use bindings::PieceInput;
 /// The interface shared by all Pieces contracts (`solidity/interfaces/IPieces.sol`), with `loadPiece`, which only

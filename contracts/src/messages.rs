@@ -1,8 +1,11 @@
-//! What owners, guardians, approvers and sources' identities sign: EIP-712 messages of the Registry and Consent contracts, one flat struct per action.
+//! What owners, guardians, approvers and sources' identities sign: EIP-712 messages of the Registry, Consent
+//! and KeyBindings contracts, one flat struct per action.
 //!
-//! Sign `message.eip712_signing_hash(&studies_domain(..))` for messages of Studies, `consent_domain` for those of Consent.
+//! Sign `message.eip712_signing_hash(&studies_domain(..))` for messages of Studies, `consent_domain` for those of Consent,
+//! `key_bindings_domain` for those of KeyBindings.
 //! `deadline` is in seconds since 1970 and is the last moment at which the message is good. `seq` rises strictly: per study
-//! over all messages of Studies, per (study, grantee) over allow, deny and revoke, per source over its endpoint and keys.
+//! over all messages of Studies, per (study, grantee) over allow, deny and revoke, per source over its endpoint and keys, per
+//! account over its bindings.
 //!
 //! The tables of codes are here as well, because the contracts only carry numbers.
 //!
@@ -55,6 +58,10 @@ mod bindings {
             uint64 until;
             uint64 deadline;
         }
+        #[derive(Debug, PartialEq, Eq)]
+        struct BindKey { address account; bytes spki; bytes proof; uint64 notAfter; uint32 seq; uint64 deadline; }
+        #[derive(Debug, PartialEq, Eq)]
+        struct UnbindKey { address account; bytes32 key; uint32 seq; uint64 deadline; }
     }
 }
 
@@ -65,6 +72,8 @@ use alloy::sol_types::{Eip712Domain, SolValue};
 pub use bindings::Allow;
 /// A second operator of a source agrees that the first breaks the glass.
 pub use bindings::ApproveEmergency;
+/// An account says that a P-256 key signs retrievals for it.
+pub use bindings::BindKey;
 /// A source's identity says where the source answers.
 pub use bindings::ChangeEndpoint;
 /// A source's identity says by which keys the source is known.
@@ -83,6 +92,8 @@ pub use bindings::Revoke;
 pub use bindings::TombstoneStudy;
 /// The owner hands the study to another key.
 pub use bindings::TransferStudy;
+/// An account says that a key signs nothing for it any more.
+pub use bindings::UnbindKey;
 /// The owner ends a recovery under way.
 pub use bindings::VetoRecovery;
 
@@ -94,6 +105,25 @@ pub fn studies_domain(chain_id: u64, studies: Address) -> Eip712Domain {
 /// The EIP-712 domain of a Consent contract on a chain.
 pub fn consent_domain(chain_id: u64, consent: Address) -> Eip712Domain {
     domain("PACS Bridge Consent", chain_id, consent)
+}
+
+/// The EIP-712 domain of the messages of a KeyBindings contract on a chain.
+pub fn key_bindings_domain(chain_id: u64, key_bindings: Address) -> Eip712Domain {
+    domain("PACS Bridge Key Bindings", chain_id, key_bindings)
+}
+
+/// How the octets of a proof begin; never like a canonical SignedInfo, so that neither signature can stand for the other.
+const KEY_PROOF: &[u8] = b"PACS bridge key binding\0";
+/// Octets of a binding's SubjectPublicKeyInfo: `KeyBindings.SPKI_BYTES`.
+pub const SPKI_BYTES: usize = 91;
+/// Octets of a binding's proof: `KeyBindings.PROOF_BYTES`.
+pub const KEY_PROOF_BYTES: usize = 64;
+
+/// The octets that a P-256 key signs (ECDSA with SHA-256) to prove that its holder wants it bound to `account`. `key` is the SHA-256 of its
+/// SubjectPublicKeyInfo with the curve's name and the uncompressed point.
+pub fn key_proof_octets(chain_id: u64, key_bindings: Address, account: Address, key: B256) -> Vec<u8> {
+    let chain = U256::from(chain_id).to_be_bytes::<32>();
+    [KEY_PROOF, &chain, key_bindings.as_slice(), account.as_slice(), key.as_slice()].concat()
 }
 
 fn domain(name: &'static str, chain_id: u64, contract: Address) -> Eip712Domain {
@@ -296,6 +326,16 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_is_over_what_the_design_says() {
+        let octets = key_proof_octets(0x0102, Address::repeat_byte(3), Address::repeat_byte(4), B256::repeat_byte(5));
+        let (words, rest) = octets.split_at(24);
+        assert_eq!(words, b"PACS bridge key binding\0");
+        assert_eq!(rest.len(), 32 + 20 + 20 + 32);
+        assert_eq!((&rest[..30], &rest[30..32]), (&[0; 30][..], &[1, 2][..]));
+        assert!(rest[32..52] == [3; 20] && rest[52..72] == [4; 20] && rest[72..] == [5; 32]);
+    }
+
+    #[test]
     fn only_guardian_sets_that_can_act_are_made() {
         let g = |n| Address::repeat_byte(n);
         let day = RECOVERY_DELAY_MIN_S;
@@ -319,6 +359,7 @@ mod tests {
             include_str!("../solidity/Sources.sol"),
             include_str!("../solidity/Studies.sol"),
             include_str!("../solidity/Consent.sol"),
+            include_str!("../solidity/KeyBindings.sol"),
         ]
         .concat();
         let types = [
@@ -334,6 +375,8 @@ mod tests {
             Deny::eip712_encode_type(),
             Revoke::eip712_encode_type(),
             ApproveEmergency::eip712_encode_type(),
+            BindKey::eip712_encode_type(),
+            UnbindKey::eip712_encode_type(),
         ];
         for text in types {
             assert!(source.contains(&format!("\"{text}\"")), "{text}");

@@ -4,14 +4,14 @@
 
 mod support;
 
-use alloy::primitives::{Address, B256, Bytes, keccak256};
+use alloy::primitives::{Address, B256, Bytes, b256, keccak256};
 use alloy::providers::{DynProvider, Provider};
 use alloy::rpc::types::TransactionRequest;
 use alloy::signers::SignerSync;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct};
-use contracts::messages::{self, Allow, DefineStudy, Deny, NameGuardians, RecoverStudy, Revoke};
-use contracts::messages::{TombstoneStudy, TransferStudy, VetoRecovery};
-use contracts::{Addresses, Allowance, Consent, Emergency, Sources, Studies};
+use contracts::messages::{self, Allow, BindKey, DefineStudy, Deny, NameGuardians, RecoverStudy, Revoke};
+use contracts::messages::{TombstoneStudy, TransferStudy, UnbindKey, VetoRecovery};
+use contracts::{Addresses, Allowance, Consent, Emergency, KeyBindings, Sources, Studies};
 use embedded_ledger::EmbeddedLedger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,8 @@ const NOW: u64 = 1_800_000_000;
 const LATER: u64 = NOW + 100 * 86_400;
 /// An OpenPGP v6 certificate with an X25519 subkey and no user id is about this long.
 const KEY_BYTES: usize = 300;
+/// SHA-256 of 91 octets A5, as another program computes it.
+const SPKI_SHA256: B256 = b256!("f1023ec9583ed0e650702e48c3cd7241e379c12b5d42a8322f0c5993fd0b7c82");
 
 struct World {
     provider: DynProvider,
@@ -205,6 +207,24 @@ async fn every_action_costs_less_than_in_the_pcim_paper() {
     let encryptionKey = vec![0xa5; KEY_BYTES].into();
     let call = Sources::changeKeysCall { tlsKey: study(1), encryptionKey };
     world.used(&mut a, at.sources, call, u64::MAX, "change keys of a source").await;
+
+    // As long as real ones; the contract does not read them.
+    let (spki, proof): (Bytes, Bytes) =
+        (vec![0xa5; messages::SPKI_BYTES].into(), vec![0xa5; messages::KEY_PROOF_BYTES].into());
+    let (account, domain) = (key(11).address(), messages::key_bindings_domain(CHAIN_ID, at.key_bindings));
+    for (seq, what) in [(1, "bind a P-256 key, first"), (2, "bind it again")] {
+        let (spki, proof, notAfter, deadline) = (spki.clone(), proof.clone(), LATER, LATER);
+        let message = BindKey { account, spki: spki.clone(), proof: proof.clone(), notAfter, seq, deadline };
+        let accountSignature = world.sign(11, &domain, &message);
+        let call = KeyBindings::bindKeyCall { account, spki, proof, notAfter, seq, deadline, accountSignature };
+        world.used(&mut a, at.key_bindings, call, u64::MAX, what).await;
+    }
+    let named = KeyBindings::notAfterOfCall { account, key: SPKI_SHA256 };
+    assert_eq!(view(&world.provider, at.key_bindings, named.clone()).await.unwrap(), LATER, "the name is the SHA-256");
+    let UnbindKey { account, key, seq, deadline } = UnbindKey { account, key: named.key, seq: 3, deadline: LATER };
+    let accountSignature = world.sign(11, &domain, &UnbindKey { account, key, seq, deadline });
+    let call = KeyBindings::unbindKeyCall { account, key, seq, deadline, accountSignature };
+    world.used(&mut a, at.key_bindings, call, u64::MAX, "unbind it").await;
 }
 
 async fn view_costs(world: &World, input: Vec<u8>, what: &str) -> u64 {

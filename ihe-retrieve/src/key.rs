@@ -40,12 +40,18 @@ impl RequesterKey {
     }
 
     /// A key from the certificate that contains it.
-    pub(crate) fn from_certificate(certificate: &[u8]) -> Result<RequesterKey, Fault> {
+    ///
+    /// # Errors
+    /// [`Fault::InvalidSecurityToken`] and [`Fault::UnsupportedSecurityToken`].
+    pub fn from_certificate(certificate: &[u8]) -> Result<RequesterKey, Fault> {
         RequesterKey::from_spki(der::certificate_key(certificate).ok_or(Fault::InvalidSecurityToken)?)
     }
 
-    /// A key from its SubjectPublicKeyInfo.
-    pub(crate) fn from_spki(spki: &[u8]) -> Result<RequesterKey, Fault> {
+    /// A key from its SubjectPublicKeyInfo, with the point compressed or not.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidSecurityToken`] and [`Fault::UnsupportedSecurityToken`].
+    pub fn from_spki(spki: &[u8]) -> Result<RequesterKey, Fault> {
         let (kind, point) = der::public_key_info(spki).ok_or(Fault::InvalidSecurityToken)?;
         match kind {
             KeyKind::Curve(curve) => RequesterKey::from_point(curve, point),
@@ -79,7 +85,7 @@ impl RequesterKey {
 
     /// Whether `signature`, r and s of 32 octets each, is this key's over a digest. Low and high s are the same signature: k256 refuses
     /// high ones, so they are normalised first.
-    pub(crate) fn verifies(&self, digest: &[u8; 32], signature: &[u8]) -> bool {
+    pub fn verifies(&self, digest: &[u8; 32], signature: &[u8]) -> bool {
         match self {
             RequesterKey::Secp256k1(key) => k256::ecdsa::Signature::from_slice(signature).is_ok_and(|signature| {
                 let low = signature.normalize_s().unwrap_or(signature);

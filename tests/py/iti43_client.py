@@ -66,6 +66,10 @@ def element(parent, tag, text=None, identifier=None, **attributes):
 
 def private_key(arguments):
     secret = pathlib.Path(arguments.key).read_text().strip().removeprefix("0x")
+    if secret.startswith("-----BEGIN"):
+        key = serialization.load_pem_private_key(secret.encode(), None)
+        arguments.curve = next(curve for curve, (kind, _) in CURVES.items() if kind.name == key.curve.name)
+        return key
     return ec.derive_private_key(int(secret, 16), CURVES[arguments.curve][0])
 
 
@@ -288,8 +292,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="where to send the request")
     parser.add_argument("--to", help="wsa:To, when it is not the URL")
-    parser.add_argument("--key", help="file with the private key, 64 hexadecimal digits")
-    parser.add_argument("--curve", choices=sorted(CURVES), default="secp256k1")
+    parser.add_argument("--key", help="file with the private key: 64 hexadecimal digits, or PEM, which says its curve itself")
+    parser.add_argument("--curve", choices=sorted(CURVES), default="secp256k1", help="of a key in hexadecimal digits")
     parser.add_argument("--token", choices=["part", "inline", "named-curve", "der"], default="part", help="how the key is sent")
     parser.add_argument("--repository", help="RepositoryUniqueId")
     parser.add_argument("--document", action="append", default=[], help="DocumentUniqueId; may be repeated")

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::network::{EthereumWallet, TransactionBuilder as _};
-use alloy::primitives::{Bytes, U256, uint};
+use alloy::primitives::{Address, Bytes, U256, uint};
 use alloy::providers::{Provider as _, ProviderBuilder};
 use alloy::rpc::types::TransactionRequest;
 use alloy::signers::local::PrivateKeySigner;
@@ -21,7 +22,8 @@ use sha2::Digest as _;
 use tests::dicom::{slices, subject};
 use tests::retrieval::{connect, converse, document, request};
 use tests::xds::{
-    PUBLIC_URL, Person, UNAVAILABLE, World, XDS, comparable, digest, enlarged, keyring, peak_kib, post, start, unzipped,
+    KEY_HASH, PUBLIC_URL, Person, UNAVAILABLE, World, XDS, comparable, digest, enlarged, keyring, peak_kib, post,
+    start, unzipped,
 };
 use tests::{Bridge, files_below, wait_for};
 use tokio::io::AsyncReadExt as _;
@@ -394,6 +396,109 @@ fn a_bridge_fetches_what_another_publishes_and_compares_it_with_the_manifest() {
     let by_uid = world.dir.path().join("by-uid.zip");
     let fetched = b.json(&["fetch", &subject(1).study_uid, "--out", by_uid.to_str().unwrap()]);
     assert!(fetched["proven"] == 3 && std::fs::read(by_uid).unwrap() == std::fs::read(file).unwrap(), "{fetched}");
+}
+
+/// A smart card's key, which OpenSSL plays.
+fn card(dir: &Path) -> Option<(Person, PathBuf)> {
+    if !tests::have("openssl") {
+        return None;
+    }
+    let (key, public) = (dir.join("card.pem"), dir.join("card.pub"));
+    let curve = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
+    tests::peers::run(Command::new("openssl").args(curve).arg(&key));
+    tests::peers::run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
+    // It has no account of its own.
+    Some((Person { account: Address::ZERO, key }, public))
+}
+
+#[test]
+fn a_p256_key_is_served_for_the_account_that_bound_it_while_it_is_bound() {
+    let mut consortium = Consortium::found();
+    let dir = tempfile::tempdir().unwrap();
+    let Some((card, public)) = card(dir.path()) else { return };
+    let Some(world) = World::new(|| consortium.join(XDS)) else { return };
+    let b = consortium.join("");
+    world.store(&slices(1, 2, 64));
+    world.a.wait_final(1);
+    let study = world.study(1);
+    let account = keyring(&b).source().address().to_string();
+    world.a.json(&["allow", &subject(1).study_uid, &account, "--encryption-key", KEY_HASH]);
+    let fault = || {
+        let said = world.ask(&card, &[&study], &[]);
+        if let Some(errors) = said["response"]["errors"].as_array() {
+            return errors.first().map(|error| error["errorCode"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(said["http_status"], 400, "{said}");
+        said["fault"]["subcode"].as_str().map(str::to_owned)
+    };
+    let nobody = Some("wsse:UnsupportedSecurityToken");
+    assert_eq!(fault().as_deref(), nobody, "before anybody bound it");
+
+    // The card signs the challenge; somebody else's signature, or the card's for another account, is refused before anything is sent.
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (public, key) = (public.to_str().unwrap(), card.key.to_str().unwrap());
+    let challenge = |of: &[&str], name: &str| {
+        b.json(&[&["keys", "p256", "challenge", "--public-key", public, "--out", &file(name)], of].concat());
+        let signed = Command::new("openssl")
+            .args(["dgst", "-sha256", "-sign", key, "-out"])
+            .arg(file("proof"))
+            .arg(file(name))
+            .output();
+        assert!(signed.unwrap().status.success());
+    };
+    let bind = |more: &[&str]| {
+        b.cli(&[&["--json", "keys", "p256", "bind", "--public-key", public, "--proof", &file("proof")], more].concat())
+    };
+    let patient = PrivateKeySigner::random();
+    let patients = patient.address().to_string();
+    challenge(&["--account", &patients], "challenge.patient");
+    let refused = bind(&[]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("the proof is no signature"), "{words}");
+    challenge(&[], "challenge.b");
+    let bound = bind(&[]);
+    assert!(bound.status.success(), "{}", String::from_utf8_lossy(&bound.stderr));
+    wait_for("A to know whose the key is", || fault().is_none());
+    let said = world.ask(&card, &[&study], &["--save", dir.path().to_str().unwrap()]);
+    let stored = files_below(&world.a.data().join("archive/objects"));
+    let stored: BTreeSet<String> = stored.iter().map(|file| digest(&std::fs::read(file).unwrap())).collect();
+    let got: BTreeSet<String> =
+        unzipped(&world.python, &dir.path().join("1.bin")).into_iter().map(|(_, digest)| digest).collect();
+    assert_eq!(got, stored, "{said}");
+    for token in ["inline", "named-curve", "der"] {
+        let again = world.ask(&card, &[&study], &["--token", token]);
+        assert_eq!(again["response"]["documents"][0]["sha256"], said["response"]["documents"][0]["sha256"], "{token}");
+    }
+    // A message is new for the account, whichever of its keys signed.
+    let twice = ["--message-id", "urn:uuid:by-card"];
+    assert_eq!(world.ask(&card, &[&study], &twice)["http_status"], 200);
+    assert_eq!(world.ask(&card, &[&study], &twice)["fault"]["subcode"], "wsse:FailedCheck");
+
+    // A lost card: unbound without it, by what the list calls it.
+    let listed = b.json(&["keys", "p256", "list"]);
+    assert_eq!((&listed[0]["state"], listed.as_array().unwrap().len()), (&"bound".into(), 1), "{listed}");
+    b.json(&["keys", "p256", "unbind", listed[0]["key"].as_str().unwrap()]);
+    wait_for("A to know that it is unbound", || fault().as_deref() == nobody);
+    assert!(b.json(&["keys", "p256", "list"]).as_array().unwrap().is_empty());
+
+    // The patient's account binds it with a key that no bridge has; A relays.
+    let (keystore, password, paper) = (file("patient.json"), file("password"), file("paper.json"));
+    std::fs::write(&keystore, bridge::ledger::keystore::encrypt(&patient, "words").unwrap()).unwrap();
+    std::fs::write(&password, "words\n").unwrap();
+    let elsewhere = ["--until", "1h", "--account", &patients, "--unsigned", &paper];
+    world.a.json(&[&["keys", "p256", "bind", "--key", key], &elsewhere[..]].concat());
+    assert!(!world.a.cli(&["keys", "p256", "submit", &paper]).status.success(), "nobody signed");
+    world.a.json(&["keys", "p256", "sign", &paper, "--key", &keystore, "--password-file", &password]);
+    world.a.json(&["keys", "p256", "submit", &paper]);
+    wait_for("A to know whose the key is now", || fault().as_deref() == Some(UNAVAILABLE));
+    world.a.json(&["allow", &subject(1).study_uid, &patients, "--encryption-key", KEY_HASH]);
+    assert_eq!(fault(), None);
+    let listed = b.json(&["keys", "p256", "list", "--account", &patients]);
+    assert_eq!(listed[0]["state"], "bound", "{listed}");
+
+    // Whose a key is, is not known without the ledger.
+    consortium.ledger.kill();
+    wait_for("the site to know that it is cut off", || fault().as_deref() == nobody);
 }
 
 /// With a certificate of an authority and with clients that show one, as secure nodes of ATNA want it, over TLS 1.2 too.

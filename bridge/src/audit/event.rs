@@ -311,6 +311,10 @@ pub enum Decided {
     Trace,
     /// An action is prepared for an owner to sign.
     Prepare,
+    /// A P-256 key signs for an account from now on.
+    BindKey,
+    /// It does no longer.
+    UnbindKey,
 }
 
 impl Decided {
@@ -336,6 +340,8 @@ impl Decided {
             Self::Reinstate => own("reinstate", "Source reinstated"),
             Self::Trace => own("trace", "History of a study read"),
             Self::Prepare => own("prepare", "Action prepared for its owner to sign"),
+            Self::BindKey => own("bind-key", "P-256 key bound to an account"),
+            Self::UnbindKey => own("unbind-key", "P-256 key unbound from its account"),
         }
     }
 
@@ -344,6 +350,7 @@ impl Decided {
         match self {
             Self::BreakGlass => OVERRIDE_STARTED,
             Self::OfferOperator | Self::AcceptOperator | Self::DismissOperator => ROLES_CHANGED,
+            Self::BindKey | Self::UnbindKey => ROLES_CHANGED,
             Self::Admit | Self::Suspend | Self::Reinstate | Self::EmergencyApproval => ROLES_CHANGED,
             _ => OBJECT_SECURITY_CHANGED,
         }

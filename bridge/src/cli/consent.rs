@@ -450,7 +450,7 @@ pub(super) async fn open_key(
     Ok(tokio::task::spawn_blocking(move || keystore::decrypt(&text, &password)).await??)
 }
 
-fn moment(given: Option<String>) -> Result<Option<u64>, Failed> {
+pub(super) fn moment(given: Option<String>) -> Result<Option<u64>, Failed> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let parse = |text: String| {
         let bad = || Failed(format!("\"{text}\" is not a time: YYYY-MM-DD, seconds since 1970, or a span such as 30d"));

@@ -8,7 +8,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::Failed;
+use super::consent::Password;
 use super::output::Output;
+use super::p256::{self, P256Command};
 use crate::app::{Core, lock};
 use crate::audit::KeyUse;
 use crate::config::Config;
@@ -50,6 +52,9 @@ pub(super) enum KeysCommand {
     /// Keys of research: each owns all studies that a rule derives (`owner = "research:NAME"`).
     #[command(subcommand)]
     Research(ResearchCommand),
+    /// P-256 keys, as of smart cards and HSMs, that sign retrievals (ITI-43) for an account of the ledger. The bridge must be running.
+    #[command(subcommand)]
+    P256(P256Command),
     /// Give daily transactions a new key: the source authorises it on the ledger, then the old one is retired. The bridge must
     /// not be running; interrupted, run it again.
     Rotate,
@@ -199,9 +204,15 @@ pub(super) async fn run(
     config: Config,
     command: KeysCommand,
     file_password: Option<&str>,
+    key_password: Password,
     output: &Output,
 ) -> Result<(), Failed> {
+    if let KeysCommand::P256(command) = command {
+        // The bridge itself records what is decided about them.
+        return p256::run(command, &config, output, key_password).await;
+    }
     let (what, about) = match &command {
+        KeysCommand::P256(_) => return Ok(()),
         KeysCommand::New => (KeyUse::New, "keys of this site"),
         KeysCommand::Import { which, .. } => (KeyUse::Import, which.name()),
         KeysCommand::Export { which, .. } => (KeyUse::Export, which.name()),
@@ -291,9 +302,11 @@ fn on_files(config: &Config, command: KeysCommand, environment: Option<&str>) ->
             let names = keys::restore(dir, &from, &password)?;
             Ok(("restored", vec![("files", names.join(", "))]))
         }
-        KeysCommand::New | KeysCommand::Show | KeysCommand::Rotate | KeysCommand::Research(_) => {
-            Err(Failed("not a command on files".into()))
-        }
+        KeysCommand::New
+        | KeysCommand::Show
+        | KeysCommand::Rotate
+        | KeysCommand::Research(_)
+        | KeysCommand::P256(_) => Err(Failed("not a command on files".into())),
     }
 }
 

@@ -6,7 +6,7 @@ use super::Failed;
 use crate::audit::AuditStatus;
 use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
-use crate::decide::{self, Done, RequestRow, SourceRow, Told, TraceReport};
+use crate::decide::{self, Done, KeyRow, RequestRow, SourceRow, Told, TraceReport};
 use crate::derive::DerivedRow;
 use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
 
@@ -89,6 +89,11 @@ impl Output {
             Told::Emergency(paper) => println!("{}", paper.in_words()),
             Told::Offer(offer) if self.json => self.json(offer),
             Told::Offer(offer) => println!("let {} act for source {}", offer.operator, offer.source),
+            Told::KeyChallenge(challenge) => self.json(challenge),
+            Told::KeyPaper(paper) if self.json => self.json(paper),
+            Told::KeyPaper(paper) => println!("{}", paper.in_words()),
+            Told::Keys(rows) if self.json => self.json(rows),
+            Told::Keys(rows) => keys(rows),
         }
     }
 
@@ -311,6 +316,14 @@ fn sources(rows: &[SourceRow]) {
         vec![row.source.clone(), row.state.clone(), key.to_owned(), row.endpoint.clone()]
     });
     print!("{}", table(&["SOURCE", "STATE", "KEYS", "ENDPOINT"], cells.collect()));
+}
+
+fn keys(rows: &[KeyRow]) {
+    let cells = rows.iter().map(|row| {
+        let (account, until) = (row.account.to_string(), decide::key_end(row.not_after));
+        vec![row.state.clone(), account, until, row.block.to_string(), row.key.to_string()]
+    });
+    print!("{}", table(&["STATE", "ACCOUNT", "UNTIL", "BLOCK", "KEY"], cells.collect()));
 }
 
 fn trace(report: &TraceReport) {

@@ -21,13 +21,13 @@ const WEEK: &str = "7d";
 #[derive(Debug, Args)]
 pub(super) struct Signing {
     /// The file that is signed; the signature is added to it.
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// The key, a version 3 keystore file.
     #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    pub(super) key: PathBuf,
     /// File with the key's password in its first line.
     #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -242,7 +242,7 @@ pub(super) async fn operators(
     output.reply(Reply::Consent(tell(config, ask).await?))
 }
 
-fn signed(output: &Output, value: &impl serde::Serialize, words: &str) -> Result<(), Failed> {
+pub(super) fn signed(output: &Output, value: &impl serde::Serialize, words: &str) -> Result<(), Failed> {
     if output.is_json() {
         output.json(value);
     } else {
@@ -251,11 +251,11 @@ fn signed(output: &Output, value: &impl serde::Serialize, words: &str) -> Result
     Ok(())
 }
 
-fn refused(what: &str, file: &Path, why: &dyn std::error::Error) -> Failed {
+pub(super) fn refused(what: &str, file: &Path, why: &dyn std::error::Error) -> Failed {
     Failed(format!("the {what} in {} {why}", file.display()))
 }
 
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Failed> {
+pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Failed> {
     let text = std::fs::read_to_string(file).map_err(|e| Failed(format!("file {}: {e}", file.display())))?;
     serde_json::from_str(&text).map_err(|e| Failed(format!("{} is of another kind: {e}", file.display())))
 }

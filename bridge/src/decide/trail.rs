@@ -1,7 +1,8 @@
 //! What of a command about consent goes into the audit trail: what it is, about whom, and what else was said that names nobody.
 
-use super::{Action, Ask, DecideError, Decision};
+use super::{Action, Ask, DecideError, Decision, KeyWish};
 use crate::audit::{Decided, Event, Party};
+use crate::follow::binding::key_of;
 
 /// A command that is recorded, before it is carried out.
 pub(super) struct Command {
@@ -55,7 +56,18 @@ impl Command {
                 (Decided::AcceptOperator, acceptance.operator.to_string(), Vec::new())
             }
             Ask::DismissOperator { operator } => (Decided::DismissOperator, operator.clone(), Vec::new()),
+            Ask::Key { wish } => {
+                let (what, details) = of_key(wish);
+                (what, "this source".to_owned(), details)
+            }
+            Ask::SubmitKey { paper } => {
+                let (what, details) = of_key(&paper.wish);
+                (what, paper.account.to_string(), details)
+            }
             Ask::Requests { .. }
+            | Ask::KeyChallenge { .. }
+            | Ask::KeyPaper { .. }
+            | Ask::Keys { .. }
             | Ask::Sources
             | Ask::Guardians { .. }
             | Ask::Recovery { .. }
@@ -108,6 +120,16 @@ fn decided(decision: &Decision) -> (Decided, Vec<(&'static str, String)>) {
         Decision::Tombstone => (Decided::Tombstone, Vec::new()),
         Decision::NameGuardians { .. } => (Decided::Guardians, Vec::new()),
         Decision::VetoRecovery => (Decided::VetoRecovery, Vec::new()),
+    }
+}
+
+fn of_key(wish: &KeyWish) -> (Decided, Vec<(&'static str, String)>) {
+    match wish {
+        KeyWish::Bind { spki, .. } => {
+            let key = key_of(spki).map_or_else(|| "unreadable".to_owned(), |key| key.to_string());
+            (Decided::BindKey, vec![("key", key)])
+        }
+        KeyWish::Unbind { key } => (Decided::UnbindKey, vec![("key", key.to_string())]),
     }
 }
 

@@ -24,7 +24,7 @@ use super::*;
 use crate::archive::{Archive, PlannedImage, PlannedVersion};
 use crate::config::Config;
 use crate::demo::phantom::{Subject, ct_series};
-use crate::follow::{Consents, Head, Logged, Question};
+use crate::follow::{self, Consents, Head, Logged, Question};
 use crate::keyring::Keyring;
 use crate::payload::envelope::open_envelope;
 use crate::payload::keys::{RecipientSecret, SessionKey};
@@ -113,7 +113,13 @@ impl World {
         let study = study_id(&keys.salt, STUDY_UID);
         publish(&archive, &uid, study).await;
         let consents = Consents::open(&dir.path().join("consent.sqlite")).unwrap();
-        consents.begin(B256::from(U256::from(1)), REGISTRY).unwrap();
+        let chain = follow::Chain {
+            genesis: B256::from(U256::from(1)),
+            registry: REGISTRY,
+            chain_id: 1,
+            key_bindings: Address::repeat_byte(8),
+        };
+        consents.begin(&chain).unwrap();
         let mut chain = Chain { consents: consents.clone(), height: 0 };
         let (other, other_payload) = (PrivateKeySigner::random(), RecipientSecret::generate().unwrap());
         let me = keyring.source().address();

@@ -1,8 +1,8 @@
-//! What the Registry and Consent contracts say, as values. Pure; must not know how an event was fetched or where it is kept.
+//! What the Registry, Consent and KeyBindings contracts say, as values. Pure; must not know how an event was fetched or where it is kept.
 
 use alloy::primitives::{Address, B256, Bytes};
 use alloy::sol_types::SolEventInterface as _;
-use contracts::{Consent, Sources, Studies};
+use contracts::{Consent, KeyBindings, Sources, Studies};
 
 /// What a grantee may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ impl Mode {
     }
 }
 
-/// An event of a study or of a source, with its place.
+/// An event of a study, of a source or of an account's key, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Height of its block.
@@ -60,7 +60,7 @@ pub struct Event {
 
 /// What was said. Accounts and studies are the chain's pseudonyms.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields are those of the contracts' events, documented in IConsent, IStudies and ISources.
+#[allow(missing_docs)] // The fields are those of the contracts' events, documented in IConsent, IStudies, ISources and IKeyBindings.
 pub enum What {
     /// A study exists.
     Defined { study: B256, source: Address, owner: Address, custodial: bool },
@@ -137,6 +137,10 @@ pub enum What {
     OperatorAccepted { source: Address, operator: Address },
     /// An account no longer acts for a source, or the offer to it was withdrawn.
     OperatorRevoked { source: Address, operator: Address },
+    /// An account says that a P-256 key signs for it, with what shall prove that the key's holder agrees.
+    KeyBound { account: Address, key: B256, spki: Bytes, proof: Bytes, not_after: u64 },
+    /// An account says that a key does not sign for it.
+    KeyUnbound { account: Address, key: B256 },
 }
 
 impl What {
@@ -159,6 +163,15 @@ impl What {
             | Self::GlassBroken { study, .. }
             | Self::KeysAsked { study, .. }
             | Self::KeysDelivered { study, .. } => Some(*study),
+            _ => None,
+        }
+    }
+
+    /// The account and the key that it is about.
+    #[must_use]
+    pub fn binding(&self) -> Option<(Address, B256)> {
+        match self {
+            Self::KeyBound { account, key, .. } | Self::KeyUnbound { account, key } => Some((*account, *key)),
             _ => None,
         }
     }
@@ -186,6 +199,9 @@ impl What {
         }
         if let Ok(said) = Studies::StudiesEvents::decode_raw_log(topics, data) {
             return Some(studies(said));
+        }
+        if let Ok(said) = KeyBindings::KeyBindingsEvents::decode_raw_log(topics, data) {
+            return Some(key_bindings(said));
         }
         sources(Sources::SourcesEvents::decode_raw_log(topics, data).ok()?)
     }
@@ -285,6 +301,16 @@ fn studies(said: Studies::StudiesEvents) -> What {
         },
         E::RecoveryEnded(e) => What::RecoveryEnded { study: e.studyId, new_owner: e.newOwner },
         E::StudyDerived(e) => What::Derived { study: e.studyId, source: e.source, from: e.derivedFrom },
+    }
+}
+
+fn key_bindings(said: KeyBindings::KeyBindingsEvents) -> What {
+    use KeyBindings::KeyBindingsEvents as E;
+    match said {
+        E::KeyBound(e) => {
+            What::KeyBound { account: e.account, key: e.key, spki: e.spki, proof: e.proof, not_after: e.notAfter }
+        }
+        E::KeyUnbound(e) => What::KeyUnbound { account: e.account, key: e.key },
     }
 }
 

@@ -1,11 +1,11 @@
-//! What the events of a study, or of all sources, amount to. Pure: a fold in chain order, with the contracts' own rules.
+//! What the events of a study, of all sources, or of an account's key, amount to. Pure: a fold in chain order, with the contracts' own rules.
 
 use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, B256, Bytes, keccak256};
 
 use super::event::{Event, Mode, What};
-use super::{Asked, Decision, Envelope, SourceInfo, StudyInfo};
+use super::{Asked, Chain, Decision, Envelope, KeyBinding, SourceInfo, StudyInfo, binding};
 
 /// What was said about one study and one grantee.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,6 +246,15 @@ impl Sources {
             _ => {}
         }
     }
+}
+
+/// What an account's newest word about a key amounts to; none when it unbinds the key, or has no proof that the key's holder agrees.
+/// The newest word counts alone, as in the contract: one without proof ends what held before.
+pub(super) fn key_binding(chain: &Chain, newest: &Event) -> Option<KeyBinding> {
+    let What::KeyBound { account, key, spki, proof, not_after } = &newest.what else { return None };
+    let proven = binding::key_of(spki) == Some(*key) && binding::is_proof(chain, *account, spki, proof);
+    let (block, log_index) = (newest.block, newest.log_index);
+    proven.then_some(KeyBinding { account: *account, key: *key, not_after: *not_after, block, log_index })
 }
 
 #[cfg(test)]

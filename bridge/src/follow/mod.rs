@@ -1,12 +1,13 @@
-//! Chain events turned into local state: which study is whose, who may see it, and who the sources are.
+//! Chain events turned into local state: which study is whose, who may see it, who the sources are, and which P-256 keys sign for whom.
 //!
-//! [`Consents`] keeps every canonical event of the Registry and Consent contracts in a database of its own and derives all else from
+//! [`Consents`] keeps every canonical event of the Registry, Consent and KeyBindings contracts in a database of its own and derives all else from
 //! them: a grant is what folding a study's events gives. A block that leaves the chain takes its events along, and what was
 //! derived from them is derived again; so the state is that of one branch at any time, whatever was followed before. Every
 //! change is one transaction with the cursor, so it can be stopped anywhere and takes the same block twice without harm.
 //!
 //! [`follow`] moves along the chain. Must not know DICOM, keys or the archive; a study is 32 bytes here.
 
+pub mod binding;
 mod event;
 mod fold;
 mod store;
@@ -26,7 +27,7 @@ pub enum FollowError {
     #[error("the database of consents")]
     Database(#[from] rusqlite::Error),
     /// It was written by another version.
-    #[error("the database of consents has format {0}, this program knows 2")]
+    #[error("the database of consents has format {0}, this program knows 3")]
     Version(i64),
     /// The block given does not follow the newest one: rewind first.
     #[error("block {given} does not follow block {cursor}")]
@@ -36,6 +37,35 @@ pub enum FollowError {
         /// Height of the block given.
         given: u64,
     },
+}
+
+/// Which ledger is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Hash of block 0.
+    pub genesis: B256,
+    /// The contract of sources and studies, from whose address all others follow.
+    pub registry: Address,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The contract of key bindings: what proves a binding names it.
+    pub key_bindings: Address,
+}
+
+/// A P-256 key that an account bound to itself, with a proof that the key's holder agrees. Whether it holds depends on the time and on older
+/// bindings of the same key: [`Consents::account_of`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyBinding {
+    /// For whom it signs.
+    pub account: Address,
+    /// SHA-256 of its SubjectPublicKeyInfo ([`binding::key_of`]).
+    pub key: B256,
+    /// Last second, since 1970.
+    pub not_after: u64,
+    /// Height of the block in which the account said so.
+    pub block: u64,
+    /// Position among all events of the block.
+    pub log_index: u64,
 }
 
 /// A block as far as following it needs.

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::event::{Event, Mode, What};
 use super::{
-    AccessRequest, Asked, Decision, Envelope, FollowError, Grant, Head, Logged, Question, SourceInfo, StudyInfo, fold,
+    AccessRequest, Asked, Chain, Decision, Envelope, FollowError, Grant, Head, KeyBinding, Logged, Question,
+    SourceInfo, StudyInfo, fold,
 };
 
 /// Headers kept for finding the place where two branches part. A longer reorganisation is followed from the beginning.
@@ -19,7 +20,13 @@ const HEADERS_KEPT: u64 = 1024;
 
 const SCHEMA: &str = "
 BEGIN;
-CREATE TABLE chain (one INTEGER PRIMARY KEY CHECK (one = 1), genesis BLOB NOT NULL, registry BLOB NOT NULL) STRICT;
+CREATE TABLE chain (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  genesis BLOB NOT NULL,
+  registry BLOB NOT NULL,
+  chain_id INTEGER NOT NULL,
+  key_bindings BLOB NOT NULL
+) STRICT;
 CREATE TABLE header (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, parent BLOB NOT NULL) STRICT;
 -- As the node gave it: what is derived can be derived again, by this version or a later one.
 CREATE TABLE event (
@@ -28,12 +35,14 @@ CREATE TABLE event (
   block_hash BLOB NOT NULL,
   tx BLOB NOT NULL,
   contract BLOB NOT NULL,
-  study BLOB,                  -- null: about sources
+  study BLOB,                  -- null, and binding too: about sources
+  binding BLOB,                -- account and key
   topics BLOB NOT NULL,
   data BLOB NOT NULL,
   PRIMARY KEY (block, log_index)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX event_study ON event (study, block, log_index);
+CREATE INDEX event_binding ON event (binding, block, log_index) WHERE binding IS NOT NULL;
 CREATE TABLE study (
   id BLOB PRIMARY KEY,
   owner BLOB NOT NULL,
@@ -84,13 +93,27 @@ CREATE TABLE source (
   suspended INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE operator (account BLOB PRIMARY KEY, source BLOB NOT NULL) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 2;
+-- Proven ones only.
+CREATE TABLE binding (
+  key BLOB NOT NULL,
+  account BLOB NOT NULL,
+  not_after INTEGER NOT NULL,
+  block INTEGER NOT NULL,
+  log_index INTEGER NOT NULL,
+  PRIMARY KEY (key, account)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX binding_account ON binding (account);
+PRAGMA user_version = 3;
 COMMIT;";
 
-/// All of it is what the chain says, so what another version derived is followed again.
-const DROP_VERSION_1: &str =
+/// All of it is what the chain says, so what another version derived is followed again: version 2 did not listen to KeyBindings.
+const DROP_OLDER: &str =
     "DROP TABLE chain; DROP TABLE header; DROP TABLE event; DROP TABLE study; DROP TABLE pair; DROP TABLE source;
   DROP TABLE operator;";
+
+const DELETE_ALL: &str =
+    "DELETE FROM header; DELETE FROM event; DELETE FROM study; DELETE FROM pair; DELETE FROM source;
+  DELETE FROM operator; DELETE FROM binding;";
 
 /// What the chain says about consent. Cheap to clone.
 #[derive(Clone)]
@@ -127,8 +150,8 @@ impl Consents {
         database.pragma_update(None, "synchronous", "NORMAL")?;
         match database.query_row("PRAGMA user_version", [], |row| row.get(0))? {
             0 => database.execute_batch(SCHEMA)?,
-            1 => database.execute_batch(&SCHEMA.replacen("BEGIN;", &format!("BEGIN; {DROP_VERSION_1}"), 1))?,
-            2 => {}
+            1 | 2 => database.execute_batch(&SCHEMA.replacen("BEGIN;", &format!("BEGIN; {DROP_OLDER}"), 1))?,
+            3 => {}
             other => return Err(FollowError::Version(other)),
         }
         // Databases of earlier releases lack it; it holds nothing that is not in the table.
@@ -160,26 +183,25 @@ impl Consents {
         now_s.saturating_sub(self.0.current_s.load(Ordering::Relaxed)) <= age_s_max
     }
 
-    /// Says which chain and which Registry is followed. Another one than before, and everything begins anew.
+    /// Says which chain and which consortium is followed. Another one than before, and everything begins anew.
     ///
     /// # Errors
     /// [`FollowError::Database`].
-    pub fn begin(&self, genesis: B256, registry: Address) -> Result<(), FollowError> {
+    pub fn begin(&self, chain: &Chain) -> Result<(), FollowError> {
         let mut database = self.database();
-        let kept = database.query_row("SELECT genesis, registry FROM chain", [], |row| {
-            Ok((B256::from(row.get::<_, [u8; 32]>(0)?), Address::from(row.get::<_, [u8; 20]>(1)?)))
-        });
-        if kept.optional()? == Some((genesis, registry)) {
+        if followed_chain(&database)?.as_ref() == Some(chain) {
             return Ok(());
         }
         let work = database.transaction()?;
-        work.execute_batch(
-            "DELETE FROM header; DELETE FROM event; DELETE FROM study; DELETE FROM pair; DELETE FROM source;
-             DELETE FROM operator; DELETE FROM chain;",
-        )?;
+        work.execute_batch(&format!("{DELETE_ALL} DELETE FROM chain;"))?;
         work.execute(
-            "INSERT INTO chain (one, genesis, registry) VALUES (1, ?1, ?2)",
-            params![genesis.as_slice(), registry.as_slice()],
+            "INSERT INTO chain (one, genesis, registry, chain_id, key_bindings) VALUES (1, ?1, ?2, ?3, ?4)",
+            params![
+                chain.genesis.as_slice(),
+                chain.registry.as_slice(),
+                bits(chain.chain_id),
+                chain.key_bindings.as_slice()
+            ],
         )?;
         work.commit()?;
         drop(database);
@@ -257,10 +279,7 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Database`].
     pub fn forget(&self) -> Result<(), FollowError> {
-        self.database().execute_batch(
-            "BEGIN; DELETE FROM header; DELETE FROM event; DELETE FROM study; DELETE FROM pair; DELETE FROM source;
-             DELETE FROM operator; COMMIT;",
-        )?;
+        self.database().execute_batch(&format!("BEGIN; {DELETE_ALL} COMMIT;"))?;
         self.told(None, true);
         Ok(())
     }
@@ -303,22 +322,58 @@ fn check_branch(at: Option<Head>, new: &[&Head]) -> Result<(), FollowError> {
     Ok(())
 }
 
-/// Studies (and whether sources) whose events have changed.
+/// What an event is about.
+enum Subject {
+    Sources,
+    Study(B256),
+    Binding(Address, B256),
+}
+
+impl Subject {
+    fn of(what: &What) -> Self {
+        match (what.study(), what.binding()) {
+            (Some(study), _) => Self::Study(study),
+            (None, Some((account, key))) => Self::Binding(account, key),
+            (None, None) => Self::Sources,
+        }
+    }
+
+    /// As a row of events has it.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        if let Some(study) = row.get::<_, Option<[u8; 32]>>(0)? {
+            return Ok(Self::Study(study.into()));
+        }
+        let binding = row.get::<_, Option<[u8; 52]>>(1)?;
+        Ok(binding.map_or(Self::Sources, |binding| {
+            let (account, key) = binding.split_at(20);
+            Self::Binding(Address::from_slice(account), B256::from_slice(key))
+        }))
+    }
+}
+
+/// How a row of events names an account and a key.
+fn binding_column(account: Address, key: B256) -> Vec<u8> {
+    [account.as_slice(), key.as_slice()].concat()
+}
+
+/// Studies (and whether sources) and bindings whose events have changed.
 #[derive(Default)]
 struct Touched {
     studies: BTreeSet<B256>,
+    bindings: BTreeSet<(Address, B256)>,
     sources: bool,
 }
 
 impl Touched {
     fn any(&self) -> bool {
-        self.sources || !self.studies.is_empty()
+        self.sources || !self.studies.is_empty() || !self.bindings.is_empty()
     }
 
-    fn note(&mut self, study: Option<B256>) {
-        match study {
-            Some(study) => drop(self.studies.insert(study)),
-            None => self.sources = true,
+    fn note(&mut self, subject: Subject) {
+        match subject {
+            Subject::Study(study) => drop(self.studies.insert(study)),
+            Subject::Binding(account, key) => drop(self.bindings.insert((account, key))),
+            Subject::Sources => self.sources = true,
         }
     }
 
@@ -327,8 +382,8 @@ impl Touched {
         let topics: Vec<u8> = event.topics.iter().flat_map(|topic| topic.0).collect();
         let study = what.study();
         let mut put = work.prepare_cached(
-            "INSERT OR REPLACE INTO event (block, log_index, block_hash, tx, contract, study, topics, data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT OR REPLACE INTO event (block, log_index, block_hash, tx, contract, study, topics, data, binding)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         put.execute(params![
             bits(event.block),
@@ -339,16 +394,17 @@ impl Touched {
             study.as_ref().map(B256::as_slice),
             topics,
             event.data.as_ref(),
+            what.binding().map(|(account, key)| binding_column(account, key)),
         ])?;
-        self.note(study);
+        self.note(Subject::of(&what));
         Ok(())
     }
 
     fn above(work: &Transaction<'_>, height: u64) -> rusqlite::Result<Self> {
         let mut touched = Self::default();
-        let mut query = work.prepare("SELECT DISTINCT study FROM event WHERE block > ?1")?;
-        for study in query.query_map([bits(height)], |row| row.get::<_, Option<[u8; 32]>>(0))? {
-            touched.note(study?.map(B256::from));
+        let mut query = work.prepare("SELECT DISTINCT study, binding FROM event WHERE block > ?1")?;
+        for subject in query.query_map([bits(height)], Subject::read)? {
+            touched.note(subject?);
         }
         Ok(touched)
     }
@@ -359,6 +415,14 @@ impl Touched {
         }
         for study in self.studies {
             put_study(work, study, &fold::study(&events_of(work, Some(study))?))?;
+        }
+        if self.bindings.is_empty() {
+            return Ok(());
+        }
+        let Some(chain) = followed_chain(work)? else { return Ok(()) };
+        for (account, key) in self.bindings {
+            let newest = newest_about(work, account, key)?;
+            put_binding(work, account, key, newest.and_then(|newest| fold::key_binding(&chain, &newest)))?;
         }
         Ok(())
     }
@@ -447,6 +511,18 @@ fn put_sources(work: &Transaction<'_>, known: &fold::Sources) -> rusqlite::Resul
     for (account, source) in &known.operators {
         put.execute(params![account.as_slice(), source.as_slice()])?;
     }
+    Ok(())
+}
+
+fn put_binding(work: &Transaction<'_>, account: Address, key: B256, now: Option<KeyBinding>) -> rusqlite::Result<()> {
+    let mut delete = work.prepare_cached("DELETE FROM binding WHERE key = ?1 AND account = ?2")?;
+    delete.execute([key.as_slice(), account.as_slice()])?;
+    let Some(now) = now else { return Ok(()) };
+    let mut put = work.prepare_cached(
+        "INSERT INTO binding (key, account, not_after, block, log_index) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let (not_after, block, log_index) = (bits(now.not_after), bits(now.block), bits(now.log_index));
+    put.execute(params![key.as_slice(), account.as_slice(), not_after, block, log_index])?;
     Ok(())
 }
 
@@ -567,6 +643,40 @@ impl Consents {
         let sql = "SELECT o.source FROM operator o JOIN source s ON s.identity = o.source
           WHERE o.account = ?1 AND s.defined AND NOT s.suspended";
         Ok(self.database().query_row(sql, [operator.as_slice()], |row| account(row, 0)).optional()?)
+    }
+
+    /// The account for which a P-256 key signs at a time, in seconds since 1970: of the proven bindings that hold, that of the oldest
+    /// (block, log index).
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn account_of(&self, key: B256, now_s: u64) -> Result<Option<Address>, FollowError> {
+        let bindings = self.key_bindings("WHERE key = ?1 ORDER BY block, log_index", key.as_slice())?;
+        Ok(bindings.into_iter().find(|binding| now_s <= binding.not_after).map(|binding| binding.account))
+    }
+
+    /// The proven bindings of an account, over or not, in the order in which they were said.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn bindings_of(&self, account: Address) -> Result<Vec<KeyBinding>, FollowError> {
+        self.key_bindings("WHERE account = ?1 ORDER BY block, log_index", account.as_slice())
+    }
+
+    fn key_bindings(&self, which: &str, named: &[u8]) -> Result<Vec<KeyBinding>, FollowError> {
+        let database = self.database();
+        let sql = format!("SELECT key, account, not_after, block, log_index FROM binding {which}");
+        let mut query = database.prepare_cached(&sql)?;
+        let rows = query.query_map([named], |row| {
+            Ok(KeyBinding {
+                key: word(row, 0)?,
+                account: account(row, 1)?,
+                not_after: time(row, 2)?,
+                block: time(row, 3)?,
+                log_index: time(row, 4)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// For whom an account speaks when it asks for what was granted: for the source whose operator it is, and for itself unless it is a source,
@@ -732,11 +842,19 @@ fn question(row: &Row<'_>) -> rusqlite::Result<Question> {
 }
 
 fn events_of(database: &Connection, study: Option<B256>) -> rusqlite::Result<Vec<Event>> {
-    let sql =
-        "SELECT block, log_index, block_hash, tx, topics, data FROM event WHERE study IS ?1 ORDER BY block, log_index";
+    let sql = "SELECT block, log_index, block_hash, tx, topics, data FROM event WHERE study IS ?1 AND binding IS NULL
+         ORDER BY block, log_index";
     let mut query = database.prepare_cached(sql)?;
     let rows = query.query_map([study.as_ref().map(B256::as_slice)], event)?;
     rows.filter_map(Result::transpose).collect()
+}
+
+/// An account's newest word about a key.
+fn newest_about(database: &Connection, account: Address, key: B256) -> rusqlite::Result<Option<Event>> {
+    let sql = "SELECT block, log_index, block_hash, tx, topics, data FROM event WHERE binding = ?1
+      ORDER BY block DESC, log_index DESC LIMIT 1";
+    let mut query = database.prepare_cached(sql)?;
+    Ok(query.query_row([binding_column(account, key)], event).optional()?.flatten())
 }
 
 /// None for an event that this version does not know.
@@ -747,6 +865,19 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Option<Event>> {
     let Some(what) = What::decode(&topics, &data) else { return Ok(None) };
     let (block, log_index) = (time(row, 0)?, time(row, 1)?);
     Ok(Some(Event { block, log_index, block_hash: word(row, 2)?, transaction: word(row, 3)?, what }))
+}
+
+fn followed_chain(database: &Connection) -> rusqlite::Result<Option<Chain>> {
+    let sql = "SELECT genesis, registry, chain_id, key_bindings FROM chain";
+    let read = |row: &Row<'_>| {
+        Ok(Chain {
+            genesis: word(row, 0)?,
+            registry: account(row, 1)?,
+            chain_id: time(row, 2)?,
+            key_bindings: account(row, 3)?,
+        })
+    };
+    database.query_row(sql, [], read).optional()
 }
 
 fn cursor(database: &Connection) -> rusqlite::Result<Option<Head>> {

@@ -11,7 +11,7 @@ use alloy::primitives::Address;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Consents, FollowError, Head};
+use super::{Chain, Consents, FollowError, Head};
 use crate::ledger::node::{Backoff, Block, Clock, Node, NodeError, Span};
 
 /// So many blocks below the tip and more, heights stand for blocks.
@@ -30,6 +30,8 @@ pub struct FollowConfig {
     pub registry: Address,
     /// The contract of consents.
     pub consent: Address,
+    /// The contract of key bindings.
+    pub key_bindings: Address,
     /// A block counts when it has this many blocks from the tip, itself included.
     pub depth: u64,
     /// How often the node is asked for a new head without being woken.
@@ -102,7 +104,9 @@ impl<N: Node> Walk<N> {
     async fn round(&self, begun: &mut bool) -> Result<bool, Trouble> {
         if !*begun {
             let genesis = self.node.block_at(0).await?.ok_or_else(|| not_now("the chain has no block 0"))?;
-            self.consents.begin(genesis.hash, self.config.registry)?;
+            let (registry, key_bindings) = (self.config.registry, self.config.key_bindings);
+            let chain_id = self.node.chain_id().await?;
+            self.consents.begin(&Chain { genesis: genesis.hash, registry, chain_id, key_bindings })?;
             *begun = true;
         }
         // What comes while this is read is not covered.
@@ -202,7 +206,7 @@ impl<N: Node> Walk<N> {
     }
 
     fn contracts(&self) -> Vec<Address> {
-        vec![self.config.registry, self.config.consent]
+        vec![self.config.registry, self.config.consent, self.config.key_bindings]
     }
 }
 

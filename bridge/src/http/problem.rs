@@ -141,7 +141,8 @@ impl From<DecideError> for Problem {
             DecideError::Account(_)
             | DecideError::Word { .. }
             | DecideError::Guardians(_)
-            | DecideError::Emergency(_) => Self::bad_request(words()),
+            | DecideError::Emergency(_)
+            | DecideError::Key(_) => Self::bad_request(words()),
             DecideError::Asker(_) => Self::conflict(words()),
             DecideError::OwnersKey { .. } => {
                 Self::conflict("the study's owner holds the key: make an action, let the owner sign it, and submit it")

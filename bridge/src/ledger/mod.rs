@@ -7,6 +7,7 @@
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
 //! * [`signer`]: the key itself, here or in a remote signer.
 //! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
+//! * [`key_bindings`]: what accounts say about P-256 keys.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod anchors;
@@ -15,6 +16,7 @@ pub mod consent;
 pub mod endpoints;
 pub mod follower;
 pub mod journal;
+pub mod key_bindings;
 pub mod keystore;
 pub mod node;
 mod open;

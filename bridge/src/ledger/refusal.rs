@@ -1,14 +1,26 @@
 //! What the contracts' refusals mean, for the person who can do something about it. Pure.
 
 use alloy::sol_types::SolInterface as _;
-use contracts::{Consent, Sources, Studies};
+use contracts::{Consent, KeyBindings, Sources, Studies};
 
-/// What the custom error in return data means; none when it is no error of the Registry or Consent.
+/// What the custom error in return data means; none when it is no error of the Registry, Consent or KeyBindings.
 pub(super) fn words(data: &[u8]) -> Option<String> {
     let consent = Consent::ConsentErrors::abi_decode(data).ok().map(of_consent);
     let studies = || Studies::StudiesErrors::abi_decode(data).ok().map(of_studies);
     let sources = || Sources::SourcesErrors::abi_decode(data).ok().and_then(of_sources);
-    consent.or_else(studies).or_else(sources)
+    let key_bindings = || KeyBindings::KeyBindingsErrors::abi_decode(data).ok().and_then(of_key_bindings);
+    consent.or_else(studies).or_else(sources).or_else(key_bindings)
+}
+
+/// The errors that Consent does not have as well.
+fn of_key_bindings(error: KeyBindings::KeyBindingsErrors) -> Option<String> {
+    use KeyBindings::KeyBindingsErrors as E;
+    Some(match error {
+        E::SpkiLength(e) => format!("a public key of {} bytes: that of a P-256 key has 91", e.length),
+        E::ProofLength(e) => format!("a proof of {} bytes: it must have 64", e.length),
+        E::BadEnd(e) => format!("a binding until {} (seconds since 1970) would be over already", e.notAfter),
+        _ => return None,
+    })
 }
 
 fn of_consent(error: Consent::ConsentErrors) -> String {
@@ -121,6 +133,7 @@ mod tests {
         let text = words(&Studies::StudyUnknown { studyId: B256::ZERO }.abi_encode()).unwrap();
         assert!(text.contains("knows no study"), "{text}");
         assert!(words(&Sources::NotAdmin { caller: signer }.abi_encode()).unwrap().contains("administrator"));
+        assert!(words(&KeyBindings::BadEnd { notAfter: 7 }.abi_encode()).unwrap().contains("until 7"));
         assert_eq!(words(&[1, 2, 3, 4]), None);
     }
 }

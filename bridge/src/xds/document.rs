@@ -460,7 +460,7 @@ mod tests {
             header: Vec::new(),
             image: B256::ZERO,
             epoch: 0,
-            map: PieceMap { pieces: 1, piece_bytes: 1, sealed_bytes: 1, root: B256::ZERO },
+            map: Some(PieceMap { pieces: 1, piece_bytes: 1, sealed_bytes: 1, root: B256::ZERO }),
             meta_bytes: 0,
             by_series: true,
         };

@@ -51,6 +51,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use ihe_retrieve::fault::{Fault, FaultStatus};
 use ihe_retrieve::identifier::DocumentUniqueId;
+use ihe_retrieve::key::RequesterKey;
 use ihe_retrieve::limits::{CLOCK_SKEW_MS, REQUEST_BYTES_MAX};
 use ihe_retrieve::message::{Framing, RequestHead};
 use ihe_retrieve::request::{DocumentRequest, Retrieve as Asked};
@@ -64,7 +65,7 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::audit::{Audit, Event, Party};
 use crate::config::Xds;
-use crate::follow::Consents;
+use crate::follow::{Consents, FollowError};
 use crate::ledger::LedgerSlot;
 use crate::retrieve::Retrieve;
 use document::{Clerk, Document, Trouble, Wanted};
@@ -212,7 +213,7 @@ impl Door {
         let asker = Arc::new(asker);
         let source = self.source().await;
         let (door, asked) = (self.clone(), asker.clone());
-        let judged = tokio::task::spawn_blocking(move || door.judge(&asked, source, now)).await.map_err(failed)?;
+        let judged = tokio::task::spawn_blocking(move || door.judge(&asked, source, now)).await.map_err(failed)??;
         if judged.iter().any(Result::is_ok) {
             place.keep();
         }
@@ -227,17 +228,30 @@ impl Door {
     fn identify(&self, framing: &Framing, body: &[u8], now_ms: i64) -> Result<Asker, NoAnswer> {
         let request = verify(framing, body, &self.0.policy, now_ms)?;
         let refused = |fault| Refusal { fault, message_id: Some(request.message_id().to_owned()) };
-        // P-256 keys are nobody until the ledger can bind one to an account.
-        let account = request.key().account().ok_or_else(|| refused(Fault::UnsupportedSecurityToken))?;
+        let account = self.account_of(request.key(), now_ms).map_err(failed)?;
+        let account = account.ok_or_else(|| refused(Fault::UnsupportedSecurityToken))?;
         let documents = match request.retrieve() {
             Asked::Documents(documents) => documents.clone(),
             Asked::Imaging { documents, .. } => documents.iter().map(|one| one.document.clone()).collect(),
         };
-        let account = Address::from(account);
         if self.0.replays.knows(account, request.message_id()).map_err(failed)? {
             return Err(refused(Fault::Replay).into());
         }
         Ok(Asker { account, request, documents })
+    }
+
+    /// For whom a key signs: a key of the ledger names its account, a P-256 key was bound to one there. Nobody knows that while the ledger is
+    /// away. Blocks.
+    fn account_of(&self, key: &RequesterKey, now_ms: i64) -> Result<Option<Address>, FollowError> {
+        if let Some(account) = key.account() {
+            return Ok(Some(account.into()));
+        }
+        let Parts { consents, settings, .. } = &self.0.parts;
+        let now_s = seconds(now_ms);
+        if !consents.is_current_within(now_s, settings.max_head_age.as_secs()) {
+            return Ok(None);
+        }
+        consents.account_of(key.spki_sha256().into(), now_s)
     }
 
     /// This source as the ledger has it, wherever its key is. None until the ledger answered once.
@@ -254,19 +268,25 @@ impl Door {
     }
 
     /// Step 6: every document by itself. Blocks.
-    fn judge(&self, asker: &Asker, source: Option<Address>, now_ms: i64) -> Judged {
+    fn judge(&self, asker: &Asker, source: Option<Address>, now_ms: i64) -> Result<Judged, NoAnswer> {
         let Parts { archive, consents, settings, series_names, .. } = &self.0.parts;
-        let now_s = u64::try_from(now_ms / 1000).unwrap_or(0);
+        let now_s = seconds(now_ms);
         let current = consents.is_current_within(now_s, settings.max_head_age.as_secs());
         let clerk = Clerk { archive, consents, series_names, source, current, now_s };
-        match asker.request.retrieve() {
+        let judged = match asker.request.retrieve() {
             Asked::Documents(documents) => {
                 documents.iter().map(|request| clerk.judge(asker.account, request)).collect()
             }
             Asked::Imaging { documents, transfer_syntax_uids } => {
                 clerk.judge_imaging(asker.account, documents, transfer_syntax_uids)
             }
+        };
+        // A key that was unbound since it was looked up signs for nobody, whatever the grants were then.
+        if self.account_of(asker.request.key(), now_ms).map_err(failed)? == Some(asker.account) {
+            return Ok(judged);
         }
+        let message_id = Some(asker.request.message_id().to_owned());
+        Err(Refusal { fault: Fault::UnsupportedSecurityToken, message_id }.into())
     }
 
     /// Step 7: remembers the message if anything is allowed, and gets that ready.
@@ -474,6 +494,10 @@ fn full(body: impl Into<Bytes>) -> Body {
 
 fn never_fails(body: Full<Bytes>) -> Body {
     body.map_err(|never| match never {}).boxed_unsync()
+}
+
+fn seconds(ms: i64) -> u64 {
+    u64::try_from(ms / 1000).unwrap_or(0)
 }
 
 fn now_ms() -> i64 {
