@@ -181,7 +181,7 @@ proptest! {
         rewrite(path, |lines| { let place = lines.iter().position(|l| l == line).unwrap(); lines.insert(place, inserted.clone()); });
         let report = check(dir.path(), &[anchor(heads.last().unwrap())]);
         let found = first(&report);
-        let place = if forged { begin + 0 } else { begin + line.len() };
+        let place = if forged { *begin } else { begin + line.len() };
         prop_assert_eq!((found.wrong, found.offset), (Wrong::Inserted, place as u64), "{:?}", report);
     }
 
