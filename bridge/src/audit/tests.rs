@@ -346,6 +346,32 @@ async fn a_log_that_cannot_be_written_refuses_and_keeps() {
     audit.close().await;
 }
 
+/// The record of ITI-43 as section 3.43.6 of ITI TF-2 wants it, byte for byte.
+#[test]
+fn a_document_handed_out_is_written_as_ever() {
+    let (to, document) =
+        (Party::asking("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "192.0.2.7".parse().ok()), "ab".repeat(32));
+    let event =
+        Event::documents("https://a.example/iti43", &to, &["0x11".into()], std::slice::from_ref(&document), None);
+    let expected = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><AuditMessage><EventIdentification EventActionCode=\"R\" \
+         EventDateTime=\"2023-11-14T22:13:20.000Z\" EventOutcomeIndicator=\"0\"><EventID csd-code=\"110106\" codeSystemName=\"DCM\" \
+         originalText=\"Export\"/><EventTypeCode csd-code=\"ITI-43\" codeSystemName=\"IHE Transactions\" \
+         originalText=\"Retrieve Document Set\"/></EventIdentification><ActiveParticipant UserID=\"https://a.example/iti43\" \
+         AlternativeUserID=\"7\" UserIsRequestor=\"false\"><RoleIDCode csd-code=\"110153\" codeSystemName=\"DCM\" \
+         originalText=\"Source Role ID\"/></ActiveParticipant><ActiveParticipant \
+         UserID=\"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266\" UserIsRequestor=\"true\" NetworkAccessPointID=\"192.0.2.7\" \
+         NetworkAccessPointTypeCode=\"2\"><RoleIDCode csd-code=\"110152\" codeSystemName=\"DCM\" \
+         originalText=\"Destination Role ID\"/></ActiveParticipant><AuditSourceIdentification AuditSourceID=\"SITE\" \
+         AuditEnterpriseSiteID=\"hospital\"><AuditSourceTypeCode csd-code=\"4\"/></AuditSourceIdentification>\
+         <ParticipantObjectIdentification ParticipantObjectID=\"{document}\" ParticipantObjectTypeCode=\"2\" \
+         ParticipantObjectTypeCodeRole=\"3\"><ParticipantObjectIDTypeCode csd-code=\"9\" codeSystemName=\"RFC-3881\" \
+         originalText=\"Report Number\"/><ParticipantObjectName>Report Number</ParticipantObjectName><ParticipantObjectDetail \
+         type=\"Repository Unique ID\" value=\"MHgxMQ==\"/></ParticipantObjectIdentification></AuditMessage>"
+    );
+    assert_eq!(super::xml::message(&event, 1_700_000_000_000, &source()), expected);
+}
+
 #[test]
 fn a_study_that_is_no_uid_is_not_repeated() {
     let event = Event::erased(&Party::named("x"), "DOE^JANE", None);
