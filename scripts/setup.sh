@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python), a Python
-# environment in .venv. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+# Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java), a Python
+# environment in .venv, a Java client in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -24,6 +24,9 @@ need strace strace
 need node nodejs
 need npm npm
 need python3 python3
+need openssl openssl
+need javac default-jdk-headless
+need mvn maven
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages+=(python3-venv)
 
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -53,6 +56,17 @@ if command -v npm >/dev/null 2>&1 && ! cmp -s contracts/package-lock.json contra
         cp contracts/package-lock.json contracts/node_modules/.installed-lock
     else
         fail "could not install the npm packages of contracts/; the tests that need them will say so"
+    fi
+fi
+
+# The client of tests/java, and what it is made of.
+wanted="$(find tests/java -type f | sort | xargs sha256sum)"
+if command -v mvn >/dev/null 2>&1 && [ "$(cat "$TOOLS/java/.wanted" 2>/dev/null)" != "$wanted" ]; then
+    echo "setup: building the Java client of tests/java; its libraries go into .tools/m2"
+    if mvn -q -B -f tests/java/pom.xml "-Dmaven.repo.local=$TOOLS/m2" "-Dtools=$TOOLS" compile dependency:build-classpath >/dev/null; then
+        echo "$wanted" >"$TOOLS/java/.wanted"
+    else
+        fail "could not build the Java client; the test that needs it will say so"
     fi
 fi
 
