@@ -27,7 +27,7 @@ async fn alloy_with_all_fillers_deploys_sends_and_reads_back() {
     }
     let report = ledger.verify().unwrap();
     assert!(report.is_sound(), "{:?}", report.defects);
-    assert_eq!(report.transactions, 6);
+    assert_eq!(report.transactions, contracts::deployment::Contract::ALL.len() as u64);
     ledger.close();
 }
 
