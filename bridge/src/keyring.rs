@@ -7,6 +7,7 @@
 //! Must not know files, pieces or associations.
 
 pub(crate) mod helper;
+mod request_key;
 mod research;
 
 use std::fs;
@@ -30,6 +31,7 @@ use crate::payload::envelope::{EnvelopeError, open_envelope};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
 use crate::study::{ImageKind, Salt};
 use helper::{Helper, Task};
+pub(crate) use request_key::REQUESTS;
 pub(crate) use research::{is_group_key, is_research_key};
 
 /// Directory of the key files, below the data directory.
@@ -91,6 +93,9 @@ pub enum KeyringError {
     /// The password file is empty.
     #[error("the password file {0} is empty")]
     EmptyPassword(PathBuf),
+    /// The file is damaged, or somebody put another one there.
+    #[error("{0} holds no P-256 key in PKCS #8; move it away, and another is made and bound")]
+    RequestKey(PathBuf),
     /// The database was written by another version.
     #[error("the study keys have format {0}, this program knows 4")]
     Version(i64),

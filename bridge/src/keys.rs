@@ -23,14 +23,24 @@ use zeroize::Zeroizing;
 use crate::config;
 use crate::keyring::{
     self, DATABASE, DERIVED, KEYSTORE, KeyringError, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_SEED,
-    OWNER_WORDS, PASSWORD, PAYLOAD, SOURCE,
+    OWNER_WORDS, PASSWORD, PAYLOAD, REQUESTS, SOURCE,
 };
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, NoSuchKey, OwnerSeed, WordsError};
 
 /// What may be in a backup besides the databases and the keys of research.
-const FILES: [&str; 9] =
-    [SOURCE, OPERATOR, OPERATOR_NEXT, OPERATOR_RETIRING, OWNER_WORDS, OWNER_SEED, PAYLOAD, EXCHANGE_TLS, PASSWORD];
+const FILES: [&str; 10] = [
+    SOURCE,
+    OPERATOR,
+    OPERATOR_NEXT,
+    OPERATOR_RETIRING,
+    OWNER_WORDS,
+    OWNER_SEED,
+    PAYLOAD,
+    EXCHANGE_TLS,
+    REQUESTS,
+    PASSWORD,
+];
 /// The key with which this site answers other bridges, which know it from the ledger.
 pub const EXCHANGE_TLS: &str = "exchange-tls.pkcs8";
 /// Salts and session keys of studies; what was derived from what, and the salts that prove it.

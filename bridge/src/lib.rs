@@ -29,6 +29,7 @@ pub mod http;
 pub mod keyring;
 pub mod keys;
 pub mod ledger;
+pub mod network;
 pub mod outbox;
 pub mod payload;
 pub mod publish;

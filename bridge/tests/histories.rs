@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alloy::primitives::{B256, Bytes, keccak256};
 use alloy::signers::SignerSync;
 use bridge::archive::{Archive, ForeignMode, ForeignStudy, ForeignVersion, ObjectHead, PlannedImage, PlannedVersion};
+use bridge::audit::Audit;
 use bridge::config::{self, Config};
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
 use bridge::exchange::server::Desk;
@@ -457,8 +458,13 @@ impl Sites {
                 keyring.study_or_new(&uid(n)).unwrap();
             }
             let grantee = address(*account);
-            let shelf =
-                Shelf { grantee, consents: consents.clone(), archive: archive.clone(), keyring: keyring.clone() };
+            let shelf = Shelf {
+                grantee,
+                consents: consents.clone(),
+                archive: archive.clone(),
+                keyring: keyring.clone(),
+                audit: Audit::off(),
+            };
             let carrier = Carrier { archive: archive.clone(), keyring: keyring.clone(), library: library.clone() };
             let keeper = Keeper::new(shelf.clone(), carrier.clone());
             let desk = Desk::new(archive.clone(), keyring, consents.clone(), Arc::new(move || Some(place)), [0; 32]);

@@ -4,6 +4,7 @@
 //! [`response::respond`]; a requester goes [`requester::sign`] → [`receiver::ResponseReader`].
 //!
 //! ```
+//! use ihe_retrieve::key::RequesterKey;
 //! use ihe_retrieve::message::RequestHead;
 //! use ihe_retrieve::receiver::{ResponsePiece, ResponseReader};
 //! use ihe_retrieve::request::{DocumentRequest, Retrieve};
@@ -28,7 +29,9 @@
 //! };
 //! let retrieve = Retrieve::Documents(vec![wanted.clone()]);
 //! let request = UnsignedRequest { to, message_id, created_ms: now_ms, expires_ms: now_ms + 60_000, retrieve: &retrieve };
-//! let token = certificate(&key.verifying_key().into(), signer)?;
+//! let public_key = RequesterKey::Secp256k1(key.verifying_key().into());
+//! let account = public_key.account().expect("a key of the ledger");
+//! let token = certificate(&public_key, &account, signer)?;
 //! let request = sign(&request, &token, TokenPlacement::Part, [1; 16], signer)?;
 //!
 //! // The repository verifies it, decides (not here), and answers.

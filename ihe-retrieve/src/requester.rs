@@ -4,11 +4,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k256::elliptic_curve::sec1::ToEncodedPoint;
 use sha2::{Digest, Sha256};
 
 use crate::der;
-use crate::key::account_of;
+use crate::key::RequesterKey;
 use crate::limits::{REQUEST_BYTES_MAX, REQUEST_XML};
 use crate::multipart::{PartPlan, Plan};
 use crate::names::{
@@ -63,15 +62,16 @@ pub enum SignError<E> {
     Unwritable,
 }
 
-/// A certificate that contains a key and says nothing else: its subject is the account, it does not end, and it is signed by the key itself.
-/// `sign` gets a SHA-256 digest and returns r and s.
+/// A certificate that contains a key and says nothing else: its subject is the account for which the key signs, it does not end, and it is
+/// signed by the key itself. `sign` gets a SHA-256 digest and returns r and s.
 pub fn certificate<E>(
-    key: &k256::PublicKey,
+    key: &RequesterKey,
+    account: &[u8; 20],
     sign: impl FnOnce(&[u8; 32]) -> Result<[u8; 64], E>,
 ) -> Result<Vec<u8>, E> {
-    let spki = der::spki(der::SECP256K1, key.to_encoded_point(false).as_bytes());
+    let spki = key.spki();
     let algorithm = der::element(der::SEQUENCE, &[&der::element(der::OID, &[der::ECDSA_WITH_SHA256])]);
-    let common_name = der::element(der::UTF8_STRING, &[format!("0x{}", hex::encode(account_of(key))).as_bytes()]);
+    let common_name = der::element(der::UTF8_STRING, &[format!("0x{}", hex::encode(account)).as_bytes()]);
     let attribute = der::element(der::SEQUENCE, &[&der::element(der::OID, &[der::COMMON_NAME]), &common_name]);
     let name = der::element(der::SEQUENCE, &[&der::element(der::SET, &[&attribute])]);
     let validity = der::element(

@@ -7,7 +7,7 @@ mod support;
 use ihe_retrieve::fault::Fault;
 use ihe_retrieve::limits::REQUEST_XML;
 use ihe_retrieve::message::Framing;
-use ihe_retrieve::requester::TokenPlacement;
+use ihe_retrieve::requester::{TokenPlacement, certificate, sign};
 use ihe_retrieve::verify::verify;
 use ihe_retrieve::xml::{Document, XmlError, exclusive};
 use sha2::{Digest, Sha256};
@@ -216,6 +216,22 @@ fn our_signatures_verify_with_libxmlsec1() {
     let account = hex::encode(ihe_retrieve::key::RequesterKey::Secp256k1(public_key()).account().unwrap());
     assert_eq!(answers, ["valid", "valid", "invalid", "valid", &hex::encode(format!("CN=0x{account}"))]);
     assert!(receive_envelope(&listed.sign()).is_ok());
+}
+
+/// A key that is bound to an account, in a certificate that names the account.
+#[test]
+fn our_signatures_with_a_p256_key_verify_with_libxmlsec1() {
+    let key = ihe_retrieve::key::RequesterKey::P256(p256_key().verifying_key().into());
+    let token = certificate(&key, &[0xAB; 20], |digest| Ok::<_, ()>(sign_p256(digest))).unwrap();
+    let sign_it = |digest: &[u8; 32]| Ok::<_, ()>(sign_p256(digest));
+    let request = sign(&unsigned(&retrieve()), &token, TokenPlacement::Inline, [9; 16], sign_it).unwrap();
+    assert_eq!(receive(&request).unwrap().key(), &key);
+    let commands = [
+        format!("verify {} {}", hex::encode(root_of(&request)), hex::encode(key.spki())),
+        format!("certificate {}", hex::encode(&token)),
+    ];
+    let Some(answers) = judge(&commands) else { return };
+    assert_eq!(answers, ["valid", &hex::encode(format!("CN=0x{}", "ab".repeat(20)))]);
 }
 
 /// Signed by Apache WSS4J 3.0.3 with BouncyCastle as the provider of the curve, with its defaults: a token by direct reference, prefix lists in all

@@ -1,8 +1,9 @@
-//! Sites on one ledger: a daemon that is only the ledger and the consortium's administrator, and others that join.
+//! Sites on one ledger of any kind, and the consortium's administrator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy::network::{EthereumWallet, TransactionBuilder as _};
@@ -23,8 +24,11 @@ use dicom_scp::scu::{Association, Proposal, ScuOptions};
 use dicom_scp::{AeTitle, DataSet, Tag, VR, sop_class};
 use tokio::runtime::Runtime;
 
+use crate::anvil::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil};
 use crate::dicom::{slices, subject};
-use crate::{Bridge, files_below};
+use crate::geth::{GETH_CHAIN_ID, Geth};
+use crate::vault::Vault;
+use crate::{Bridge, files_below, wait_for};
 
 /// Everybody may do everything over DICOM.
 pub const OPEN: &str = "[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"move\", \"get\"]\n";
@@ -40,24 +44,89 @@ pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The ledger's own daemon, and its key as the consortium's administrator, who also relays what owners sign.
+/// Which nodes keep the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nodes {
+    /// One, inside a bridge.
+    Embedded,
+    /// anvil.
+    Anvil,
+    /// So many of geth with Clique, a site each.
+    Geth(usize),
+}
+
+/// What keeps the ledger; ended with the value.
+enum Ledger {
+    Embedded(Box<Bridge>),
+    Anvil(Anvil),
+    Geth(Geth),
+}
+
+impl Ledger {
+    /// Where the node of a site answers.
+    fn url(&self, site: usize) -> String {
+        match self {
+            Self::Embedded(bridge) => format!("http://{}", bridge.ready("rpc=")),
+            Self::Anvil(anvil) => anvil.url.clone(),
+            Self::Geth(geth) => geth.url(site % geth.network.nodes.len()).to_owned(),
+        }
+    }
+
+    /// For a site's `[ledger]`, besides the URL.
+    fn lines(&self) -> String {
+        match self {
+            Self::Embedded(_) => "deploy = false\n".to_owned(),
+            Self::Anvil(_) => format!("chain_id = {ANVIL_CHAIN_ID}\n"),
+            Self::Geth(geth) => {
+                format!("chain_id = {GETH_CHAIN_ID}\nconfirmations = {}\n", geth.network.confirmations)
+            }
+        }
+    }
+}
+
+/// Sites on one ledger, and the key of the consortium's administrator, who also relays what owners sign.
 pub struct Consortium {
-    pub site: Bridge,
+    ledger: Ledger,
+    joined: AtomicUsize,
     pub admin: Address,
+    chain_id: u64,
     provider: DynProvider,
     pub runtime: Runtime,
 }
 
 impl Consortium {
+    /// On a ledger inside a bridge that does nothing else.
     pub fn found() -> Self {
-        let site = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
-        let key: PrivateKeySigner = keyring(&site).source().clone();
+        Self::found_on(Nodes::Embedded).unwrap()
+    }
+
+    /// None if the nodes' program is missing.
+    pub fn found_on(nodes: Nodes) -> Option<Self> {
+        let (key, chain_id, ledger) = match nodes {
+            Nodes::Embedded => {
+                let site = Bridge::start("[ledger]\nrpc_bind = \"127.0.0.1:0\"\n[publish]\nenabled = false\n");
+                (keyring(&site).source().clone(), CHAIN_ID, Ledger::Embedded(Box::new(site)))
+            }
+            Nodes::Anvil => (ANVIL_KEY.parse().unwrap(), ANVIL_CHAIN_ID, Ledger::Anvil(Anvil::start_at(now_s())?)),
+            Nodes::Geth(signers) => {
+                let key = PrivateKeySigner::random();
+                let geth = Geth::start(signers, key.address())?;
+                (key, GETH_CHAIN_ID, Ledger::Geth(geth))
+            }
+        };
         let admin = key.address();
         let runtime = Runtime::new().unwrap();
-        let url = format!("http://{}", site.ready("rpc="));
-        let provider =
-            ProviderBuilder::new().wallet(EthereumWallet::from(key)).connect_http(url.parse().unwrap()).erased();
-        Self { site, admin, provider, runtime }
+        let wallet = ProviderBuilder::new().wallet(EthereumWallet::from(key));
+        let provider = wallet.connect_http(ledger.url(0).parse().unwrap()).erased();
+        Some(Self { ledger, joined: AtomicUsize::new(0), admin, chain_id, provider, runtime })
+    }
+
+    /// The nodes, where they are geth's.
+    pub fn geth(&mut self) -> Option<&mut Geth> {
+        match &mut self.ledger {
+            Ledger::Geth(geth) => Some(geth),
+            Ledger::Embedded(_) | Ledger::Anvil(_) => None,
+        }
     }
 
     pub fn join(&self, exchange: bool) -> Bridge {
@@ -65,17 +134,34 @@ impl Consortium {
     }
 
     pub fn join_with(&self, exchange: &str) -> Bridge {
-        let ledger = format!(
-            "[ledger]\nkind = \"rpc\"\nurl = \"http://{}\"\nadmin = \"{}\"\ndeploy = false\n",
-            self.site.ready("rpc="),
-            self.admin
-        );
-        let bridge = Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"));
-        let account = keyring(&bridge).source().address();
+        let bridge = self.start(exchange, "");
+        self.admit(keyring(&bridge).source().address());
+        bridge
+    }
+
+    /// A site whose account's key is in a remote signer.
+    pub fn join_signed_for(&self, vault: &Vault, exchange: &str) -> Bridge {
+        let bridge = self.start(exchange, &vault.lines());
+        self.admit(vault.account);
+        bridge
+    }
+
+    /// A site whose account has no funds and is not admitted.
+    pub fn start(&self, exchange: &str, signer: &str) -> Bridge {
+        let (url, lines) = (self.ledger.url(self.joined.fetch_add(1, Ordering::Relaxed)), self.ledger.lines());
+        let ledger = format!("[ledger]\nkind = \"rpc\"\nurl = \"{url}\"\nadmin = \"{}\"\n{lines}{signer}", self.admin);
+        Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"))
+    }
+
+    /// Funds an account and admits it as a source.
+    pub fn admit(&self, account: Address) {
         self.send(account, Bytes::new(), U256::from(10).pow(U256::from(20)));
         let contracts = contracts::deployment::addresses(self.admin);
+        wait_for("the first bridge to deploy the contracts", || {
+            let code = self.runtime.block_on(async { self.provider.get_code_at(contracts.sources).await });
+            code.is_ok_and(|code| !code.is_empty())
+        });
         self.send(contracts.sources, Sources::admitCall { source: account }.abi_encode().into(), U256::ZERO);
-        bridge
     }
 
     pub fn send(&self, to: Address, data: Bytes, value: U256) {
@@ -84,7 +170,7 @@ impl Consortium {
             let pending = self.provider.send_transaction(request).await.unwrap();
             let hash = *pending.tx_hash();
             loop {
-                if let Some(receipt) = self.provider.get_transaction_receipt(hash).await.unwrap() {
+                if let Ok(Some(receipt)) = self.provider.get_transaction_receipt(hash).await {
                     return receipt;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -122,7 +208,7 @@ impl Consortium {
             seq,
             deadline: now_s() + 3_600,
         };
-        let digest = Allow::from(&allowance).eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let digest = Allow::from(&allowance).eip712_signing_hash(&consent_domain(self.chain_id, consent));
         let signature = owner.sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
         self.send(consent, Consent::allowCall { allowance, ownerSignature: signature }.abi_encode().into(), U256::ZERO);
     }
@@ -130,7 +216,7 @@ impl Consortium {
     pub fn revoke(&self, owner: &PrivateKeySigner, study: B256, grantee: Address, seq: u32) {
         let consent = contracts::deployment::addresses(self.admin).consent;
         let message = Revoke { studyId: study, grantee, seq, deadline: now_s() + 3_600 };
-        let digest = message.eip712_signing_hash(&consent_domain(CHAIN_ID, consent));
+        let digest = message.eip712_signing_hash(&consent_domain(self.chain_id, consent));
         let call = Consent::revokeCall {
             studyId: study,
             grantee,
@@ -189,8 +275,13 @@ pub fn store(runtime: &Runtime, site: &Bridge, study: u32) -> BTreeMap<String, V
 }
 
 pub fn store_all(runtime: &Runtime, site: &Bridge, phantoms: Vec<Phantom>) -> BTreeMap<String, Vec<u8>> {
+    store_from(runtime, site, "CT1", phantoms)
+}
+
+/// As an application entity of this title.
+pub fn store_from(runtime: &Runtime, site: &Bridge, title: &str, phantoms: Vec<Phantom>) -> BTreeMap<String, Vec<u8>> {
     runtime.block_on(async {
-        let mut open = crate::dicom::connect(site.dicom, "CT1").await.unwrap();
+        let mut open = crate::dicom::connect(site.dicom, title).await.unwrap();
         for phantom in &phantoms {
             assert_eq!(crate::dicom::store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
         }

@@ -8,9 +8,11 @@ pub mod certificates;
 pub mod consortium;
 pub mod dicom;
 pub mod faults;
+pub mod geth;
 pub mod http;
 pub mod peers;
 pub mod retrieval;
+pub mod vault;
 pub mod xds;
 
 use std::ffi::OsString;
@@ -243,6 +245,18 @@ pub fn have(tool: &str) -> bool {
         std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(tool).is_file())
     });
     found || skip(tool)
+}
+
+/// A program that `make tools` builds.
+pub fn our_tool(tool: &str) -> Option<PathBuf> {
+    let tools = std::env::var_os("TOOLS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools"), PathBuf::from);
+    let program = tools.join("bin").join(tool);
+    if program.is_file() {
+        return Some(program);
+    }
+    skip(tool);
+    None
 }
 
 /// Reports a missing tool; always `false`.

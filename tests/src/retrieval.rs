@@ -6,6 +6,7 @@ use alloy::signers::k256::ecdsa::signature::hazmat::PrehashSigner as _;
 use alloy::signers::k256::ecdsa::{self, Signature};
 use alloy::signers::local::PrivateKeySigner;
 use bridge::exchange::tls::client_config;
+use ihe_retrieve::key::RequesterKey;
 use ihe_retrieve::request::{DocumentRequest, Retrieve};
 use ihe_retrieve::requester::{TokenPlacement, UnsignedRequest, certificate, sign};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,7 +33,8 @@ pub fn request(signer: &PrivateKeySigner, to: &str, retrieve: &Retrieve) -> (Vec
         let signature: Signature = key.sign_prehash(digest)?;
         Ok(signature.to_bytes().into())
     };
-    let token = certificate(&key.verifying_key().into(), by_key).unwrap();
+    let public_key = RequesterKey::Secp256k1(key.verifying_key().into());
+    let token = certificate(&public_key, &signer.address().into(), by_key).unwrap();
     let message_id = format!("urn:uuid:{:032x}", rand::random::<u128>());
     let created_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
     let expires_ms = created_ms + 300_000;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tests::consortium::{Consortium, keyring, objects_here, store, store_all};
 use tests::dicom::{get, in_series, slices, subject};
+use tests::vault::Vault;
 use tests::{Bridge, files_below, wait_for};
 
 const AT_SOURCE: &str = "custody = \"at-source\"\n[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n";
@@ -129,6 +130,42 @@ fn what_a_source_keeps_comes_from_there_when_somebody_asks_for_it() {
     wait_for("the study to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
     wait_for("the copies at B to be removed", || objects_here(&b) == 0);
     assert!(got(&consortium, &b, &uid).0.is_empty());
+}
+
+/// A remote signer signs no SHA-256, so a site that has one asks with a key of its own, which is bound to the account. One that was unbound
+/// is not used again.
+#[test]
+fn a_site_with_a_remote_signer_asks_with_a_key_that_is_bound_to_its_account() {
+    let (consortium, vault) = (Consortium::found(), Vault::open());
+    let (a, mut b) = (consortium.join_with(AT_SOURCE), consortium.join_signed_for(&vault, ""));
+    let sent = digests(store(&consortium.runtime, &a, 1));
+    a.wait_final(1);
+    let uid = subject(1).study_uid;
+    let all = (sent.clone(), BTreeSet::new());
+    wait_for("B's account to be known to A as a source", || {
+        a.cli(&["allow", &uid, &vault.account.to_string()]).status.success()
+    });
+    wait_for("the objects at B", || got(&consortium, &b, &uid) == all);
+    wait_filed(&b, sent.len());
+
+    let bound = |site: &Bridge| -> BTreeSet<String> {
+        let rows = site.json(&["keys", "p256", "list"]);
+        let rows = rows.as_array().unwrap().iter().filter(|row| row["state"] == "bound");
+        rows.map(|row| row["key"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = bound(&b);
+    assert_eq!(first.len(), 1, "{first:?}");
+    b.kill();
+    b.run();
+    assert_eq!(bound(&b), first, "the key that is bound serves on");
+    b.json(&["keys", "p256", "unbind", first.first().unwrap()]);
+    b.json(&["evict", &uid]);
+    wait_for("the key to be good for nothing", || bound(&b).is_empty());
+    assert!(got(&consortium, &b, &uid).0.is_empty(), "it asks with a key that is unbound");
+    b.kill();
+    b.run();
+    wait_for("the objects at B, with another key", || got(&consortium, &b, &uid) == all);
+    assert!(bound(&b).len() == 1 && bound(&b) != first, "{:?}", bound(&b));
 }
 
 /// Who may see one series gets that from the source, and no more.

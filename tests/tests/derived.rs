@@ -42,6 +42,13 @@ fn get_all(site: &Bridge, study: &str) -> BTreeMap<String, Vec<u8>> {
     got.data_sets
 }
 
+/// Records of a type about a study.
+fn audited(site: &Bridge, study: &str, kind: &str) -> impl Iterator<Item = Value> {
+    let Value::Array(records) = site.json(&["audit", "list", "--study", study]) else { panic!("a list") };
+    let kind = Value::from(kind);
+    records.into_iter().filter(move |record| record["types"].as_array().unwrap().contains(&kind))
+}
+
 /// What a site shows to somebody who asks for studies.
 fn found(asker: &Bridge, at: &Bridge) -> String {
     let output = asker.cli(&["--json", "find", &format!("PACSBRIDGE@{}", at.dicom), "StudyInstanceUID"]);
@@ -203,13 +210,20 @@ fn a_group_is_let_in_to_what_is_nobodys_and_to_nothing_else() {
     assert_eq!((&trace["owner"], &trace["custodial"]), (&research.clone().into(), &true.into()), "{trace}");
     assert_eq!(trace["derived_from"], parent, "{trace}");
     assert_eq!(events(&trace), ["created", "derived", "accepted"], "{trace}");
-    let elsewhere = b.json(&["trace", trace["study_id"].as_str().unwrap()]);
+    let named = trace["study_id"].as_str().unwrap().trim_start_matches("0x").to_owned();
+    let elsewhere = b.json(&["trace", &named]);
     assert!(elsewhere["derived_from"].is_null(), "{elsewhere}");
     let of_parent = a.json(&["trace", &parent]);
     assert_eq!(events(&of_parent), ["created"], "a study that was not derived is granted to nobody by itself");
     assert!(!elsewhere.to_string().contains(of_parent["study_id"].as_str().unwrap()), "the lineage cannot be read");
     assert_eq!(a.json(&["study", "show", &parent])["derivations"][0]["study"], study.as_str());
     assert_eq!(a.json(&["study", "show", &study])["derivations"][0]["parent"], parent.as_str());
+
+    // What was done by rules, and what came and goes at B, is in the audit trail.
+    let by_rule = audited(&a, &parent, "derive").chain(audited(&a, &named, "allow"));
+    let by_rule: Vec<_> = by_rule.map(|record| record["who"].to_string()).collect();
+    assert!(by_rule.len() == 2 && by_rule.iter().all(|who| who.contains("\"rule heart\"")), "{by_rule:?}");
+    assert_eq!((audited(&b, &named, "arrive").count(), audited(&b, &named, "withdraw").count()), (1, 0));
 
     // Nobody else adds to a derived study.
     let mut intruder = subject(7);
@@ -220,6 +234,7 @@ fn a_group_is_let_in_to_what_is_nobodys_and_to_nothing_else() {
     // What the owner takes back stays taken back, also after a crash, and also when more of the study comes.
     a.json(&["revoke", &study, &grantee]);
     wait_for("the study to be gone at B", || !found(&a, &b).contains(&study));
+    wait_for("the record of that", || audited(&b, &named, "withdraw").count() == 1);
     a.kill();
     a.run();
     let second = subject(2).study_uid;

@@ -76,6 +76,8 @@ const HTTP_REQUEST: Code = own("http-api", "Request of the HTTP API");
 const EVICTED: Code = own("evict", "Local copies removed");
 const PROVEN: Code = own("verify", "Compared with the ledger");
 const SHOWN: Code = own("show", "Shown to the operator");
+const ARRIVED: Code = own("arrive", "Study of another site here, as its owner allows");
+const WITHDRAWN: Code = own("withdraw", "Study of another site removed, as its owner does not allow it");
 const DERIVED: Code = own("derive", "De-identified into another study");
 
 /// EventActionCode.
@@ -590,6 +592,21 @@ impl Event {
         let event = Self::new(IMPORT, Action::Create, outcome).typed(transaction).perhaps_because(why);
         let event = event.by(Who::Party(Party::named(from)), Some(SOURCE)).by(Who::Process, Some(DESTINATION));
         event.about(Object::study(study).detail("instances", instances.to_string()))
+    }
+
+    /// A version of another site's study is here to be found, because its owner lets this site see it (Import).
+    #[must_use]
+    pub fn arrived(from: &str, study: &str, version: u32) -> Self {
+        let event = Self::new(IMPORT, Action::Create, Outcome::Success).typed(ARRIVED);
+        let event = event.by(Who::Party(Party::named(from)), Some(SOURCE)).by(Who::Process, Some(DESTINATION));
+        event.about(Object::study(study).detail("version", version.to_string()))
+    }
+
+    /// Another site's study, or a part of it, is not here any more, because its owner does not let this site see it.
+    #[must_use]
+    pub fn withdrawn(study: &str) -> Self {
+        let event = Self::new(INSTANCES_ACCESSED, Action::Delete, Outcome::Success).typed(WITHDRAWN);
+        event.by(Who::Process, None).about(Object::study(study))
     }
 
     /// A message of ITI-43 whose signature, time or novelty is not good, or that cannot be read at all.

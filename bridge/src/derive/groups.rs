@@ -6,12 +6,13 @@
 
 use std::sync::PoisonError;
 
-use alloy::primitives::{B256, Bytes};
+use alloy::primitives::{B256, Bytes, hex};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use contracts::messages;
 
 use super::{DeriveError, Deriver, Grantee, Owner, Parts, Rule};
+use crate::audit::{Decided, Event, Party};
 use crate::ledger::{Ledger, Word};
 
 /// How long a word signed with a key in custody is good.
@@ -78,6 +79,7 @@ impl Deriver {
             && account != info.owner
         {
             hand_over(ledger, id, &key, account).await?;
+            self.record_word(&rule.rule, Decided::Transfer, id, vec![("owner", account.to_string())]);
             return Ok(Said::All);
         }
         Ok(said)
@@ -104,8 +106,15 @@ impl Deriver {
         let now_s = ledger.now_s();
         let word = grantee.first_word(study, encryption_key, now_s, now_s.saturating_add(CUSTODY_S));
         say(ledger, &Word::Allow(word), key).await?;
+        self.record_word(rule, Decided::Allow, study, vec![("grantee", grantee.account.to_string())]);
         tracing::info!(%study, grantee = %grantee.account, rule = rule.name(), "a group was let in to a derived study");
         Ok(Said::All)
+    }
+
+    /// What a rule said by itself in a study's owner's name.
+    fn record_word(&self, rule: &Rule, what: Decided, study: B256, details: Vec<(&'static str, String)>) {
+        let by = Party::named(&format!("rule {}", rule.name()));
+        self.0.parts.audit.record(Event::decided(&by, what, &hex::encode(study), details, None));
     }
 }
 

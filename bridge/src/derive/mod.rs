@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, Stored};
+use crate::audit::{Audit, Event, Handling, Party};
 use crate::config;
 use crate::deidentify::FileError;
 use crate::follow::{Consents, FollowError};
@@ -208,6 +209,8 @@ pub struct Parts {
     pub ledger: LedgerSlot,
     /// What was derived from what.
     pub derived: Derived,
+    /// Where it is recorded what rules did by themselves.
+    pub audit: Audit,
     /// Our AE title, which stands as the sender of what is made here.
     pub ae_title: String,
 }
@@ -346,6 +349,7 @@ impl Deriver {
         self.postpone(what, derived.as_ref().err());
         match derived {
             Ok(Some(outcome)) => {
+                self.record(rule, study, None);
                 tracing::info!(
                     rule = outcome.rule,
                     objects = outcome.objects,
@@ -360,6 +364,7 @@ impl Deriver {
                 false
             }
             Err(error) if error.is_refusal() => {
+                self.record(rule, study, Some("an object was refused"));
                 tracing::warn!(rule = rule.rule.name(), %study, error = %crate::chain_of(&error), "a study is not derived");
                 false
             }
@@ -368,6 +373,12 @@ impl Deriver {
                 true
             }
         }
+    }
+
+    /// What a rule did by itself, or may not do.
+    fn record(&self, rule: &OpenRule, study: &Uid, why: Option<&str>) {
+        let by = Party::named(&format!("rule {}", rule.rule.name()));
+        self.0.parts.audit.record(Event::handled(&by, Handling::Derive, study.as_str(), why));
     }
 
     fn is_postponed(&self, what: &(String, Uid)) -> bool {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, keccak256};
+use alloy::primitives::{Address, B256, Bytes, hex, keccak256};
 use contracts::messages;
 use dicom_scp::Uid;
 use sha2::{Digest, Sha256};
@@ -20,6 +20,7 @@ use super::client::{self, Asker, Endpoint};
 use super::server::now_s;
 use super::{ExchangeError, KeyDelivery, Place, envelope};
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, ForeignVersion, Image, Window};
+use crate::audit::{Audit, Event};
 use crate::follow::{Consents, FollowError, Grant, Mode};
 use crate::keyring::{ForeignKey, ForeignKeys, Keyring, KeyringError};
 use crate::ledger::{LedgerError, LedgerSlot, Signer};
@@ -87,6 +88,8 @@ pub struct Parts {
     pub archive: Archive,
     /// Where keys are kept.
     pub keyring: Keyring,
+    /// Where it is recorded what came and went.
+    pub audit: Audit,
     /// Reads the ledger.
     pub retrieve: Retrieve,
     /// The ledger, once it is connected.
@@ -188,12 +191,14 @@ pub struct Shelf {
     pub archive: Archive,
     /// Where keys are kept.
     pub keyring: Keyring,
+    /// Where it is recorded what went.
+    pub audit: Audit,
 }
 
 impl Shelf {
     fn of(bring: &Bring) -> Self {
-        let Parts { consents, archive, keyring, .. } = bring.parts.clone();
-        Self { grantee: bring.asker.grantee, consents, archive, keyring }
+        let Parts { consents, archive, keyring, audit, .. } = bring.parts.clone();
+        Self { grantee: bring.asker.grantee, consents, archive, keyring, audit }
     }
 }
 
@@ -264,6 +269,7 @@ impl<B: Bringing> Keeper<B> {
         self.bring.settle().await;
         for study_id in going {
             shelf.archive.remove_foreign(study_id).await?;
+            shelf.audit.record(Event::withdrawn(&hex::encode(study_id)));
             tracing::info!(%study_id, "a study of another site is granted no more and was removed");
         }
         Ok(())
@@ -436,6 +442,8 @@ impl Bring {
         let (image, map) = (delivery.manifest.image, delivery.manifest.map());
         let version = ForeignVersion { version: grant.version, manifest, image, map, piece_mode };
         archive.import_manifest(grant.study_id, version).await?;
+        let (source, study) = (grant.source.to_string(), hex::encode(grant.study_id));
+        self.parts.audit.record(Event::arrived(&source, &study, grant.version));
         tracing::info!(study_id = %grant.study_id, version = grant.version, "a study of another site is here");
         Ok(keys)
     }

@@ -663,6 +663,15 @@ impl Consents {
         self.key_bindings("WHERE account = ?1 ORDER BY block, log_index", account.as_slice())
     }
 
+    /// Whether an account ever said something about a key, whatever it was and whether it holds.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn was_spoken_of(&self, account: Address, key: B256) -> Result<bool, FollowError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM event WHERE binding = ?1)";
+        Ok(self.database().query_row(sql, [binding_column(account, key)], |row| row.get(0))?)
+    }
+
     fn key_bindings(&self, which: &str, named: &[u8]) -> Result<Vec<KeyBinding>, FollowError> {
         let database = self.database();
         let sql = format!("SELECT key, account, not_after, block, log_index FROM binding {which}");

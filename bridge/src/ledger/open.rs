@@ -7,7 +7,7 @@ use super::node::{Node as _, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::PieceMode;
 use super::rpc::RpcNode;
-use super::sender::{SendError, SenderConfig, Sign, Unsigned, sender};
+use super::sender::{SendError, SenderConfig, SenderStatus, Sign, Unsigned, sender};
 use super::signer::{Signer, SignerError};
 use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
@@ -18,9 +18,13 @@ use contracts::{Contract, Deployable, addresses, deployables, deployment};
 use embedded_ledger::EmbeddedLedger;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+
+/// How long a trouble of the sender lasts before the log tells of it: most pass by themselves.
+const TROUBLE_SAID_AFTER: Duration = Duration::from_secs(5);
 
 /// How a ledger is opened.
 #[derive(Debug, Clone)]
@@ -196,25 +200,54 @@ fn start(
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
     let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
     let driver = tokio::spawn(driver.run());
+    tokio::spawn(tell_troubles(sender.status(), client.account));
     (Client::new(node, SystemClock, sender, client), driver)
+}
+
+/// Tells whoever reads the log when nothing of this account gets onto the ledger, and when it does again.
+async fn tell_troubles(mut status: watch::Receiver<SenderStatus>, account: Address) {
+    loop {
+        if status.wait_for(|now| now.trouble.is_some()).await.is_err() {
+            return;
+        }
+        let over = status.wait_for(|now| now.trouble.is_none());
+        match tokio::time::timeout(TROUBLE_SAID_AFTER, over).await.map(|over| over.is_ok()) {
+            Ok(true) => continue,
+            Ok(false) => return,
+            Err(_) => {}
+        }
+        let trouble = status.borrow().trouble.clone().unwrap_or_default();
+        if trouble.to_lowercase().contains("insufficient funds") {
+            tracing::error!(%account, trouble, "THIS SITE'S ACCOUNT HAS NO FUNDS: nothing gets onto the ledger until it is sent some; intake goes on");
+        } else {
+            tracing::warn!(%account, trouble, "nothing gets onto the ledger; intake goes on");
+        }
+        if status.wait_for(|now| now.trouble.is_none()).await.is_err() {
+            return;
+        }
+        tracing::info!(%account, "transactions get onto the ledger again");
+    }
 }
 
 /// Code consistency: every contract is ours, or is deployed now if that is allowed, or the ledger is refused.
 /// Returns where which code is.
 async fn check_contracts(ledger: &Ledger, config: &LedgerConfig) -> Result<Vec<(Address, B256)>, OpenError> {
-    let mut code = Vec::new();
+    let (mut code, mut missing) = (Vec::new(), Vec::new());
     for wanted in deployables(config.admin) {
         code.push((wanted.address, wanted.runtime_code_hash));
-        if is_ours(ledger, &wanted).await? {
-            continue;
-        }
-        let (contract, address) = (wanted.contract.name(), wanted.address);
-        if !config.deploy {
-            return Err(OpenError::Missing { contract, address });
-        }
-        deploy(ledger, &wanted).await?;
         if !is_ours(ledger, &wanted).await? {
-            return Err(OpenError::Missing { contract, address });
+            missing.push(wanted);
+        }
+    }
+    let lacks = |wanted: &Deployable| OpenError::Missing { contract: wanted.contract.name(), address: wanted.address };
+    if let Some(first) = missing.first().filter(|_| !config.deploy) {
+        return Err(lacks(first));
+    }
+    // Together, in their order: on a network each would wait for blocks of its own otherwise.
+    futures::future::try_join_all(missing.iter().map(|wanted| deploy(ledger, wanted))).await?;
+    for wanted in &missing {
+        if !is_ours(ledger, wanted).await? {
+            return Err(lacks(wanted));
         }
     }
     Ok(code)

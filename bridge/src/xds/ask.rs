@@ -1,13 +1,12 @@
 //! Asks the source of a study, once: signs a request of ITI-43 or RAD-69, sends it, and takes the answer apart as it comes.
 //!
-//! Endpoint and TLS key are those that the source states on the ledger; the request is signed by this site's account. Must not know what
+//! Endpoint and TLS key are those that the source states on the ledger; the request is signed for this site's account. Must not know what
 //! is done with documents.
 
 use std::time::Duration;
 
 use alloy::primitives::{Address, hex};
-use alloy::signers::k256::ecdsa::signature::hazmat::PrehashSigner as _;
-use alloy::signers::k256::ecdsa::{self, Signature, SigningKey};
+use alloy::signers::k256::ecdsa;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
@@ -18,10 +17,11 @@ use ihe_retrieve::requester::{SignError, SignedRequest, TokenPlacement, Unsigned
 use rand::RngCore as _;
 
 use super::now_ms;
+use super::request_key::RequestKey;
 use crate::exchange::ExchangeError;
 use crate::exchange::client::{Endpoint, connect};
 use crate::follow::{Consents, FollowError};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::LedgerSlot;
 use crate::site::Parts;
 
@@ -35,9 +35,15 @@ const FAULT_BYTES_MAX: usize = 64 * 1024;
 /// Why a source did not give what it was asked for, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// This site's operator: what is signed is SHA-256, which a remote signer for Ethereum does not sign.
-    #[error("this site's account is signed for elsewhere, by a signer that cannot sign such requests")]
-    RemoteSigner,
+    /// Nobody, or this site's operator if it stays so: a remote signer holds the account's key, and the key that signs requests in its stead
+    /// is not bound to the account.
+    #[error(
+        "the ledger does not say yet that this site's key for requests (`pacs-bridge keys p256 list`) signs for its account"
+    )]
+    NotBound,
+    /// This site's operator: the key for requests.
+    #[error("the key for requests")]
+    Keyring(#[from] KeyringError),
     /// The ledger is not connected.
     #[error("the ledger is not connected")]
     NoLedger,
@@ -121,16 +127,9 @@ impl Asker {
 
     fn signed(&self, to: &str, message_id: &str, retrieve: &Retrieve) -> Result<SignedRequest, AskError> {
         let account: Address = self.ledger.get().ok_or(AskError::NoLedger)?.account();
-        let signer = self.keyring.signer();
-        if signer.address() != account {
-            return Err(AskError::RemoteSigner);
-        }
-        let key: &SigningKey = signer.credential();
-        let by_key = |digest: &[u8; 32]| -> Result<[u8; 64], ecdsa::Error> {
-            let signature: Signature = key.sign_prehash(digest)?;
-            Ok(signature.to_bytes().into())
-        };
-        let token = certificate(&key.verifying_key().into(), by_key);
+        let key = RequestKey::of(account, &self.keyring, &self.consents)?;
+        let by_key = |digest: &[u8; 32]| key.sign(digest);
+        let token = certificate(&key.public(), &account.into(), by_key);
         let token = token.map_err(|error| AskError::Sign(SignError::Signer(error)))?;
         let created_ms = now_ms();
         let expires_ms = created_ms.saturating_add(VALID_MS);

@@ -165,14 +165,14 @@ impl From<AskError> for SourceError {
     fn from(error: AskError) -> Self {
         let words = crate::chain_of(&error);
         match error {
-            AskError::RemoteSigner
+            AskError::Keyring(_)
             | AskError::Source(_)
             | AskError::NoEndpoint(_)
             | AskError::Sign(_)
             | AskError::Consents(_) => Self::Here(words),
             AskError::Refused { code, .. } if PASSING.contains(&code.as_str()) => Self::Broken(words),
             AskError::Refused { .. } | AskError::Fault(_) => Self::Refused(words),
-            AskError::NoLedger | AskError::Exchange(_) => Self::Away(words),
+            AskError::NoLedger | AskError::NotBound | AskError::Exchange(_) => Self::Away(words),
             AskError::BrokenOff(_) | AskError::Status(_) | AskError::Response(ResponseError::Multipart(_)) => {
                 Self::Broken(words)
             }

@@ -14,6 +14,7 @@
 //! * [`listen`]: connections and their limits.
 //! * [`places`]: connections of one network that wait.
 //! * [`ask`]: the other side: asks another site, for
+//! * [`request_key`]: with which key,
 //! * [`fetch`]: a study as a file, and
 //! * [`bring`]: objects that it keeps, for every door here.
 //!
@@ -27,6 +28,7 @@ mod listen;
 mod places;
 mod recode;
 mod replay;
+mod request_key;
 mod selection;
 mod stream;
 mod zip;
@@ -37,6 +39,7 @@ pub use document::SeriesNames;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use listen::serve;
 pub use replay::{DATABASE, ReplayError};
+pub use request_key::bind as bind_request_key;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ihe_retrieve::fault::Fault;
+use ihe_retrieve::key::RequesterKey;
 use ihe_retrieve::message::{Framing, RequestHead};
 use ihe_retrieve::request::{DocumentRequest, Retrieve};
 use ihe_retrieve::requester::{SignedRequest, TokenPlacement, UnsignedRequest, certificate, sign};
@@ -76,7 +77,8 @@ pub fn unsigned(retrieve: &Retrieve) -> UnsignedRequest<'_> {
 }
 
 pub fn token() -> Vec<u8> {
-    certificate(&public_key(), |digest| Ok::<_, ()>(sign_k256(digest))).unwrap()
+    let key = RequesterKey::Secp256k1(public_key());
+    certificate(&key, &key.account().unwrap(), |digest| Ok::<_, ()>(sign_k256(digest))).unwrap()
 }
 
 /// A request that the library signs itself.

@@ -1,0 +1,417 @@
+//! Who makes the blocks of a network: for every site, its seats beside its stake, the blocks that it sealed, and those that it should have sealed
+//! and another had to.
+//!
+//! Reads headers from nodes and believes none of what they say about signers: who sealed a block is recovered from its seal (EIP-225).
+
+use std::collections::BTreeMap;
+
+use alloy::consensus::Header;
+use alloy::eips::BlockNumberOrTag;
+use alloy::primitives::{Address, B256, Signature, keccak256};
+use alloy::providers::{DynProvider, Provider as _};
+use alloy::rlp::Encodable as _;
+use alloy::rpc::types::TransactionRequest;
+use alloy::sol_types::SolCall as _;
+use alloy::transports::TransportError;
+use contracts::Sources;
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+
+use super::Network;
+
+/// Octets of the seal at the end of a header's extra data.
+const SEAL_BYTES: usize = 65;
+/// Headers asked for at once.
+const READ_PARALLEL: usize = 16;
+
+/// Why there is no report, sorted by who has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The operator of the node: it does not answer, or says no.
+    #[error("node {node}")]
+    Node {
+        /// Its number, in the order in which they were named.
+        node: usize,
+        /// What it said.
+        #[source]
+        error: TransportError,
+    },
+    /// The operator: a node of another network.
+    #[error("node {node} is of chain {found}, and the network has chain id {wanted}")]
+    Elsewhere {
+        /// Its number.
+        node: usize,
+        /// The network's.
+        wanted: u64,
+        /// The node's.
+        found: u64,
+    },
+    /// The asker: the node has no such blocks.
+    #[error("there are no blocks {from} to {to}; the newest is {head}")]
+    Range {
+        /// First block asked for.
+        from: u64,
+        /// Last block asked for.
+        to: u64,
+        /// Newest block.
+        head: u64,
+    },
+    /// The operator: a node lost a block that it had, or made one up.
+    #[error("block {0} has no seal")]
+    Seal(u64),
+    /// The operator: no node was named.
+    #[error("name a node with --url")]
+    NoNode,
+    /// The operator: only Clique's seals are known.
+    #[error("the network's engine is {0}, whose seals this program does not read")]
+    Engine(String),
+}
+
+/// What a site contributes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SiteReport {
+    /// Name of the site; accounts that sign and are of no site are under their account.
+    pub site: String,
+    /// Signers that it has at the end.
+    pub seats: usize,
+    /// Of all seats.
+    pub seats_share: f64,
+    /// Studies that its source defined, where that is known.
+    pub stake: Option<u64>,
+    /// Of all stake.
+    pub stake_share: Option<f64>,
+    /// Blocks that it sealed.
+    pub sealed: u64,
+    /// Of all blocks.
+    pub sealed_share: f64,
+    /// Blocks for which it was in turn.
+    pub in_turn: u64,
+    /// Those of them that somebody else sealed: it was away or late.
+    pub missed: u64,
+}
+
+/// A height at which nodes hold different blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fork {
+    /// The height.
+    pub number: u64,
+    /// The block of each node, in the order in which they were named.
+    pub blocks: Vec<B256>,
+}
+
+/// A network's blocks from one to another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Its name.
+    pub network: String,
+    /// First block looked at.
+    pub from: u64,
+    /// Last.
+    pub to: u64,
+    /// Seconds between the two on average; none for one block.
+    pub period_s: Option<f64>,
+    /// Every site.
+    pub sites: Vec<SiteReport>,
+    /// Heights at which the nodes that were asked do not agree.
+    pub forks: Vec<Fork>,
+}
+
+/// A block, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sealed {
+    number: u64,
+    hash: B256,
+    time_s: u64,
+    signer: Address,
+    /// Whether it votes on a signer, so that there may be others from the next block on.
+    votes: bool,
+}
+
+/// The account that sealed a header: whoever signed it without the seal (EIP-225).
+#[must_use]
+pub fn signer_of(header: &Header) -> Option<Address> {
+    let extra = header.extra_data.len().checked_sub(SEAL_BYTES)?;
+    let signature = Signature::from_raw(&header.extra_data[extra..]).ok()?;
+    let unsealed = Header { extra_data: header.extra_data.slice(..extra), ..header.clone() };
+    let mut octets = Vec::new();
+    unsealed.encode(&mut octets);
+    signature.recover_address_from_prehash(&keccak256(octets)).ok()
+}
+
+/// Looks at the last `blocks` blocks of a network, through one of its nodes or more.
+///
+/// # Errors
+/// [`AuditError`].
+pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Result<Report, AuditError> {
+    if network.engine != "clique" {
+        return Err(AuditError::Engine(network.engine.clone()));
+    }
+    let first = nodes.first().ok_or(AuditError::NoNode)?;
+    let mut heads = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let of_node = |error| AuditError::Node { node: index + 1, error };
+        let found = node.get_chain_id().await.map_err(of_node)?;
+        if found != network.chain_id {
+            return Err(AuditError::Elsewhere { node: index + 1, wanted: network.chain_id, found });
+        }
+        heads.push(node.get_block_number().await.map_err(of_node)?);
+    }
+    // What all of them have.
+    let to = heads.into_iter().min().unwrap_or(0);
+    let from = to.saturating_sub(blocks.saturating_sub(1)).max(1);
+    if to < from {
+        return Err(AuditError::Range { from, to, head: to });
+    }
+    let sealed = headers(first, 1, from, to).await?;
+    let of_first = |error| AuditError::Node { node: 1, error };
+    let (due, signers) = turns(first, &sealed).await.map_err(of_first)?;
+    let stakes = stakes(network, first).await.map_err(of_first)?;
+    let period_s = match (sealed.first(), sealed.last()) {
+        (Some(first), Some(last)) if last.number > first.number => {
+            Some((last.time_s - first.time_s) as f64 / (last.number - first.number) as f64)
+        }
+        _ => None,
+    };
+    let mut forks = Vec::new();
+    if nodes.len() > 1 {
+        let mut others = vec![sealed.iter().map(|block| block.hash).collect::<Vec<_>>()];
+        for (index, node) in nodes.iter().enumerate().skip(1) {
+            others.push(headers(node, index + 1, from, to).await?.into_iter().map(|block| block.hash).collect());
+        }
+        forks = disagreements(from, &others);
+    }
+    let sites = by_site(network, &sealed, &due, &signers, &stakes);
+    Ok(Report { network: network.name.clone(), from, to, period_s, sites, forks })
+}
+
+async fn headers(node: &DynProvider, index: usize, from: u64, to: u64) -> Result<Vec<Sealed>, AuditError> {
+    let one = |number: u64| async move {
+        let block = node.get_block_by_number(BlockNumberOrTag::Number(number)).await;
+        let block = block.map_err(|error| AuditError::Node { node: index, error })?.ok_or(AuditError::Seal(number))?;
+        let header = &block.header.inner;
+        let signer = signer_of(header).ok_or(AuditError::Seal(number))?;
+        let votes = !header.beneficiary.is_zero();
+        Ok(Sealed { number, hash: block.header.hash, time_s: header.timestamp, signer, votes })
+    };
+    futures::stream::iter(from..=to).map(one).buffered(READ_PARALLEL).try_collect().await
+}
+
+/// Who was in turn for each block, and who signs after the last.
+async fn turns(node: &DynProvider, sealed: &[Sealed]) -> Result<(Vec<Address>, Vec<Address>), TransportError> {
+    let signers_after = |number: u64| async move {
+        let mut signers: Vec<Address> =
+            node.raw_request("clique_getSigners".into(), (BlockNumberOrTag::Number(number),)).await?;
+        signers.sort_unstable();
+        Ok::<_, TransportError>(signers)
+    };
+    let mut due = Vec::with_capacity(sealed.len());
+    let mut signers = match sealed.first() {
+        Some(first) => signers_after(first.number - 1).await?,
+        None => Vec::new(),
+    };
+    for block in sealed {
+        due.push(in_turn(&signers, block.number).unwrap_or_default());
+        if block.votes {
+            signers = signers_after(block.number).await?;
+        }
+    }
+    Ok((due, signers))
+}
+
+/// The signer whose turn a height is, of signers in order (EIP-225).
+fn in_turn(signers: &[Address], number: u64) -> Option<Address> {
+    let count = u64::try_from(signers.len()).ok().filter(|count| *count > 0)?;
+    signers.get(usize::try_from(number % count).ok()?).copied()
+}
+
+/// The stake of every bridge that is known; nothing while the contracts are not there.
+async fn stakes(network: &Network, node: &DynProvider) -> Result<BTreeMap<Address, u64>, TransportError> {
+    let mut stakes = BTreeMap::new();
+    let Some(admin) = network.admin else { return Ok(stakes) };
+    let sources = contracts::deployment::addresses(admin).sources;
+    for bridge in network.nodes.iter().filter_map(|member| member.bridge) {
+        let call = Sources::stakeOfCall { source: bridge };
+        let request = TransactionRequest::default().to(sources).input(call.abi_encode().into());
+        let answer = node.call(request).await?;
+        if let Ok(stake) = Sources::stakeOfCall::abi_decode_returns(&answer) {
+            stakes.insert(bridge, u64::try_from(stake).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(stakes)
+}
+
+/// Heights at which not all have the same block.
+fn disagreements(from: u64, nodes: &[Vec<B256>]) -> Vec<Fork> {
+    let height = nodes.iter().map(Vec::len).min().unwrap_or(0);
+    let at = |index: usize| nodes.iter().map(|node| node[index]).collect::<Vec<_>>();
+    let differs = |blocks: &[B256]| blocks.iter().any(|block| *block != blocks[0]);
+    (0..height)
+        .map(|index| Fork { number: from + index as u64, blocks: at(index) })
+        .filter(|fork| differs(&fork.blocks))
+        .collect()
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn by_site(
+    network: &Network,
+    sealed: &[Sealed],
+    due: &[Address],
+    signers: &[Address],
+    stakes: &BTreeMap<Address, u64>,
+) -> Vec<SiteReport> {
+    let site_of = |signer: &Address| {
+        let member = network.nodes.iter().find(|member| member.signer == *signer);
+        member.map_or_else(|| signer.to_string(), |member| member.site.clone())
+    };
+    // In the order of the network; strangers, who were voted in since, behind.
+    let mut order: Vec<String> = Vec::new();
+    let everybody = network.nodes.iter().map(|member| member.signer).chain(signers.iter().copied());
+    for site in everybody.chain(sealed.iter().map(|block| block.signer)).map(|signer| site_of(&signer)) {
+        if !order.contains(&site) {
+            order.push(site);
+        }
+    }
+    let all_stake = stakes.values().sum();
+    let report = |site: String| {
+        let is_its = |signer: &Address| site_of(signer) == site;
+        let seats = signers.iter().filter(|signer| is_its(signer)).count();
+        let sealed_by = sealed.iter().filter(|block| is_its(&block.signer)).count() as u64;
+        let its_turns = sealed.iter().zip(due).filter(|(_, due)| is_its(due));
+        let missed = its_turns.clone().filter(|(block, due)| block.signer != **due).count() as u64;
+        let bridge = network.nodes.iter().find(|member| member.site == site).and_then(|member| member.bridge);
+        let stake = bridge.and_then(|bridge| stakes.get(&bridge)).copied();
+        SiteReport {
+            seats,
+            seats_share: share(seats as u64, signers.len() as u64),
+            stake,
+            stake_share: stake.map(|stake| share(stake, all_stake)),
+            sealed: sealed_by,
+            sealed_share: share(sealed_by, sealed.len() as u64),
+            in_turn: its_turns.count() as u64,
+            missed,
+            site,
+        }
+    };
+    order.into_iter().map(report).collect()
+}
+
+/// The report as a picture: for every site its share of seats, stake and blocks.
+#[must_use]
+pub fn svg(report: &Report) -> String {
+    const ROW: usize = 74;
+    const LEFT: usize = 130;
+    const WIDTH: f64 = 420.0;
+    let height = 70 + report.sites.len() * ROW;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"640\" height=\"{height}\" viewBox=\"0 0 640 {height}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"640\" height=\"{height}\" fill=\"#ffffff\"/>\n\
+         <text x=\"16\" y=\"28\" font-size=\"16\">Network {}: blocks {} to {}</text>\n",
+        report.network, report.from, report.to
+    );
+    for (index, site) in report.sites.iter().enumerate() {
+        let top = 52 + index * ROW;
+        out += &format!("<text x=\"16\" y=\"{}\">{}</text>\n", top + 30, short(&site.site));
+        let bars = [
+            ("seats", Some(site.seats_share), "#4c6ea8"),
+            ("stake", site.stake_share, "#c08a3e"),
+            ("blocks", Some(site.sealed_share), "#5d9467"),
+        ];
+        for (bar, (name, share, colour)) in bars.into_iter().enumerate() {
+            let y = top + bar * 20;
+            let words = share.map_or_else(|| "not known".to_owned(), |share| format!("{:.1} %", share * 100.0));
+            let width = share.unwrap_or(0.0) * WIDTH;
+            out += &format!(
+                "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"15\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{}\" font-size=\"11\">{name} {words}</text>\n",
+                LEFT as f64 + width + 6.0,
+                y + 12
+            );
+        }
+    }
+    out + "</svg>\n"
+}
+
+fn short(name: &str) -> String {
+    if name.chars().count() <= 14 { name.to_owned() } else { name.chars().take(13).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use alloy::signers::SignerSync as _;
+    use alloy::signers::local::PrivateKeySigner;
+
+    use super::super::Member;
+    use super::*;
+
+    fn member(site: &str, node: u16, signer: Address, bridge: u8) -> Member {
+        let bridge = Some(Address::repeat_byte(bridge));
+        Member { site: site.to_owned(), node, signer, enode: String::new(), bridge }
+    }
+
+    fn network(nodes: Vec<Member>) -> Network {
+        Network {
+            name: "north".into(),
+            engine: "clique".into(),
+            chain_id: 7,
+            block_period_s: 1,
+            confirmations: 2,
+            admin: None,
+            nodes,
+        }
+    }
+
+    #[test]
+    fn a_seal_is_its_signers_and_covers_all_but_itself() {
+        let key = PrivateKeySigner::random();
+        let mut header =
+            Header { number: 5, base_fee_per_gas: Some(1), extra_data: vec![0; 32].into(), ..Header::default() };
+        let mut octets = Vec::new();
+        header.encode(&mut octets);
+        let mut seal = key.sign_hash_sync(&keccak256(octets)).unwrap().as_bytes();
+        // Clique writes the parity itself.
+        seal[64] -= 27;
+        header.extra_data = [vec![0; 32], seal.to_vec()].concat().into();
+        assert_eq!(signer_of(&header), Some(key.address()));
+        assert_ne!(signer_of(&Header { gas_used: 1, ..header.clone() }), Some(key.address()));
+        assert_eq!(signer_of(&Header { extra_data: vec![0; 40].into(), ..header }), None);
+    }
+
+    #[test]
+    fn who_was_in_turn_and_away_is_named() {
+        let [a, b, c] = [1, 2, 3].map(Address::repeat_byte);
+        let network = network(vec![member("a", 1, a, 0xA0), member("b", 1, b, 0xB0), member("b", 2, c, 0xB0)]);
+        let signers = [a, b, c];
+        // Block 4 is b's turn (4 % 3 = 1), but a seals it.
+        let sealed: Vec<Sealed> = [(3, a), (4, a), (5, c), (6, a)]
+            .into_iter()
+            .map(|(number, signer)| Sealed {
+                number,
+                hash: B256::with_last_byte(u8::try_from(number).unwrap()),
+                time_s: number,
+                signer,
+                votes: false,
+            })
+            .collect();
+        let due: Vec<Address> = sealed.iter().map(|block| in_turn(&signers, block.number).unwrap()).collect();
+        let stakes = BTreeMap::from([(Address::repeat_byte(0xA0), 30), (Address::repeat_byte(0xB0), 10)]);
+        let sites = by_site(&network, &sealed, &due, &signers, &stakes);
+        let rows: Vec<_> =
+            sites.iter().map(|site| (site.site.as_str(), site.seats, site.sealed, site.in_turn, site.missed)).collect();
+        assert_eq!(rows, [("a", 1, 3, 2, 0), ("b", 2, 1, 2, 1)]);
+        assert_eq!((sites[0].stake, sites[0].stake_share), (Some(30), Some(0.75)));
+        let report = Report { network: "north".into(), from: 3, to: 6, period_s: Some(1.0), sites, forks: Vec::new() };
+        let picture = svg(&report);
+        assert!(picture.contains("stake 75.0 %") && picture.contains("seats 66.7 %") && picture.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn nodes_that_disagree_are_found_out() {
+        let block = |byte| B256::repeat_byte(byte);
+        let forks = disagreements(10, &[vec![block(1), block(2), block(3)], vec![block(1), block(9)]]);
+        assert_eq!(forks, [Fork { number: 11, blocks: vec![block(2), block(9)] }]);
+    }
+}

@@ -1,0 +1,146 @@
+//! A network of geth nodes with Clique, made by `pacs-bridge network new` and run by its start scripts, on free ports of 127.0.0.1.
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use alloy::primitives::Address;
+use alloy::providers::{DynProvider, Provider as _, ProviderBuilder};
+use bridge::network::Network;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::{binary, our_tool, wait_for};
+
+/// Id of the chain.
+pub const GETH_CHAIN_ID: u64 = 81_220;
+
+/// The nodes; they end with the value.
+pub struct Geth {
+    dir: TempDir,
+    program: PathBuf,
+    pub network: Network,
+    nodes: Vec<Node>,
+    runtime: Runtime,
+}
+
+struct Node {
+    url: String,
+    provider: DynProvider,
+    child: Option<Child>,
+}
+
+/// A port such that it and its neighbours, which a node takes too, are free.
+fn free_ports() -> (u16, u16) {
+    loop {
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).ok();
+        let Some(p2p) = free(0) else { continue };
+        let Some(rpc) = free(0) else { continue };
+        let (p2p_port, rpc_port) = (p2p.local_addr().unwrap().port(), rpc.local_addr().unwrap().port());
+        // Not those that the system gives to outgoing connections meanwhile, as far as that can be told.
+        if rpc_port < u16::MAX - 10 && free(rpc_port + 1).is_some() && free(rpc_port + 6).is_some() {
+            return (p2p_port, rpc_port);
+        }
+    }
+}
+
+impl Geth {
+    /// Starts as many nodes, each of its own site and signing, and waits until all of them have a block; none without geth.
+    pub fn start(signers: usize, fund: Address) -> Option<Self> {
+        let program = our_tool("geth")?;
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan =
+            format!("name = \"test\"\nengine = \"clique\"\nchain_id = {GETH_CHAIN_ID}\nfund = [\"{fund}\"]\n");
+        let mut nodes = Vec::new();
+        for number in 1..=signers {
+            let (p2p_port, rpc_port) = free_ports();
+            let site = format!("[[site]]\nname = \"site-{number}\"\nhost = \"127.0.0.1\"\nlisten = \"127.0.0.1\"\n");
+            writeln!(plan, "{site}p2p_port = {p2p_port}\nrpc_port = {rpc_port}").unwrap();
+            let url = format!("http://127.0.0.1:{rpc_port}");
+            let provider = ProviderBuilder::new().connect_http(url.parse().unwrap()).erased();
+            nodes.push(Node { url, provider, child: None });
+        }
+        let (file, out) = (dir.path().join("plan.toml"), dir.path().join("network"));
+        std::fs::write(&file, plan).unwrap();
+        let made = Command::new(binary()).args(["network", "new"]).arg(file).arg("--out").arg(&out).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let network = Network::read(&out.join("network.json")).unwrap();
+        let mut geth = Self { dir, program, network, nodes, runtime: Runtime::new().unwrap() };
+        // One after the other: two that sign a first block each, with nobody else to sign the second, wait for ever.
+        geth.run(0);
+        wait_for("the network's first block", || geth.head(0).is_some_and(|head| head > 0));
+        (1..signers).for_each(|node| geth.run(node));
+        wait_for("the network's first blocks", || {
+            (0..signers).all(|node| geth.head(node).is_some_and(|head| head > 1))
+        });
+        Some(geth)
+    }
+
+    /// A file of the network, or beside those.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("network").join(name)
+    }
+
+    fn folder(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("network/sites/site-{}/node-1", node + 1))
+    }
+
+    /// Starts a node that does not run.
+    pub fn run(&mut self, node: usize) {
+        let folder = self.folder(node);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
+        let child = Command::new(folder.join("start.sh"))
+            .env("GETH", &self.program)
+            // Among themselves on this machine, and with nobody else.
+            .args(["--netrestrict", "127.0.0.0/8", "--cache", "64"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.nodes[node].child = Some(child);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(mut child) = self.nodes[node].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where a node answers.
+    pub fn url(&self, node: usize) -> &str {
+        &self.nodes[node].url
+    }
+
+    /// What a node answers, unless it is away or says no.
+    pub fn ask(&self, node: usize, method: &str, params: Value) -> Option<Value> {
+        let asked = self.nodes[node].provider.raw_request::<Value, Value>(method.to_owned().into(), params);
+        self.runtime.block_on(asked).ok()
+    }
+
+    /// Number of the newest block of a node.
+    pub fn head(&self, node: usize) -> Option<u64> {
+        let number = self.ask(node, "eth_blockNumber", json!([]))?;
+        u64::from_str_radix(number.as_str()?.trim_start_matches("0x"), 16).ok()
+    }
+
+    /// The end of a node's log.
+    pub fn log(&self, node: usize) -> String {
+        crate::tail(&std::fs::read_to_string(self.folder(node).join("log")).unwrap_or_default(), 30)
+    }
+}
+
+impl Drop for Geth {
+    fn drop(&mut self) {
+        for node in 0..self.nodes.len() {
+            if std::thread::panicking() {
+                eprintln!("node {node} logged:\n{}", self.log(node));
+            }
+            self.kill(node);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One story of two sites and a patient on every kind of ledger: the embedded one, anvil, and networks of geth with Clique in which each site
+//! has its own node. Whoever keeps the ledger, and whether an object's bytes are on it or at their source, the same is seen by the same.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use alloy::primitives::{Address, B256};
+use alloy::signers::local::PrivateKeySigner;
+use dicom_scp::matching::Level;
+use serde_json::Value;
+use tests::consortium::{Consortium, Nodes, keyring, objects_here, store, store_from};
+use tests::dicom::{get, slices, subject};
+use tests::geth::Geth;
+use tests::{Bridge, wait_for};
+
+/// What comes from this application entity stays at the source.
+const A: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n[[custody]]\nkeep = \"at-source\"\ncalling_ae = [\"XA1\"]\n";
+
+/// A study's name on the ledger and who owns it.
+fn study_of(site: &Bridge, number: u32) -> (B256, PrivateKeySigner) {
+    let (keys, uid) = (keyring(site), dicom_scp::Uid::new(&subject(number).study_uid).unwrap());
+    let study = keys.study(&uid).unwrap().unwrap();
+    (bridge::study::study_id(&study.salt, uid.as_str()), keys.owner(study.owner_index).unwrap())
+}
+
+/// What a viewer gets of a study without any refusal.
+fn got(consortium: &Consortium, site: &Bridge, uid: &str) -> BTreeMap<String, Vec<u8>> {
+    let got = consortium.runtime.block_on(get(site.dicom, uid));
+    if got.failed.is_empty() { got.data_sets } else { BTreeMap::new() }
+}
+
+fn the_story(nodes: Nodes) {
+    let Some(consortium) = Consortium::found_on(nodes) else { return };
+    let (mut a, b, c) = (consortium.join_with(A), consortium.join(false), consortium.join(false));
+    let on_chain = store(&consortium.runtime, &a, 1);
+    let at_source = store_from(&consortium.runtime, &a, "XA1", slices(2, 3, 64));
+    a.wait_final(2);
+    let [first, second] = [1, 2].map(|number| subject(number).study_uid);
+    let kinds = |uid: &str| {
+        let report = a.json(&["study", "show", uid]);
+        report["images"].as_array().unwrap().iter().any(|image| image["kind"] == "object")
+    };
+    assert_eq!((kinds(&first), kinds(&second)), (true, false), "whose objects are on the ledger");
+    let everywhere = BTreeSet::from([first.clone(), second.clone()]);
+    assert_eq!(consortium.find(a.dicom, Level::Study), everywhere);
+    for site in [&b, &c] {
+        assert!(consortium.find(site.dicom, Level::Study).is_empty(), "nothing is granted yet");
+    }
+
+    let grantee = keyring(&b);
+    let [of_first, of_second] = [1, 2].map(|number| study_of(&a, number));
+    consortium.allow(&of_first.1, of_first.0, &grantee, 2, 1);
+    consortium.allow(&of_second.1, of_second.0, &grantee, 2, 1);
+    wait_for("both studies at B", || consortium.find(b.dicom, Level::Study) == everywhere);
+    assert_eq!(objects_here(&b), 0, "they are found before any object came");
+    assert_eq!(got(&consortium, &b, &first), on_chain);
+    assert_eq!(got(&consortium, &b, &second), at_source);
+    for uid in [&first, &second] {
+        wait_for("every object to be proven at B", || {
+            let verdicts = b.json(&["verify", uid]);
+            verdicts.as_array().unwrap().iter().all(|verdict| verdict["proven"] == true)
+        });
+    }
+
+    // Without the source there is what is on the ledger.
+    wait_for("what was fetched to be filed", || objects_here(&b) == on_chain.len() + at_source.len());
+    a.kill();
+    b.json(&["evict", &first]);
+    b.json(&["evict", &second]);
+    assert_eq!(got(&consortium, &b, &first), on_chain, "its bytes are on the ledger");
+    assert!(got(&consortium, &b, &second).is_empty(), "its bytes were at the source alone");
+    a.run();
+    wait_for("the source's objects again", || got(&consortium, &b, &second) == at_source);
+    assert!(
+        consortium.find(c.dicom, Level::Study).is_empty() && got(&consortium, &c, &first).is_empty(),
+        "C has nothing"
+    );
+
+    for (study, owner) in [&of_first, &of_second] {
+        consortium.revoke(owner, *study, grantee.source().address(), 2);
+    }
+    wait_for("both studies to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
+    wait_for("the copies at B to be removed", || objects_here(&b) == 0);
+    assert!(got(&consortium, &b, &first).is_empty() && got(&consortium, &b, &second).is_empty());
+}
+
+#[test]
+fn on_the_embedded_ledger() {
+    the_story(Nodes::Embedded);
+}
+
+#[test]
+fn on_anvil() {
+    the_story(Nodes::Anvil);
+}
+
+#[test]
+fn on_two_nodes_of_geth() {
+    the_story(Nodes::Geth(2));
+}
+
+#[test]
+fn on_three_nodes_of_geth() {
+    the_story(Nodes::Geth(3));
+}
+
+/// Who has no funds is told so and takes in studies all the same; with funds they get onto the ledger.
+#[test]
+fn an_account_without_funds_is_an_alarm_and_no_reason_not_to_take_in() {
+    let Some(consortium) = Consortium::found_on(Nodes::Anvil) else { return };
+    let site = consortium.start("", "");
+    let sent = store(&consortium.runtime, &site, 1);
+    wait_for("the alarm", || site.log().contains("THIS SITE'S ACCOUNT HAS NO FUNDS"));
+    let uid = subject(1).study_uid;
+    assert_eq!(got(&consortium, &site, &uid), sent, "what was taken in is served");
+    consortium.admit(keyring(&site).source().address());
+    site.wait_final(1);
+    assert!(site.log().contains("transactions get onto the ledger again"));
+}
+
+/// The report on who makes blocks, through all nodes that run.
+fn audited(geth: &Geth, nodes: &[usize], svg: Option<&Path>) -> Value {
+    let mut command = Command::new(tests::binary());
+    command.args(["--json", "network", "audit"]).arg(geth.file("network.json"));
+    for node in nodes {
+        command.args(["--url", geth.url(*node)]);
+    }
+    if let Some(file) = svg {
+        command.arg("--svg").arg(file);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_network_says_who_makes_its_blocks_and_who_was_away() {
+    let Some(mut geth) = Geth::start(3, Address::repeat_byte(7)) else { return };
+    let reach = |geth: &Geth, node: usize, height: u64| {
+        wait_for("more blocks", || geth.head(node).is_some_and(|head| head >= height));
+    };
+    reach(&geth, 0, 6);
+    let picture = geth.file("shares.svg");
+    let report = audited(&geth, &[0, 1, 2], Some(&picture));
+    let sites = report["sites"].as_array().unwrap();
+    let sum = |key: &str| sites.iter().map(|site| site[key].as_u64().unwrap()).sum::<u64>();
+    let blocks = report["to"].as_u64().unwrap() - report["from"].as_u64().unwrap() + 1;
+    assert_eq!((sum("sealed"), sum("in_turn"), sum("seats")), (blocks, blocks, 3), "{report}");
+    assert!(std::fs::read_to_string(picture).unwrap().contains("seats 33.3 %"));
+
+    geth.kill(2);
+    let head = geth.head(0).unwrap();
+    reach(&geth, 0, head + 8);
+    let report = audited(&geth, &[0, 1], None);
+    let away = &report["sites"][2];
+    assert!(away["site"] == "site-3" && away["missed"].as_u64().unwrap() >= 2, "{report}");
+    assert!(report["forks"].as_array().unwrap().is_empty(), "{report}");
+
+    // It comes back, catches up, and agrees.
+    geth.run(2);
+    let head = geth.head(0).unwrap();
+    reach(&geth, 2, head + 2);
+    let report = audited(&geth, &[0, 2], None);
+    assert!(report["forks"].as_array().unwrap().len() <= 2, "the newest may still be settled: {report}");
+
+    // A node of another network is told from one of this.
+    let other = std::fs::read_to_string(geth.file("network.json")).unwrap().replace("81220", "81221");
+    std::fs::write(geth.file("other.json"), other).unwrap();
+    let mut command = Command::new(tests::binary());
+    command.args(["network", "audit"]).arg(geth.file("other.json")).args(["--url", geth.url(0)]);
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && words.contains("of chain 81220, and the network has chain id 81221"),
+        "{words}"
+    );
+}
