@@ -53,6 +53,8 @@ pub enum Nodes {
     Anvil,
     /// So many of geth with Clique, a site each.
     Geth(usize),
+    /// The same, and what is between them can be cut.
+    WiredGeth(usize),
 }
 
 /// What keeps the ledger; ended with the value.
@@ -108,9 +110,10 @@ impl Consortium {
                 (keyring(&site).source().clone(), CHAIN_ID, Ledger::Embedded(Box::new(site)))
             }
             Nodes::Anvil => (ANVIL_KEY.parse().unwrap(), ANVIL_CHAIN_ID, Ledger::Anvil(Anvil::start_at(now_s())?)),
-            Nodes::Geth(signers) => {
+            Nodes::Geth(signers) | Nodes::WiredGeth(signers) => {
                 let key = PrivateKeySigner::random();
-                let geth = Geth::start(signers, key.address())?;
+                let start = if matches!(nodes, Nodes::Geth(_)) { Geth::start } else { Geth::start_wired };
+                let geth = start(signers, key.address())?;
                 (key, GETH_CHAIN_ID, Ledger::Geth(geth))
             }
         };

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::wire::Wire;
 use crate::{binary, our_tool, wait_for};
 
 /// Id of the chain.
@@ -23,10 +24,12 @@ pub struct Geth {
     program: PathBuf,
     pub network: Network,
     nodes: Vec<Node>,
+    wires: Vec<(usize, usize, Wire)>,
     runtime: Runtime,
 }
 
 struct Node {
+    p2p_port: u16,
     url: String,
     provider: DynProvider,
     child: Option<Child>,
@@ -49,6 +52,20 @@ fn free_ports() -> (u16, u16) {
 impl Geth {
     /// Starts as many nodes, each of its own site and signing, and waits until all of them have a block; none without geth.
     pub fn start(signers: usize, fund: Address) -> Option<Self> {
+        let mut geth = Self::make(signers, fund)?;
+        geth.run_all();
+        Some(geth)
+    }
+
+    /// The same with wires between the nodes that can be cut.
+    pub fn start_wired(signers: usize, fund: Address) -> Option<Self> {
+        let mut geth = Self::make(signers, fund)?;
+        geth.wire();
+        geth.run_all();
+        Some(geth)
+    }
+
+    fn make(signers: usize, fund: Address) -> Option<Self> {
         let program = our_tool("geth")?;
         let dir = tempfile::tempdir().unwrap();
         let mut plan =
@@ -60,22 +77,59 @@ impl Geth {
             writeln!(plan, "{site}p2p_port = {p2p_port}\nrpc_port = {rpc_port}").unwrap();
             let url = format!("http://127.0.0.1:{rpc_port}");
             let provider = ProviderBuilder::new().connect_http(url.parse().unwrap()).erased();
-            nodes.push(Node { url, provider, child: None });
+            nodes.push(Node { p2p_port, url, provider, child: None });
         }
         let (file, out) = (dir.path().join("plan.toml"), dir.path().join("network"));
         std::fs::write(&file, plan).unwrap();
         let made = Command::new(binary()).args(["network", "new"]).arg(file).arg("--out").arg(&out).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let network = Network::read(&out.join("network.json")).unwrap();
-        let mut geth = Self { dir, program, network, nodes, runtime: Runtime::new().unwrap() };
+        Some(Self { dir, program, network, nodes, wires: Vec::new(), runtime: Runtime::new().unwrap() })
+    }
+
+    fn run_all(&mut self) {
         // One after the other: two that sign a first block each, with nobody else to sign the second, wait for ever.
-        geth.run(0);
-        wait_for("the network's first block", || geth.head(0).is_some_and(|head| head > 0));
-        (1..signers).for_each(|node| geth.run(node));
+        self.run(0);
+        wait_for("the network's first block", || self.head(0).is_some_and(|head| head > 0));
+        (1..self.nodes.len()).for_each(|node| self.run(node));
         wait_for("the network's first blocks", || {
-            (0..signers).all(|node| geth.head(node).is_some_and(|head| head > 1))
+            (0..self.nodes.len()).all(|node| self.head(node).is_some_and(|head| head > 1))
         });
-        Some(geth)
+    }
+
+    /// Each node reaches each other one over a wire of their own.
+    fn wire(&mut self) {
+        for from in 0..self.nodes.len() {
+            let file = self.folder(from).join("geth.toml");
+            let mut config = std::fs::read_to_string(&file).unwrap();
+            for to in (0..self.nodes.len()).filter(|to| *to != from) {
+                let port = self.nodes[to].p2p_port;
+                let wire = Wire::to(port);
+                config = config.replace(&format!("127.0.0.1:{port}?"), &format!("127.0.0.1:{}?", wire.port));
+                self.wires.push((from, to, wire));
+            }
+            std::fs::write(file, config).unwrap();
+        }
+    }
+
+    /// Nobody of `these` reaches any of the others, nor is reached.
+    pub fn part(&self, these: &[usize]) {
+        self.between(these).for_each(Wire::cut);
+    }
+
+    /// They can reach each other again.
+    pub fn join(&self, these: &[usize]) {
+        self.between(these).for_each(Wire::mend);
+    }
+
+    fn between<'a>(&'a self, these: &'a [usize]) -> impl Iterator<Item = &'a Wire> {
+        let crosses = |from: &usize, to: &usize| these.contains(from) != these.contains(to);
+        self.wires.iter().filter(move |(from, to, _)| crosses(from, to)).map(|(_, _, wire)| wire)
+    }
+
+    /// Takes all that a node that does not run knows of the chain.
+    pub fn wipe(&self, node: usize) {
+        std::fs::remove_dir_all(self.folder(node).join("data")).unwrap();
     }
 
     /// A file of the network, or beside those.

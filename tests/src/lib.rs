@@ -13,6 +13,7 @@ pub mod http;
 pub mod peers;
 pub mod retrieval;
 pub mod vault;
+pub mod wire;
 pub mod xds;
 
 use std::ffi::OsString;

@@ -227,6 +227,12 @@ const REFUSALS_MAX: u32 = 5;
 const LOCATE_TRIES: u32 = 20;
 /// How long a signature is good that a custodial owner or a source's identity gives here.
 pub(super) const CONSENT_S: u64 = 24 * 3600;
+
+/// Last second of a custodial owner's word on a definition: the same all day, so that whoever starts again makes the same call, which is then
+/// known to be on its way already.
+fn definition_deadline(now_s: u64) -> u64 {
+    (now_s / CONSENT_S + 2) * CONSENT_S
+}
 /// Blocks per question when a node limits the range (Besu's default).
 const EVENT_BLOCKS_MAX: u64 = 5_000;
 
@@ -423,7 +429,7 @@ impl<N: Node, K: Clock> Client<N, K> {
                 seed.key(*index).map_err(|e| LedgerError::Refused(e.to_string()))?
             }
         };
-        let deadline = self.inner.clock.unix_s() + CONSENT_S;
+        let deadline = definition_deadline(self.inner.clock.unix_s());
         let digest = self.definition_digest(study, key.address(), true, derived_from, deadline).await?;
         let signed = alloy::signers::SignerSync::sign_hash_sync(&key, &digest);
         let signature = signed.map_err(|e| LedgerError::Refused(e.to_string()))?;
@@ -836,5 +842,18 @@ fn is_sealed(known: &ImageOnChain, seal: &Seal) -> Result<bool, LedgerError> {
         None => Ok(false),
         Some(sealed) if sealed == (seal.pieces, seal.root) => Ok(true),
         Some(_) => Err(LedgerError::Refused(format!("image {} is sealed with another root", seal.image))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_is_the_same_call_all_day_and_good_for_a_day_or_more() {
+        let midnight = 20_000 * CONSENT_S;
+        let deadlines = [midnight, midnight + 1, midnight + CONSENT_S - 1].map(definition_deadline);
+        assert_eq!(deadlines, [midnight + 2 * CONSENT_S; 3]);
+        assert_eq!(definition_deadline(midnight - 1), midnight + CONSENT_S);
     }
 }

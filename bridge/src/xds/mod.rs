@@ -222,8 +222,13 @@ impl Door {
         }
         let (outcomes, documents, permit) = self.prepare(&asker, judged).await?;
         self.record(&asker, &outcomes);
-        // Nothing leaves before it is on the disk that it does.
-        self.0.parts.audit.durable(self.trail(&asker, &outcomes, from)).await.map_err(failed)?;
+        let (audit, trail) = (&self.0.parts.audit, self.trail(&asker, &outcomes, from));
+        if documents.is_empty() {
+            trail.into_iter().for_each(|event| audit.record(event));
+        } else {
+            // Nothing leaves before it is on the disk that it does.
+            audit.durable(trail).await.map_err(failed)?;
+        }
         Ok(self.respond(&asker, &outcomes, documents, permit, cut))
     }
 

@@ -230,7 +230,7 @@ fn authorising(options: &Options, runtime: &Runtime, report: &mut Report, site: 
     let cost = median(&refused).zip(median(&nothing)).map(|(refused, nothing)| refused - nothing);
     table.note(
         "Each on a connection of its own, from connecting to the last octet, one after the other. The first less the second is what a request takes to be read, \
-         verified, looked up (replay, ledger, grants) and refused; a granted one also waits for its message id to be durable.",
+         verified, looked up (replay, ledger, grants) and refused; a granted one also waits until its message id and its audit record are durable.",
     );
     report.table(&table);
     report.aim("Verify and authorise an ITI-43 request, median, ms", 1.0, cost, true);

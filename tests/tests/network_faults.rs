@@ -1,0 +1,133 @@
+//! A network of geth under which a site publishes: nodes that are killed and wiped, a bridge that is killed, and a minority that is cut off and
+//! comes back. In the end everything that was acknowledged is on the chain once, and all nodes agree.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dicom_scp::matching::Level;
+use serde_json::{Value, json};
+use tests::consortium::{Consortium, Nodes, keyring, store};
+use tests::dicom::{get, subject};
+use tests::geth::Geth;
+use tests::{Bridge, wait_for};
+
+fn number(of: &Value) -> u64 {
+    u64::from_str_radix(of.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+}
+
+/// What an account sent successfully, as a node has it: how often each input went to each contract.
+fn sent_by(geth: &Geth, node: usize, account: &str) -> BTreeMap<(String, String), usize> {
+    let mut sent = BTreeMap::new();
+    for height in 1..=geth.head(node).unwrap() {
+        let block = geth.ask(node, "eth_getBlockByNumber", json!([format!("{height:#x}"), true])).unwrap();
+        for transaction in block["transactions"].as_array().unwrap() {
+            let (from, hash) = (transaction["from"].as_str().unwrap(), &transaction["hash"]);
+            // A transfer without input fills a gap of nonces.
+            if !from.eq_ignore_ascii_case(account) || transaction["input"] == "0x" {
+                continue;
+            }
+            let receipt = geth.ask(node, "eth_getTransactionReceipt", json!([hash])).unwrap();
+            assert_eq!(number(&receipt["status"]), 1, "a transaction of the site failed: {transaction} {receipt}");
+            let call = (transaction["to"].to_string(), transaction["input"].to_string());
+            *sent.entry(call).or_default() += 1;
+        }
+    }
+    sent
+}
+
+/// Everything is proven, was sent once, and is the same on all nodes.
+fn all_is_well(consortium: &mut Consortium, a: &Bridge, studies: u32, objects: usize) {
+    for study in 1..=studies {
+        let verdicts = a.json(&["verify", &subject(study).study_uid]);
+        let verdicts = verdicts.as_array().unwrap();
+        assert_eq!(verdicts.len(), objects);
+        assert!(verdicts.iter().all(|verdict| verdict["proven"] == true), "{verdicts:?}");
+    }
+    let account = keyring(a).source().address().to_string();
+    let geth = consortium.geth().unwrap();
+    let last = geth.network.nodes.len() - 1;
+    let height = geth.head(0).unwrap();
+    wait_for("the nodes to be equally far", || geth.head(last).is_some_and(|head| head >= height));
+    let block = |node| geth.ask(node, "eth_getBlockByNumber", json!([format!("{:#x}", height - 4), false])).unwrap();
+    for node in 1..=last {
+        assert_eq!(block(node)["hash"], block(0)["hash"], "node {node} holds another chain");
+    }
+    let sent = sent_by(geth, last, &account);
+    assert!(sent.len() > 10);
+    let twice: Vec<_> = sent.iter().filter(|(_, times)| **times > 1).map(|((to, _), times)| (to, times)).collect();
+    assert!(twice.is_empty(), "sent more than once: {twice:?}");
+}
+
+#[test]
+fn nodes_and_the_bridge_die_and_nothing_is_lost_or_sent_twice() {
+    let Some(mut consortium) = Consortium::found_on(Nodes::Geth(3)) else { return };
+    let url = consortium.geth().unwrap().url(1).to_owned();
+    let mut a = consortium.start("", &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
+    consortium.admit(keyring(&a).source().address());
+
+    // The node that the site uses dies while it publishes: another one is used.
+    store(&consortium.runtime, &a, 1);
+    std::thread::sleep(Duration::from_millis(700));
+    consortium.geth().unwrap().kill(0);
+    a.wait_final(1);
+    consortium.geth().unwrap().run(0);
+
+    // The bridge dies between signing, sending and receipts.
+    store(&consortium.runtime, &a, 2);
+    for life in 0..5 {
+        std::thread::sleep(Duration::from_millis(300 + 450 * life));
+        a.kill();
+        a.run();
+    }
+    a.wait_final(2);
+
+    // The node loses its disk and begins with the first block: it is not believed until it has caught up.
+    let geth = consortium.geth().unwrap();
+    geth.kill(0);
+    geth.wipe(0);
+    geth.run(0);
+    store(&consortium.runtime, &a, 3);
+    a.wait_final(3);
+    wait_for("the wiped node to catch up", || {
+        let geth = consortium.geth().unwrap();
+        geth.head(0).zip(geth.head(2)).is_some_and(|(wiped, other)| wiped > 5 && wiped + 2 >= other)
+    });
+    all_is_well(&mut consortium, &a, 3, 5);
+}
+
+#[test]
+fn what_a_minority_took_while_it_was_cut_off_gets_onto_the_chain_of_all() {
+    const MINORITY: [usize; 2] = [0, 1];
+    let Some(mut consortium) = Consortium::found_on(Nodes::WiredGeth(5)) else { return };
+    // At node 0, 1 and 2.
+    let [a, _, b] = [true, false, false].map(|exchange| consortium.join(exchange));
+    store(&consortium.runtime, &a, 1);
+    a.wait_final(1);
+
+    let geth = consortium.geth().unwrap();
+    geth.part(&MINORITY);
+    let (near, far) = (geth.head(0).unwrap(), geth.head(2).unwrap());
+    store(&consortium.runtime, &a, 2);
+    wait_for("the majority to go on", || consortium.geth().unwrap().head(2).is_some_and(|head| head >= far + 10));
+    let geth = consortium.geth().unwrap();
+    assert!(geth.head(0).unwrap() <= near + 3, "two of five go on alone");
+    let of_second = |site: &Bridge| {
+        let rows = site.json(&["studies"]);
+        let uid = subject(2).study_uid;
+        rows.as_array().unwrap().iter().find(|row| row["uid"] == uid.as_str()).cloned().unwrap()
+    };
+    assert_ne!(of_second(&a)["state"], "final", "two of five make nothing final");
+    consortium.geth().unwrap().join(&MINORITY);
+    a.wait_final(2);
+
+    // What the minority published is what the majority's sites see.
+    let uid = dicom_scp::Uid::new(&subject(2).study_uid).unwrap();
+    let source = keyring(&a);
+    let keys = source.study(&uid).unwrap().unwrap();
+    let study = bridge::study::study_id(&keys.salt, uid.as_str());
+    consortium.allow(&source.owner(keys.owner_index).unwrap(), study, &keyring(&b), 2, 1);
+    wait_for("the study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
+    assert_eq!(consortium.runtime.block_on(get(b.dicom, uid.as_str())).data_sets.len(), 5);
+    all_is_well(&mut consortium, &a, 2, 5);
+}
