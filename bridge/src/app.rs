@@ -16,7 +16,7 @@ use embedded_ledger::EmbeddedLedger;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use zeroize::Zeroizing;
 
 use crate::access::Access;
@@ -58,8 +58,8 @@ const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
 const NODE_RETRY: Duration = Duration::from_secs(5);
 /// Longest time for which a start waits for the ledger.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// The ledger being opened.
-type Connecting = tokio::task::JoinHandle<Result<(), StartError>>;
+/// The ledger being opened; given up when nobody waits for it any more.
+type Connecting = AbortOnDropHandle<Result<(), StartError>>;
 /// Requests in flight when pieces of one image are read back over the network.
 const READ_PARALLEL: usize = 8;
 /// The same from the ledger in this process, where there is no way to wait for and only memory to save.
@@ -269,7 +269,7 @@ impl Core {
             LedgerKind::Rpc => {
                 let connection = self.connection()?;
                 let node = endpoints(&self.config.ledger)?;
-                let mut connecting = tokio::spawn(async move { connection.open(node, wake).await });
+                let mut connecting = Connecting::new(tokio::spawn(async move { connection.open(node, wake).await }));
                 // Contracts may have to be deployed first, and the account for that may have no funds.
                 match tokio::time::timeout(CONNECT_MAX, &mut connecting).await {
                     Ok(opened) => intake_goes_on(opened.map_err(|_| StartError::Gone)?),
