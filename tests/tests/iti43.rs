@@ -295,6 +295,12 @@ fn a_study_of_400_megabytes_comes_as_it_was_received_and_takes_no_memory_for_its
     assert!(head.status == 200 && head.bytes > u64::from(OBJECTS) * u64::from(OBJECT_BYTES), "{head:?}");
     let received: BTreeSet<_> = passing.digests.iter().collect();
     assert!(passing.ended && received == sent.iter().collect() && passing.digests.len() == sent.len());
+    // The client in Python shares no code with the bridge.
+    let saved = world.dir.path().to_str().unwrap();
+    let said = world.ask(&b, &[&study], &["--save", saved]);
+    assert_eq!(said["response"]["documents"].as_array().map(Vec::len), Some(1), "{said}");
+    let files = unzipped(&world.python, &world.dir.path().join("1.bin"));
+    assert_eq!(files.iter().map(|(_, digest)| digest).collect::<BTreeSet<_>>(), sent.iter().collect());
     let grown = peak_kib(world.a.pid()) - before;
     assert!(grown < 64 << 10, "{} bytes of answer took {grown} KiB of memory", head.bytes);
 }
