@@ -579,7 +579,12 @@ pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announ
             let certificate = keyring.payload_certificate().map_err(|e| LedgerError::Refused(crate::chain_of(&e)))?;
             ledger.change_keys(B256::from(tls_key), certificate.into()).await
         };
-        match stated.await {
+        // What was sent and not seen is in the ledger's journal, so it may be left at any moment.
+        let stated = tokio::select! {
+            () = stop.cancelled() => return,
+            stated = stated => stated,
+        };
+        match stated {
             Ok(sent) => {
                 if sent.is_some() {
                     tracing::info!(tls_key = hex::encode(tls_key), "stated this site's keys on the ledger");

@@ -168,7 +168,7 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
     let stakes = stakes(network, first).await.map_err(of_first)?;
     let period_s = match (sealed.first(), sealed.last()) {
         (Some(first), Some(last)) if last.number > first.number => {
-            Some((last.time_s - first.time_s) as f64 / (last.number - first.number) as f64)
+            Some(last.time_s.saturating_sub(first.time_s) as f64 / (last.number - first.number) as f64)
         }
         _ => None,
     };

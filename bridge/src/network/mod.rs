@@ -186,8 +186,21 @@ fn all_or_nothing<T>(out: &Path, make: impl FnOnce(&Path) -> Result<T, NetworkEr
     let inner = unfinished.path().join("made");
     make_dir(&inner)?;
     let made = make(&inner)?;
+    sync_below(&inner).map_err(file)?;
     fs::rename(&inner, out).map_err(file)?;
+    fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(file)?;
     Ok(made)
+}
+
+/// Makes the names in a folder durable, and in all below it: keys have no second copy.
+fn sync_below(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_below(&entry.path())?;
+        }
+    }
+    fs::File::open(folder)?.sync_all()
 }
 
 fn member(site: &Site, node: &Node, keys: &PublicKeys) -> Member {

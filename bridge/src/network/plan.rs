@@ -153,13 +153,13 @@ impl Node {
     /// Port of JSON-RPC over WebSocket.
     #[must_use]
     pub fn ws_port(&self) -> u16 {
-        self.rpc_port + 1
+        self.rpc_port.saturating_add(1)
     }
 
     /// Port of the engine's API, which no consensus client uses here; geth opens it all the same.
     #[must_use]
     pub fn engine_port(&self) -> u16 {
-        self.rpc_port + 6
+        self.rpc_port.saturating_add(6)
     }
 }
 
@@ -389,6 +389,7 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        assert!(words(&THREE.replace("nodes = 2", "rpc_port = 65535")).contains("ports 30303 and 65535 of node 1"));
         assert!(words("name = \"n\"\nengine = \"clique\"\nchain_id = 1\n").contains("[[site]]"));
         assert!(words(&format!("{THREE}\ncolour = 1\n")).contains("colour"));
         assert!(words(&THREE.replace("clique", "ethash")).contains("ethash"));

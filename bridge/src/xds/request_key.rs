@@ -104,7 +104,12 @@ pub async fn bind(site: Site, stop: CancellationToken) {
     let binder = Binder { keyring: keyring.clone(), ledger: ledger.clone(), consents: consents.clone() };
     let (mut wait, mut is_said) = (RETRY_MIN, false);
     loop {
-        match binder.try_once().await {
+        // What was sent and not seen is in the ledger's journal, so it may be left at any moment.
+        let tried = tokio::select! {
+            () = stop.cancelled() => return,
+            tried = binder.try_once() => tried,
+        };
+        match tried {
             Ok(None) => return,
             Ok(Some((account, key))) => {
                 tracing::info!(%key, %account, "bound a P-256 key of this site to its account, for retrievals");
