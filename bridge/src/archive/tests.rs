@@ -117,7 +117,7 @@ fn files_of(archive: &Archive) -> usize {
 /// Waits until objects go through the log.
 fn log_is_ready(archive: &Archive) {
     while archive.0.log.object_bytes_max() == 0 {
-        std::thread::yield_now();
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

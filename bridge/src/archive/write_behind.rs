@@ -281,17 +281,21 @@ impl Worker {
     }
 }
 
-/// For tests: waits until everything that was acknowledged has a file and the log is empty.
+/// For tests: waits until everything that was acknowledged has a file and the log is empty. Patient, because a segment is free only
+/// after a sync of the whole file system, which waits for whatever else was written to it, a build for example.
 #[cfg(test)]
 pub(super) fn settle(log: &Log) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while Instant::now() < deadline {
         let state = log.shared().state();
         if state.ready.is_empty() && state.open.is_none() && state.closed.is_empty() {
             return;
         }
         drop(state);
-        std::thread::yield_now();
+        // Whoever merely yields takes the lock again before the thread that needs it.
+        std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("the intake log was not emptied");
+    let state = log.shared().state();
+    let (ready, open, closed) = (state.ready.len(), state.open.is_some(), state.closed.len());
+    panic!("the intake log was not emptied: {ready} objects without a file, a segment being written: {open}, {closed} closed");
 }
