@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java), a Python
-# environment in .venv, a Java client and geth in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+# environment in .venv, a Java client, geth and kubo in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -95,6 +95,8 @@ go_install() { # program, version, package, flags of the linker
 }
 mkdir -p "$TOOLS/bin"
 go_install geth v1.13.15 github.com/ethereum/go-ethereum/cmd/geth "-s -w -checklinkname=0"
+# kubo up to here can be built by `go install`; later ones want replacements that it refuses.
+go_install ipfs v0.39.0 github.com/ipfs/kubo/cmd/ipfs "-s -w"
 rm -rf "$TOOLS/go-mod" "$TOOLS/go-build"
 
 if [ "${#lacking[@]}" -gt 0 ] && [ "${REQUIRE_TOOLS:-0}" = 1 ]; then

@@ -33,6 +33,7 @@ use crate::erase::{self, Eraser};
 use crate::exchange::{self, ExchangeError, Place};
 use crate::follow::{self, Consents, FollowConfig, FollowError};
 use crate::http;
+use crate::ipfs::{self, Ipfs};
 use crate::keyring::{KEYSTORE, Keyring, KeyringError};
 use crate::ledger::node::SystemClock;
 use crate::ledger::rpc::RpcNode;
@@ -131,6 +132,9 @@ pub enum StartError {
     /// This program: a task of its own ended.
     #[error("a task of this program ended")]
     Gone,
+    /// The operator: the IPFS node's token cannot be read.
+    #[error("ipfs.token_file {0}")]
+    IpfsToken(PathBuf, #[source] std::io::Error),
     /// A node's URL is none.
     #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
@@ -142,6 +146,7 @@ pub struct Core {
     pub site: Site,
     config: Config,
     outbox: SiteOutbox,
+    assembler: Assembler,
     keyring: Keyring,
     slot: LedgerSlot,
     consents: Consents,
@@ -193,13 +198,17 @@ impl Core {
         let (of_archive, of_keys) = (archive.clone(), keyring.clone());
         let outbox = SiteOutbox::new(of_archive, of_keys, assembler.clone(), consents.clone(), derived.clone(), told);
         let open_rules = config.derive.iter().filter(|rule| !rule.encrypted).map(|rule| rule.name.clone());
-        let outbox = outbox.with_open_rules(open_rules);
+        let ipfs = config.ipfs.as_ref().map(open_ipfs).transpose()?;
+        let outbox = outbox.with_open_rules(open_rules).with_ipfs(ipfs.clone());
         let publisher = PublisherSlot::default();
         let retrieve = Retrieve::new(archive.clone(), keyring.clone(), slot.clone());
+        if let Some(ipfs) = ipfs.clone() {
+            retrieve.use_ipfs(ipfs);
+        }
         let eraser = Eraser::new(erase::Parts {
             archive: archive.clone(),
             keyring: keyring.clone(),
-            assembler,
+            assembler: assembler.clone(),
             retrieve: retrieve.clone(),
             consents: consents.clone(),
             derived: derived.clone(),
@@ -233,6 +242,7 @@ impl Core {
             key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
             audit,
+            ipfs,
         });
         site.retrieve().ask_sources(Arc::new(xds::FromSources::new(site.parts())));
         let tasks = TaskTracker::new();
@@ -242,6 +252,7 @@ impl Core {
             site,
             config,
             outbox,
+            assembler,
             keyring,
             slot,
             consents,
@@ -438,6 +449,7 @@ impl App {
             .map_err(StartError::Control)?;
         core.start_ledger_work();
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
+        core.start_ipfs_keeper();
         let deriver = core.site.parts().deriver.clone();
         core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
         let (exchange, xds) = core.start_exchange(&mut certificates, &doors).await?;
@@ -743,6 +755,13 @@ impl Core {
         Ok(Some(address))
     }
 
+    fn start_ipfs_keeper(&self) {
+        let (Some(settings), Some(ipfs)) = (&self.config.ipfs, self.site.parts().ipfs.clone()) else { return };
+        let wants = ipfs::Wants { granted: settings.pin_granted, check: settings.check_interval };
+        let keeper = ipfs::Keeper::new(ipfs, self.site.archive().clone(), self.assembler.clone(), wants);
+        self.tasks.spawn_on(keeper.run(self.background.clone()), &self.behind.handle());
+    }
+
     /// Following and, where it is enabled, publishing: as soon as the ledger answers.
     fn start_ledger_work(&mut self) {
         let stop = self.background.clone();
@@ -776,6 +795,10 @@ impl Core {
         };
         self.tasks.spawn_on(work, &self.behind.handle());
     }
+}
+
+fn open_ipfs(settings: &config::Ipfs) -> Result<Ipfs, StartError> {
+    Ipfs::new(settings).map_err(|error| StartError::IpfsToken(settings.token_file.clone().unwrap_or_default(), error))
 }
 
 /// The audit log, or none where it is switched off.

@@ -21,11 +21,12 @@ use crate::archive::{Archive, ArchiveError, Image, PlannedImage, PlannedVersion,
 use crate::config::{self, Custody};
 use crate::deidentify::{FileError, file_is_deidentified};
 use crate::keyring::{Keyring, KeyringError, StudyKeys};
+use crate::payload::cid::CidBuilder;
 use crate::payload::container::{SealError, SealOptions, plain_bytes_fitting, seal};
 use crate::payload::describe::describe;
 use crate::payload::keys::SessionKey;
 use crate::payload::manifest::{
-    HEADER_BYTES_MAX, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
+    HEADER_BYTES_MAX, Link, Manifest, ManifestError, ManifestObject, ManifestPreview, PreviewKind,
 };
 use crate::payload::pieces::{PieceError, PieceMap, Splitter};
 use crate::study::{ImageKind, image_id, study_id, study_id_plain};
@@ -184,9 +185,9 @@ impl Assembler {
             None => None,
         };
         let version = previous.as_ref().map_or(0, |manifest| manifest.version) + 1;
-        let at_source = self.at_source(study_uid, encryption)?;
+        let custody = self.custody(study_uid, encryption)?;
         let Objects { objects, new, images: object_images } =
-            self.objects(&keys, previous.as_ref(), &instances, &at_source)?;
+            self.objects(&keys, previous.as_ref(), &instances, &custody)?;
         let old_previews = previous.as_ref().map(|manifest| manifest.previews.clone()).unwrap_or_default();
         let (previews, mut images) = self.previews(&keys, &instances, &new, old_previews)?;
         let created_ms = u64::try_from(now_ms()).unwrap_or(0);
@@ -267,18 +268,19 @@ impl Assembler {
         Ok(images)
     }
 
-    /// Rows of the objects whose bytes stay here. What everybody may open is on the ledger, where everybody reads.
-    fn at_source(&self, study_uid: &Uid, encryption: Encryption) -> Result<HashSet<i64>, AssembleError> {
+    /// Rows of the objects whose bytes are not on the ledger, and where they are. What everybody may open is on the ledger, where
+    /// everybody reads.
+    fn custody(&self, study_uid: &Uid, encryption: Encryption) -> Result<HashMap<i64, Custody>, AssembleError> {
         let settings = &self.0.settings;
-        if encryption == Encryption::Off || !settings.keeps_at_source() {
-            return Ok(HashSet::new());
+        if encryption == Encryption::Off || !settings.keeps(|custody| custody != Custody::OnChain) {
+            return Ok(HashMap::new());
         }
         let described = self.0.archive.derivable(study_uid)?.into_iter();
-        let kept = described.filter(|object| {
+        let kept = described.map(|object| {
             let custody = settings.custody_of(&object.modality, &object.calling_ae, &object.stored.sop_class);
-            custody == Custody::AtSource
+            (object.stored.id, custody)
         });
-        Ok(kept.map(|object| object.stored.id).collect())
+        Ok(kept.collect())
     }
 
     /// Manifest entries of all current objects, and the images of those that have none yet and are to have one.
@@ -287,7 +289,7 @@ impl Assembler {
         keys: &StudyKeys,
         previous: Option<&Manifest>,
         instances: &[Stored],
-        at_source: &HashSet<i64>,
+        custody: &HashMap<i64, Custody>,
     ) -> Result<Objects, AssembleError> {
         let known: HashMap<(&str, [u8; 32]), &ManifestObject> = previous
             .into_iter()
@@ -296,7 +298,8 @@ impl Assembler {
             .collect();
         let old = |stored: &Stored| known.get(&(stored.sop_instance.as_str(), stored.file_sha256)).copied();
         let new: Vec<&Stored> = instances.iter().filter(|stored| old(stored).is_none()).collect();
-        let made = in_parallel(&new, |stored| self.object(keys, stored, at_source.contains(&stored.id)))?;
+        let custody_of = |stored: &Stored| custody.get(&stored.id).copied().unwrap_or(Custody::OnChain);
+        let made = in_parallel(&new, |stored| self.object(keys, stored, custody_of(stored)))?;
         let (new, mut made) = (new.iter().map(|stored| stored.sop_instance).collect(), made.into_iter());
         let mut objects = Vec::with_capacity(instances.len());
         let mut images = Vec::new();
@@ -320,7 +323,7 @@ impl Assembler {
         &self,
         keys: &StudyKeys,
         stored: &Stored,
-        at_source: bool,
+        custody: Custody,
     ) -> Result<(ManifestObject, Option<PlannedImage>), AssembleError> {
         let read = |e| AssembleError::Io(format!("reading object {}", stored.sop_instance), e);
         let opened = self.0.archive.open_file(stored).map_err(read)?;
@@ -339,11 +342,16 @@ impl Assembler {
         let id =
             image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch());
         let key = keys.sealing(ImageKind::Object, Some(&stored.series_uid));
-        let (map, plain_sha256) = if at_source {
-            (None, sha256_from(&mut file, 0).map_err(read)?)
-        } else {
-            let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
-            (Some(map), plain_sha256)
+        let (map, link, plain_sha256) = match custody {
+            Custody::AtSource => (None, None, sha256_from(&mut file, 0).map_err(read)?),
+            Custody::OnChain => {
+                let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
+                (Some(map), None, plain_sha256)
+            }
+            Custody::Ipfs => {
+                let (link, plain_sha256) = self.seal_for_ipfs(&key, &id, &mut file)?;
+                (Some(link.map()), Some(link), plain_sha256)
+            }
         };
         if plain_sha256 != stored.file_sha256 {
             return Err(AssembleError::Damaged(stored.sop_instance));
@@ -361,6 +369,7 @@ impl Assembler {
             image: id,
             epoch: keys.epoch(),
             map,
+            link,
             meta_bytes: stored.meta_bytes,
             by_series: true,
         };
@@ -372,6 +381,7 @@ impl Assembler {
             series: Some(stored.series_uid),
             epoch: keys.epoch(),
             map,
+            link,
             media_type: String::new(),
             plain: None,
         });
@@ -446,6 +456,7 @@ impl Assembler {
             series: series.copied(),
             epoch: keys.epoch(),
             map,
+            link: None,
             media_type: media_type.to_owned(),
             plain: Some(plain),
         })
@@ -457,17 +468,42 @@ impl Assembler {
         id: &B256,
         source: &mut R,
     ) -> Result<(PieceMap, [u8; 32]), AssembleError> {
+        self.to_spool(id, |out| {
+            let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
+            let sealed = seal(source, key, id, SealOptions::default(), &mut splitter)?;
+            Ok((splitter.finish()?, sealed.plain_sha256))
+        })
+    }
+
+    /// The same as one file, with its name in IPFS.
+    fn seal_for_ipfs<R: Read + Seek>(
+        &self,
+        key: &SessionKey,
+        id: &B256,
+        source: &mut R,
+    ) -> Result<(Link, [u8; 32]), AssembleError> {
+        self.to_spool(id, |out| {
+            let mut named = Tee(out, CidBuilder::default());
+            let sealed = seal(source, key, id, SealOptions::default(), &mut named)?;
+            let sealed_bytes = named.1.bytes();
+            Ok((Link { cid: named.1.finish(), sealed_bytes }, sealed.plain_sha256))
+        })
+    }
+
+    fn to_spool<T>(
+        &self,
+        id: &B256,
+        write: impl FnOnce(&mut BufWriter<File>) -> Result<T, AssembleError>,
+    ) -> Result<T, AssembleError> {
         let path = self.spool_path(id);
         let part = path.with_extension("part");
         let spool = |e| AssembleError::Io("writing to the spool".into(), e);
         let mut out = BufWriter::with_capacity(RUN_BYTES, File::create(&part).map_err(spool)?);
-        let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
-        let sealed = seal(source, key, id, SealOptions::default(), &mut splitter)?;
-        let map = splitter.finish()?;
+        let written = write(&mut out)?;
         out.flush().map_err(spool)?;
         drop(out);
         fs::rename(&part, &path).map_err(spool)?;
-        Ok((map, sealed.plain_sha256))
+        Ok(written)
     }
 
     fn spool_path(&self, id: &B256) -> PathBuf {
@@ -482,8 +518,9 @@ impl Assembler {
         let spool = |e| AssembleError::Io("reading the spool".into(), e);
         let (image, plain) = self.0.archive.image(id)?.ok_or(AssembleError::Changed(*id))?;
         let path = self.spool_path(id);
+        let sealed_bytes = image.link.map_or(image.map.sealed_bytes, |link| link.sealed_bytes);
         match File::open(&path) {
-            Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == image.map.sealed_bytes) => return Ok(file),
+            Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == sealed_bytes) => return Ok(file),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(spool(error)),
@@ -498,15 +535,19 @@ impl Assembler {
         let key = keys
             .and_then(|keys| keys.opening(image.kind, image.series.as_ref(), image.epoch))
             .ok_or(AssembleError::Gone)?;
-        let (map, _) = match plain {
-            Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?,
+        let map = match plain {
+            Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?.0,
             None => {
                 let stored = self.0.archive.received_instance(&image.subject)?;
                 let stored = stored.ok_or(AssembleError::Missing(image.subject))?;
                 let read = |e| AssembleError::Io(format!("reading object {}", image.subject), e);
                 let opened = self.0.archive.open_file(&stored).map_err(read)?;
                 let mut file = opened.ok_or(AssembleError::Missing(image.subject))?;
-                self.seal_to_spool(&key, &image.id, &mut file)?
+                match image.link {
+                    None => self.seal_to_spool(&key, &image.id, &mut file)?.0,
+                    // Their name says more than the piece that holds it.
+                    Some(_) => self.seal_for_ipfs(&key, &image.id, &mut file)?.0.map(),
+                }
             }
         };
         if map != image.map {
@@ -525,6 +566,21 @@ impl Assembler {
                 tracing::warn!(%error, "cannot remove a file from the spool");
             }
         }
+    }
+}
+
+/// Writes to two places.
+struct Tee<A, B>(A, B);
+
+impl<A: Write, B: Write> Write for Tee<A, B> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(bytes)?;
+        self.1.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
-//! chain; [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
+//! chain; [`ipfs`] keeps what of them is not on it;
+//! [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
 //! every door; [`tls`] reads the doors' certificates; [`audit`] records who did what; [`exchange`] brings studies of other sites; [`derive`] makes studies of
 //! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
 //! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
@@ -26,6 +27,7 @@ pub mod erase;
 pub mod exchange;
 pub mod follow;
 pub mod http;
+pub mod ipfs;
 pub mod keyring;
 pub mod keys;
 pub mod ledger;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_scp::Uid;
+use tokio::runtime::Handle;
 use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
 use crate::assemble::{AssembleError, Assembler, Encryption};
 use crate::derive::{self, Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
+use crate::ipfs::Ipfs;
 use crate::keyring::Keyring;
 use crate::publish::{
     ChannelPieces, ImageKind, Outbox, OutboxError, Plan, PlannedImage, Progress, Seen, Source, SourceError, StudyJob,
@@ -63,6 +65,8 @@ pub struct SiteOutbox {
     finished: Option<Arc<Notify>>,
     /// Rules whose derived studies are open to everybody.
     open_rules: Arc<HashSet<String>>,
+    /// Where sealed objects go of which the ledger has only the name.
+    ipfs: Option<Ipfs>,
 }
 
 impl SiteOutbox {
@@ -76,7 +80,14 @@ impl SiteOutbox {
         derived: Derived,
         finished: Option<Arc<Notify>>,
     ) -> Self {
-        Self { archive, keyring, assembler, consents, derived, finished, open_rules: Arc::default() }
+        let (open_rules, ipfs) = (Arc::default(), None);
+        Self { archive, keyring, assembler, consents, derived, finished, open_rules, ipfs }
+    }
+
+    /// The same, with an IPFS node.
+    #[must_use]
+    pub fn with_ipfs(self, ipfs: Option<Ipfs>) -> Self {
+        Self { ipfs, ..self }
     }
 
     /// The same, with rules whose derived studies are open to everybody who reads the ledger.
@@ -249,6 +260,8 @@ impl Source for SiteOutbox {
     async fn open(&self, job: &StudyJob, image: &PlannedImage) -> Result<ChannelPieces, SourceError> {
         let uid = self.uid(job).map_err(later)?;
         let (assembler, id) = (self.assembler.clone(), image.image);
+        let link = self.archive.image(&id).map_err(later)?.and_then(|(image, _)| image.link);
+        let (ipfs, handle) = (self.ipfs.clone(), Handle::current());
         Ok(ChannelPieces::spawn(image.piece_bytes as usize, move |out| {
             let mut sealed = assembler.open_sealed(&uid, &id).map_err(|error| match error {
                 AssembleError::Changed(_) | AssembleError::Damaged(_) | AssembleError::Missing(_) => {
@@ -256,7 +269,12 @@ impl Source for SiteOutbox {
                 }
                 other => later(other),
             })?;
-            io::copy(&mut sealed, out).map(drop).map_err(later)
+            let Some(link) = link else { return io::copy(&mut sealed, out).map(drop).map_err(later) };
+            let ipfs =
+                ipfs.ok_or_else(|| SourceError::Later("the study is kept in IPFS, and ipfs.api_url is empty".into()))?;
+            // Its name goes onto the ledger when the node keeps all of it, and not before.
+            handle.block_on(ipfs.put(sealed, link.sealed_bytes, link.cid)).map_err(later)?;
+            out.write_all(&link.piece()).map_err(later)
         }))
     }
 }

@@ -1,9 +1,10 @@
-//! Finds and opens objects for every door: from the archive when they are here, else from the ledger, or from the site that keeps them.
+//! Finds and opens objects for every door: from the archive when they are here, else from the ledger, from IPFS, or from the site that keeps them.
 //!
 //! Nothing is released before it was compared with the digest that was recorded when the object was received, wherever it
 //! comes from; what came from the ledger was merged, proven against its Merkle root and decrypted before. A local file that
 //! is gone or damaged is replaced by the copy there. Must not know wire protocols.
 
+mod from_ipfs;
 mod local;
 mod ready;
 mod source;
@@ -13,7 +14,7 @@ mod source_tests;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use alloy::primitives::{Address, Bytes as Piece};
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, ArchiveError, ForeignMode, ForeignStudy, Image, Stored};
+use crate::ipfs::{Ipfs, IpfsError};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerError, LedgerSlot};
 use crate::payload::container::{UnsealError, Unsealed, unseal};
@@ -83,6 +85,12 @@ pub enum RetrieveError {
     /// Its owner lets this site see that it exists, but not the object.
     #[error("object {0} is not granted")]
     NotGranted(String),
+    /// It is in IPFS, and the node did not bring it.
+    #[error("the object is in IPFS")]
+    Ipfs(#[from] IpfsError),
+    /// It is in IPFS, and this site has no node.
+    #[error("the object is in IPFS, and ipfs.api_url is empty")]
+    NoIpfs,
     /// The caller no longer wants it.
     #[error("given up")]
     GivenUp,
@@ -134,6 +142,7 @@ struct Inner {
     local: Local,
     ready: Arc<Ready>,
     couriers: Couriers,
+    ipfs: OnceLock<Ipfs>,
     fetches: Semaphore,
     /// One fetch per object at a time; whoever comes second waits and finds the file.
     fetching: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<()>>>>,
@@ -165,8 +174,8 @@ impl Retrieve {
     pub fn new(archive: Archive, keyring: Keyring, ledger: LedgerSlot) -> Self {
         let (fetches, fetching) = (Semaphore::new(FETCHES_MAX), Mutex::default());
         let (local, ready) = (Local::new(), Arc::new(Ready::new(archive.clone())));
-        let couriers = Couriers::new();
-        Self(Arc::new(Inner { archive, keyring, ledger, local, ready, couriers, fetches, fetching }))
+        let (couriers, ipfs) = (Couriers::new(), OnceLock::new());
+        Self(Arc::new(Inner { archive, keyring, ledger, local, ready, couriers, ipfs, fetches, fetching }))
     }
 
     /// Opens the data set of an object, fetching it first if it is not here or not what it was.
@@ -389,6 +398,9 @@ impl Retrieve {
             let made = self.0.archive.capture_of(stored, &picture)?.ok_or_else(nowhere)?;
             return Ok((Sha256::digest(&made).into(), made.len() as u64));
         }
+        if let Some(link) = &sealed.image.link {
+            self.check_link(&sealed, link).await?;
+        }
         let sink = || Ok(io::sink());
         let (_, unsealed) = self.unsealed(&sealed, stored.file_bytes, sink).await?;
         Ok((unsealed.plain_sha256, unsealed.plain_bytes))
@@ -401,6 +413,9 @@ impl Retrieve {
         bytes_max: u64,
         begin: impl Fn() -> Result<W, RetrieveError>,
     ) -> Result<(W, Unsealed), RetrieveError> {
+        if let Some(link) = &sealed.image.link {
+            return self.unsealed_from_ipfs(sealed, link, bytes_max, begin()?).await;
+        }
         match self.try_unsealed(sealed, bytes_max, begin()?, Trust::Places).await {
             Err(error) if is_of_wrong_pieces(&error) => {
                 tracing::warn!(error = %crate::chain_of(&error), "pieces are not where they were; looking for them anew");

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::archive::{Archive, ArchiveError, FileMeta, StudySummary};
+use crate::archive::{Archive, ArchiveError, FileMeta, InIpfs, StudySummary};
 use crate::audit::{Audit, AuditStatus};
 use crate::derive::{DeriveError, DerivedRow, Deriver, Owner};
 use crate::erase::Eraser;
 use crate::follow::Consents;
+use crate::ipfs::{Ipfs, IpfsError};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
 use crate::payload::manifest::Manifest;
@@ -47,6 +48,12 @@ pub enum SiteError {
     /// The record of derived studies failed.
     #[error("derived studies")]
     Derived(#[from] DeriveError),
+    /// The files are the only copy that is certain: the IPFS node cannot be seen to keep another.
+    #[error("the study's files stay")]
+    Ipfs(#[from] IpfsError),
+    /// The operator: there is no node to ask.
+    #[error("the study is kept in IPFS, and ipfs.api_url is empty, so its files stay")]
+    NoIpfs,
 }
 
 /// Where a study is on its way.
@@ -272,6 +279,8 @@ pub struct Parts {
     pub source: String,
     /// Where it is recorded who did what.
     pub audit: Audit,
+    /// The site's IPFS node, if it has one.
+    pub ipfs: Option<Ipfs>,
 }
 
 impl Site {
@@ -380,7 +389,22 @@ impl Site {
             let state = format!("{:?}", row.state).to_lowercase();
             return Err(SiteError::NotFinal { uid: uid.to_owned(), state });
         }
+        self.prove_in_ipfs(&study_uid).await?;
         Ok(self.0.archive.evict(&study_uid).await?)
+    }
+
+    /// A file is given up for a copy in IPFS only when this site's node was just seen to keep that copy, every byte of it.
+    async fn prove_in_ipfs(&self, study_uid: &Uid) -> Result<(), SiteError> {
+        let objects = self.0.archive.in_ipfs(study_uid)?;
+        let Some(first) = objects.first() else { return Ok(()) };
+        let ipfs = self.0.ipfs.as_ref().ok_or(SiteError::NoIpfs)?;
+        tracing::debug!(cid = %first.link.cid, objects = objects.len(), "reading a study's objects back from IPFS");
+        let images = |objects: &[InIpfs]| objects.iter().map(|one| one.image).collect::<Vec<_>>();
+        self.0.archive.record_pinned(images(&objects), false).await?;
+        for one in &objects {
+            ipfs.prove(one.link.cid, one.link.sealed_bytes).await?;
+        }
+        Ok(self.0.archive.record_pinned(images(&objects), true).await?)
     }
 
     /// Compares every object of a study, or one object, with the ledger and with its file.

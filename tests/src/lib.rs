@@ -10,6 +10,7 @@ pub mod dicom;
 pub mod faults;
 pub mod geth;
 pub mod http;
+pub mod kubo;
 pub mod peers;
 pub mod retrieval;
 pub mod vault;

@@ -1,5 +1,5 @@
 //! One story of two sites and a patient on every kind of ledger: the embedded one, anvil, and networks of geth with Clique in which each site
-//! has its own node. Whoever keeps the ledger, and whether an object's bytes are on it or at their source, the same is seen by the same.
+//! has its own node. Whoever keeps the ledger, and whether an object's bytes are on it, in IPFS or at their source, the same is seen by the same.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +13,12 @@ use serde_json::Value;
 use tests::consortium::{Consortium, Nodes, keyring, objects_here, store, store_from};
 use tests::dicom::{get, slices, subject};
 use tests::geth::Geth;
+use tests::kubo::Swarm;
 use tests::{Bridge, wait_for};
 
-/// What comes from this application entity stays at the source.
-const A: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n[[custody]]\nkeep = \"at-source\"\ncalling_ae = [\"XA1\"]\n";
+/// What comes from these application entities stays at the source, or goes into IPFS.
+const A: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n[xds]\nenabled = true\n[[custody]]\nkeep = \"at-source\"\ncalling_ae = [\"XA1\"]\n\
+                 [[custody]]\nkeep = \"ipfs\"\ncalling_ae = [\"US1\"]\n";
 
 /// A study's name on the ledger and who owns it.
 fn study_of(site: &Bridge, number: u32) -> (B256, PrivateKeySigner) {
@@ -33,31 +35,42 @@ fn got(consortium: &Consortium, site: &Bridge, uid: &str) -> BTreeMap<String, Ve
 
 fn the_story(nodes: Nodes) {
     let Some(consortium) = Consortium::found_on(nodes) else { return };
-    let (mut a, b, c) = (consortium.join_with(A), consortium.join(false), consortium.join(false));
+    let Some(mut swarm) = Swarm::start(2) else { return };
+    let mut a = consortium.join_with(&format!("{A}{}", swarm.lines(0)));
+    let (b, c) = (consortium.join_with(&swarm.lines(1)), consortium.join(false));
     let on_chain = store(&consortium.runtime, &a, 1);
     let at_source = store_from(&consortium.runtime, &a, "XA1", slices(2, 3, 64));
-    a.wait_final(2);
-    let [first, second] = [1, 2].map(|number| subject(number).study_uid);
+    let in_ipfs = store_from(&consortium.runtime, &a, "US1", slices(3, 3, 1024));
+    a.wait_final(3);
+    let [first, second, third] = [1, 2, 3].map(|number| subject(number).study_uid);
     let kinds = |uid: &str| {
         let report = a.json(&["study", "show", uid]);
         report["images"].as_array().unwrap().iter().any(|image| image["kind"] == "object")
     };
-    assert_eq!((kinds(&first), kinds(&second)), (true, false), "whose objects are on the ledger");
-    let everywhere = BTreeSet::from([first.clone(), second.clone()]);
+    assert_eq!(
+        [&first, &second, &third].map(|uid| kinds(uid)),
+        [true, false, true],
+        "whose objects have an image on the ledger"
+    );
+    assert_eq!(swarm.pins(0).len(), in_ipfs.len());
+    assert!(swarm.pins(1).is_empty(), "nothing is granted yet");
+    let everywhere = BTreeSet::from([first.clone(), second.clone(), third.clone()]);
     assert_eq!(consortium.find(a.dicom, Level::Study), everywhere);
     for site in [&b, &c] {
         assert!(consortium.find(site.dicom, Level::Study).is_empty(), "nothing is granted yet");
     }
 
     let grantee = keyring(&b);
-    let [of_first, of_second] = [1, 2].map(|number| study_of(&a, number));
-    consortium.allow(&of_first.1, of_first.0, &grantee, 2, 1);
-    consortium.allow(&of_second.1, of_second.0, &grantee, 2, 1);
-    wait_for("both studies at B", || consortium.find(b.dicom, Level::Study) == everywhere);
+    let studies = [1, 2, 3].map(|number| study_of(&a, number));
+    for (study, owner) in &studies {
+        consortium.allow(owner, *study, &grantee, 2, 1);
+    }
+    wait_for("all studies at B", || consortium.find(b.dicom, Level::Study) == everywhere);
     assert_eq!(objects_here(&b), 0, "they are found before any object came");
     assert_eq!(got(&consortium, &b, &first), on_chain);
     assert_eq!(got(&consortium, &b, &second), at_source);
-    for uid in [&first, &second] {
+    assert_eq!(got(&consortium, &b, &third), in_ipfs);
+    for uid in [&first, &second, &third] {
         wait_for("every object to be proven at B", || {
             let verdicts = b.json(&["verify", uid]);
             verdicts.as_array().unwrap().iter().all(|verdict| verdict["proven"] == true)
@@ -65,12 +78,18 @@ fn the_story(nodes: Nodes) {
     }
 
     // Without the source there is what is on the ledger.
-    wait_for("what was fetched to be filed", || objects_here(&b) == on_chain.len() + at_source.len());
+    let all = on_chain.len() + at_source.len() + in_ipfs.len();
+    wait_for("what was fetched to be filed", || objects_here(&b) == all);
+    wait_for("what is granted to be kept by B's IPFS node", || swarm.pins(1) == swarm.pins(0));
     a.kill();
-    b.json(&["evict", &first]);
-    b.json(&["evict", &second]);
+    swarm.kill(0);
+    for uid in &everywhere {
+        b.json(&["evict", uid]);
+    }
     assert_eq!(got(&consortium, &b, &first), on_chain, "its bytes are on the ledger");
+    assert_eq!(got(&consortium, &b, &third), in_ipfs, "its bytes are in B's node too");
     assert!(got(&consortium, &b, &second).is_empty(), "its bytes were at the source alone");
+    swarm.run(0);
     a.run();
     wait_for("the source's objects again", || got(&consortium, &b, &second) == at_source);
     assert!(
@@ -78,12 +97,14 @@ fn the_story(nodes: Nodes) {
         "C has nothing"
     );
 
-    for (study, owner) in [&of_first, &of_second] {
+    for (study, owner) in &studies {
         consortium.revoke(owner, *study, grantee.source().address(), 2);
     }
-    wait_for("both studies to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
+    wait_for("all studies to be gone at B", || consortium.find(b.dicom, Level::Study).is_empty());
     wait_for("the copies at B to be removed", || objects_here(&b) == 0);
-    assert!(got(&consortium, &b, &first).is_empty() && got(&consortium, &b, &second).is_empty());
+    wait_for("the copies in B's IPFS node to be removed", || swarm.blocks(1).is_empty());
+    assert!(everywhere.iter().all(|uid| got(&consortium, &b, uid).is_empty()));
+    assert_eq!(swarm.pins(0).len(), in_ipfs.len(), "the source keeps its own");
 }
 
 #[test]

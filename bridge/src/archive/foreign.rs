@@ -15,7 +15,7 @@ use super::attributes::Levels;
 use super::index::{as_i64, as_u64, insert_study, series_row};
 use super::publication::{image, mode_number};
 use super::{Archive, ArchiveError, FileId, Image, Stored, now_ms};
-use crate::payload::manifest::{Manifest, ManifestObject, ManifestPreview};
+use crate::payload::manifest::{Link, Manifest, ManifestObject, ManifestPreview};
 use crate::payload::pieces::PieceMap;
 use crate::study::ImageKind;
 
@@ -362,6 +362,7 @@ fn import(
                 epoch: object.epoch,
                 media_type: "",
                 map,
+                link: object.link,
             };
             insert_image(&tx, study, version, &named)?;
         }
@@ -393,7 +394,7 @@ fn insert_previews(tx: &Transaction<'_>, study: i64, version: &ForeignVersion) -
         // Two series may have the same picture.
         if kept.insert(*image) {
             let (id, kind, epoch, series) = (*image, ImageKind::Preview, *epoch, series.as_ref());
-            let named = Named { id, kind, instance: None, subject, series, epoch, media_type, map };
+            let named = Named { id, kind, instance: None, subject, series, epoch, media_type, map, link: None };
             insert_image(tx, study, version, &named)?;
         }
     }
@@ -410,6 +411,7 @@ struct Named<'a> {
     epoch: u32,
     media_type: &'a str,
     map: &'a PieceMap,
+    link: Option<Link>,
 }
 
 /// An image id is public: a manifest that names one of another study, or of this site, must not take it over.
@@ -422,9 +424,9 @@ fn insert_image(
     let inserted = tx
         .prepare_cached(
             "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes, sealed_bytes,
-               root, mode, media_type, sealed, series)
+               root, mode, media_type, sealed, series, cid, cid_bytes)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT count(*) FROM image WHERE study = ?2 AND version = ?6), ?7, ?8, ?9, ?10,
-               ?11, ?12, ?13, 1, ?14) ON CONFLICT (id) DO NOTHING",
+               ?11, ?12, ?13, 1, ?14, ?15, ?16) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             named.id.as_slice(),
@@ -441,6 +443,8 @@ fn insert_image(
             mode_number(version.piece_mode),
             named.media_type,
             named.series.map(Uid::as_str),
+            named.link.map(|link| link.cid.to_bytes()),
+            named.link.map(|link| as_i64(link.sealed_bytes)),
         ])?;
     if inserted == 1 { Ok(()) } else { Err(refused("it names an image twice, or one of another study")) }
 }

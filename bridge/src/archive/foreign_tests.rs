@@ -100,6 +100,7 @@ impl Elsewhere {
                 map: Some(map),
                 meta_bytes: stored.meta_bytes,
                 by_series: true,
+                link: None,
             }
         });
         let objects: Vec<ManifestObject> = objects.collect();

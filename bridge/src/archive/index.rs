@@ -17,13 +17,15 @@ use super::{ArchiveError, FileId, NewInstance};
 use crate::config::Duplicates;
 
 /// Version of the schema in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 /// What leads from version 2 to 3.
 const ERASURE: &str = include_str!("erasure.sql");
 /// What leads from version 3 to 4.
 const SERIES_KEYS: &str = include_str!("series_keys.sql");
 /// What leads from version 4 to 5.
 const AT_SOURCE: &str = include_str!("at_source.sql");
+/// What leads from version 5 to 6.
+const IPFS: &str = include_str!("ipfs.sql");
 /// Connections kept open for reading.
 const READERS_MAX: usize = 8;
 
@@ -40,10 +42,11 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     let steps: &[&str] = match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
-        0 => &[include_str!("index.sql"), ERASURE, SERIES_KEYS, AT_SOURCE],
-        2 => &[ERASURE, SERIES_KEYS, AT_SOURCE],
-        3 => &[SERIES_KEYS, AT_SOURCE],
-        4 => &[AT_SOURCE],
+        0 => &[include_str!("index.sql"), ERASURE, SERIES_KEYS, AT_SOURCE, IPFS],
+        2 => &[ERASURE, SERIES_KEYS, AT_SOURCE, IPFS],
+        3 => &[SERIES_KEYS, AT_SOURCE, IPFS],
+        4 => &[AT_SOURCE, IPFS],
+        5 => &[IPFS],
         SCHEMA_VERSION => &[],
         found => return Err(ArchiveError::Version { found, known: SCHEMA_VERSION }),
     };

@@ -29,6 +29,7 @@ mod erase;
 mod foreign;
 mod incoming;
 mod index;
+mod ipfs;
 mod log;
 mod part10;
 mod publication;
@@ -61,6 +62,7 @@ pub use erase::{Erasure, Holdings};
 pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
+pub use ipfs::InIpfs;
 use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
@@ -586,7 +588,8 @@ const SELECT_VISIBLE: &str =
 /// Objects of study ?1 that have a file here and a sealed image on the ledger, or that another site keeps.
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
    AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1 AND st.origin >= 0)
-   AND (i.at_source = 1 AND i.origin > 0 OR EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1))";
+   AND (i.at_source = 1 AND i.origin > 0 OR EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1
+     AND (image.cid IS NULL OR image.pinned = 1 OR i.origin > 0)))";
 
 fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {
     let sql = format!("SELECT i.shard, i.file, i.file_bytes FROM instance AS i WHERE {EVICTABLE}");

@@ -11,6 +11,8 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::index::{as_i64, as_u64};
 use super::{Archive, ArchiveError, now_ms};
 use crate::ledger::{Located, PieceLocation};
+use crate::payload::cid::Cid;
+use crate::payload::manifest::Link;
 use crate::payload::pieces::PieceMap;
 use crate::study::ImageKind;
 
@@ -31,6 +33,8 @@ pub struct PlannedImage {
     pub epoch: u32,
     /// Its pieces.
     pub map: PieceMap,
+    /// The sealed bytes in IPFS, when its piece only names them.
+    pub link: Option<Link>,
     /// For a preview, what it is.
     pub media_type: String,
     /// The plain bytes of what is not an object.
@@ -71,6 +75,8 @@ pub struct Image {
     pub epoch: u32,
     /// Its pieces.
     pub map: PieceMap,
+    /// The sealed bytes in IPFS, when its piece only names them.
+    pub link: Option<Link>,
     /// Where its pieces are kept on the ledger.
     pub mode: PieceMode,
     /// For a preview, what it is.
@@ -121,7 +127,7 @@ pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 /// Images seen sealed, and pieces seen stored: (image, number).
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
 
-pub(super) const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type, series FROM image";
+pub(super) const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type, series, cid, cid_bytes FROM image";
 const SELECT_PUBLICATION: &str =
     "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
    p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
@@ -278,7 +284,7 @@ impl Archive {
         self.read(|db| {
             let sql = format!("{} WHERE id = ?1", SELECT_IMAGE.replace(" FROM", ", plain FROM"));
             let mut statement = db.prepare_cached(&sql)?;
-            Ok(statement.query_row([id.as_slice()], |row| Ok((image(row)?, row.get(12)?))).optional()?)
+            Ok(statement.query_row([id.as_slice()], |row| Ok((image(row)?, row.get(14)?))).optional()?)
         })
     }
 
@@ -414,8 +420,8 @@ fn insert_image(
 ) -> Result<(), ArchiveError> {
     tx.prepare_cached(
         "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes,
-           sealed_bytes, root, mode, media_type, plain, series)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+           sealed_bytes, root, mode, media_type, plain, series, cid, cid_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
          -- The same content again, after it was replaced: its image stays as it is and carries the row that is current now.
          ON CONFLICT (id) DO UPDATE SET instance = excluded.instance",
     )?
@@ -436,6 +442,8 @@ fn insert_image(
         image.media_type,
         image.plain,
         image.series.as_ref().map(Uid::as_str),
+        image.link.map(|link| link.cid.to_bytes()),
+        image.link.map(|link| as_i64(link.sealed_bytes)),
     ])?;
     Ok(())
 }
@@ -471,9 +479,23 @@ pub(super) fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
             sealed_bytes: as_u64(row.get(7)?),
             root: B256::from(row.get::<_, [u8; 32]>(8)?),
         },
+        link: link(row, 12)?,
         mode: PieceMode::ALL.into_iter().find(|m| mode_number(*m) == mode).ok_or_else(|| unknown(9))?,
         media_type: row.get(10)?,
     })
+}
+
+/// The CID and, in the next column, the length of the file that it names.
+pub(super) fn link(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Link>> {
+    let Some(bytes) = row.get::<_, Option<Vec<u8>>>(column)? else { return Ok(None) };
+    let cid = cid(&bytes, column)?;
+    Ok(Some(Link { cid, sealed_bytes: as_u64(row.get(column + 1)?) }))
+}
+
+/// A CID in a column.
+pub(super) fn cid(bytes: &[u8], column: usize) -> rusqlite::Result<Cid> {
+    let wrong = |e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(e));
+    Cid::from_bytes(bytes).map_err(wrong)
 }
 
 pub(super) fn mode_number(mode: PieceMode) -> i64 {

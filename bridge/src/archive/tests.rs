@@ -86,6 +86,7 @@ async fn pretend_published(archive: &Archive, study: &Uid) {
             series: None,
             epoch: 0,
             map,
+            link: None,
             media_type: String::new(),
             plain: None,
         })

@@ -297,5 +297,7 @@ pub(super) fn settle(log: &Log) {
     }
     let state = log.shared().state();
     let (ready, open, closed) = (state.ready.len(), state.open.is_some(), state.closed.len());
-    panic!("the intake log was not emptied: {ready} objects without a file, a segment being written: {open}, {closed} closed");
+    panic!(
+        "the intake log was not emptied: {ready} objects without a file, a segment being written: {open}, {closed} closed"
+    );
 }

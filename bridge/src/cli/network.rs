@@ -30,6 +30,9 @@ pub(super) enum NetworkCommand {
         /// The folder; must not exist.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// The key of the site's IPFS node instead.
+        #[arg(long)]
+        ipfs: bool,
     },
     /// Say who makes the blocks: for every site its seats beside its stake, blocks sealed, turns missed, and where nodes disagree.
     Audit {
@@ -63,7 +66,15 @@ pub(super) async fn run(command: NetworkCommand, output: &Output) -> Result<(), 
                 println!("note: {advice}");
             }
         }
-        NetworkCommand::Key { out } => {
+        NetworkCommand::Key { out, ipfs: true } => {
+            let peer_id = network::make_ipfs_key(&out)?;
+            if output.is_json() {
+                output.json(&serde_json::json!({ "ipfs_peer_id": peer_id }));
+            } else {
+                println!("ipfs_peer_id = \"{peer_id}\"");
+            }
+        }
+        NetworkCommand::Key { out, ipfs: false } => {
             let keys = network::make_keys(&out)?;
             let (signer, node_id) = (keys.signer.to_string(), keys.node_id);
             if output.is_json() {

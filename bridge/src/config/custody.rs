@@ -43,11 +43,14 @@ impl Selection {
 pub enum Custody {
     /// Encrypted, in pieces on the ledger.
     OnChain,
+    /// Encrypted, in the IPFS nodes of this site and of those that may see them; their name is on the ledger.
+    Ipfs,
     /// In this site's archive alone, which hands them out over ITI-43 and RAD-69.
     AtSource,
 }
 
-const WORDS: [(&str, Custody); 2] = [("on-chain", Custody::OnChain), ("at-source", Custody::AtSource)];
+const WORDS: [(&str, Custody); 3] =
+    [("on-chain", Custody::OnChain), ("ipfs", Custody::Ipfs), ("at-source", Custody::AtSource)];
 
 /// `[[custody]]`: a rule that keeps some objects elsewhere than `publish.custody` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +71,7 @@ pub(super) fn read_custody(value: Option<Value>, mistakes: &mut Vec<Mistake>) ->
     for (i, row) in rows("custody", value, mistakes).into_iter().enumerate() {
         let mut s = Section::open(format!("custody[{}]", i + 1), Some(row), mistakes);
         if !s.has("keep") {
-            s.mistake("keep", "missing; \"on-chain\" or \"at-source\"");
+            s.mistake("keep", "missing; \"on-chain\", \"ipfs\" or \"at-source\"");
         }
         let selection = Selection::read(&mut s);
         rules.push(CustodyRule { selection, keep: s.take("keep", Custody::OnChain, custody) });
@@ -117,6 +120,11 @@ mod tests {
             }
         }
         assert!(mistakes("[[custody]]\nmodalities = [\"CT\"]\n").contains("custody[1].keep"));
-        assert!(mistakes("[[custody]]\nkeep = \"ipfs\"\n").contains("at-source"));
+        assert!(mistakes("[[custody]]\nkeep = \"ftp\"\n").contains("at-source"));
+        let in_ipfs = "[[custody]]\nkeep = \"ipfs\"\n";
+        assert!(mistakes(in_ipfs).contains("ipfs.api_url"));
+        assert!(
+            Config::parse(&format!("{in_ipfs}[ipfs]\napi_url = \"http://127.0.0.1:5001\"\n"), HashMap::new()).is_ok()
+        );
     }
 }

@@ -7,6 +7,7 @@
 mod audit;
 mod custody;
 mod derive;
+mod ipfs;
 mod reader;
 mod xds;
 
@@ -23,6 +24,7 @@ pub use audit::{Audit, AuditRepository, AuditTransport};
 pub use contracts::PieceMode;
 pub use custody::{Custody, CustodyRule, Selection};
 pub use derive::{Derive, DeriveOwner, Group};
+pub use ipfs::Ipfs;
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
 pub use xds::{ClientCertificate, Xds};
@@ -50,6 +52,8 @@ pub struct Config {
     pub xds: Xds,
     /// `[audit]`
     pub audit: Audit,
+    /// `[ipfs]`, if there is a node.
+    pub ipfs: Option<Ipfs>,
     /// `[keys]`
     pub keys: Keys,
     /// `[log]`
@@ -252,8 +256,14 @@ impl Publish {
     /// Whether there are objects that others get from this site alone.
     #[must_use]
     pub fn keeps_at_source(&self) -> bool {
-        let at_source = |custody: &Custody| *custody == Custody::AtSource;
-        self.enabled && self.custody_rules.iter().map(|rule| &rule.keep).chain([&self.custody]).any(at_source)
+        self.keeps(|custody| custody == Custody::AtSource)
+    }
+
+    /// Whether there are objects whose custody is one of those.
+    #[must_use]
+    pub fn keeps(&self, one_of_those: impl Fn(Custody) -> bool) -> bool {
+        let all = self.custody_rules.iter().map(|rule| rule.keep).chain([self.custody]);
+        self.enabled && all.into_iter().any(one_of_those)
     }
 }
 
@@ -449,9 +459,11 @@ impl Config {
 
 fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
-    let mut tables =
-        ["site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds", "audit"]
-            .map(|t| root.take_value(t));
+    let mut tables = [
+        "site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds", "audit",
+        "ipfs",
+    ]
+    .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
     let custody = root.take_value("custody");
     root.end();
@@ -468,7 +480,13 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
                     xds.enabled = true, and leave xds.bind empty";
         mistakes.push(Mistake { key: "publish.custody or [[custody]]".into(), what: what.into() });
     }
+    let ipfs = ipfs::read_ipfs(take(12), mistakes);
+    if publish.keeps(|custody| custody == Custody::Ipfs) && ipfs.is_none() {
+        let what = "\"ipfs\": such objects are put into this site's IPFS node; set ipfs.api_url";
+        mistakes.push(Mistake { key: "publish.custody or [[custody]]".into(), what: what.into() });
+    }
     Config {
+        ipfs,
         derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
         groups,
         publish,

@@ -489,6 +489,7 @@ impl Bring {
                 version: grant.version,
                 epoch: *epoch,
                 map: delivery.manifest.map(),
+                link: None,
                 mode,
                 media_type: String::new(),
             };

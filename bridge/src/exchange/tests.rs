@@ -205,6 +205,7 @@ async fn publish(archive: &Archive, uid: &Uid, study: B256) {
         series: None,
         epoch: 0,
         map: PieceMap { pieces: 1, sealed_bytes: 10, piece_bytes: 10, root: B256::repeat_byte(3) },
+        link: None,
         media_type: String::new(),
         plain: Some(Vec::new()),
     };

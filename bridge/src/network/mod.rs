@@ -1,6 +1,6 @@
 //! Makes a consortium's ledger: from a small plan, the first block and, for every site, a folder with all that its nodes need.
 //!
-//! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`: the files of a node. All pure.
+//! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`, `kubo`: the files of a node. All pure, but for new keys.
 //! * [`audit`]: who makes the blocks of a network that runs.
 //! * [`make`] writes them. Nothing that exists is overwritten, and nothing is left of what failed.
 //!
@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod genesis;
 mod geth;
+mod kubo;
 pub mod plan;
 
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::ledger::keystore::{self, KeystoreError};
 use geth::NodeFile;
+use kubo::Identity;
 use plan::{Node, Plan, PlanError, PublicKeys, Site};
 
 /// What everybody may know of a network: which nodes there are, and whose.
@@ -149,12 +151,16 @@ pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
             (NETWORK_FILE, json(&serde_json::to_value(&network).unwrap_or_default())),
         ];
         write_all(folder, &public)?;
+        let swarm = Swarm::of(plan);
         let mut keys = keys.iter();
         for site in &plan.sites {
             let of_site = folder.join("sites").join(&site.name);
             make_dir(&of_site)?;
             write_all(&of_site, &public)?;
             write(&of_site.join("bridge.toml"), bridge_lines(plan, site, &network).as_bytes(), 0o644)?;
+            if let Some(swarm) = &swarm {
+                swarm.write_node(plan, site, &of_site)?;
+            }
             for (node, keys) in site.nodes.iter().zip(keys.by_ref()) {
                 write_node(plan, site, node, keys, &network, &of_site)?;
             }
@@ -173,6 +179,55 @@ pub fn make_keys(out: &Path) -> Result<PublicKeys, NetworkError> {
         write_keys(folder, &keys)?;
         Ok(keys.public)
     })
+}
+
+/// Makes the key of an IPFS node in `out`, which must not exist, in the form in which its folder has it. Returns what it is known by.
+///
+/// # Errors
+/// [`NetworkError`].
+pub fn make_ipfs_key(out: &Path) -> Result<String, NetworkError> {
+    all_or_nothing(out, |folder| {
+        let identity = Identity::new();
+        write_identity(folder, &identity)?;
+        Ok(identity.peer_id)
+    })
+}
+
+/// Secrets that are not here are put into the folder where they were made.
+fn write_identity(folder: &Path, identity: &Identity) -> Result<(), NetworkError> {
+    let Some(text) = kubo::identity(identity) else { return Ok(()) };
+    write(&folder.join("identity.json"), text.as_bytes(), 0o600)
+}
+
+/// The IPFS nodes of all sites, and what lets them talk to each other.
+struct Swarm {
+    secret: Zeroizing<String>,
+    nodes: Vec<(Site, Identity)>,
+}
+
+impl Swarm {
+    fn of(plan: &Plan) -> Option<Self> {
+        let nodes = plan.sites.iter().map(|site| {
+            let known = site.ipfs_peer_id.clone().map(|peer_id| Identity { peer_id, private_key: None });
+            (site.clone(), known.unwrap_or_else(Identity::new))
+        });
+        plan.ipfs.then(|| Self { secret: kubo::secret(), nodes: nodes.collect() })
+    }
+
+    fn write_node(&self, plan: &Plan, site: &Site, of_site: &Path) -> Result<(), NetworkError> {
+        let folder = of_site.join("ipfs");
+        make_dir(&folder)?;
+        let (others, own): (Vec<_>, Vec<_>) = self.nodes.iter().partition(|(other, _)| other.name != site.name);
+        let peers: Vec<_> = others.iter().map(|(other, identity)| (other, identity.peer_id.clone())).collect();
+        let (token, (unit, unit_text)) = (kubo::secret(), kubo::unit(plan, site));
+        write(&folder.join("config.json"), json(&kubo::config(site, &peers)).as_bytes(), 0o644)?;
+        write(&folder.join("start.sh"), kubo::start(plan, site).as_bytes(), 0o755)?;
+        write(&folder.join(unit), unit_text.as_bytes(), 0o644)?;
+        write(&folder.join("swarm.key"), kubo::swarm_key(&self.secret).as_bytes(), 0o600)?;
+        write(&folder.join("api.json"), kubo::api(&token).as_bytes(), 0o600)?;
+        write(&folder.join("token"), token.as_bytes(), 0o600)?;
+        own.iter().try_for_each(|(_, identity)| write_identity(&folder, identity))
+    }
 }
 
 /// Makes a folder under another name first, so that one that is there is whole.
@@ -258,14 +313,23 @@ fn bridge_lines(plan: &Plan, site: &Site, network: &Network) -> String {
     let (first, fallback) = urls.split_first().map_or(("\"\"", &[][..]), |(first, rest)| (first.as_str(), rest));
     let admin = network.admin.map(|admin| admin.to_string()).unwrap_or_default();
     let is_admin = plan.sites.first().is_some_and(|first| first.name == site.name);
+    let ipfs = if plan.ipfs { ipfs_lines(plan, site) } else { String::new() };
     format!(
         "# For the bridge of site {} on the ledger network {name}.\n[ledger]\nkind = \"rpc\"\nurl = {first}\nfallback_urls = [{}]\n\
          chain_id = {chain_id}\nconfirmations = {confirmations}\n# Five block periods: the alarm that the network stands still.\n\
          head_age_max_ms = {}\n# The site that administers the consortium; only its bridge deploys the contracts.\nadmin = \"{admin}\"\n\
-         deploy = {is_admin}\n",
+         deploy = {is_admin}\n{ipfs}",
         site.name,
         fallback.join(", "),
         plan.block_period_s * 5_000,
+    )
+}
+
+fn ipfs_lines(plan: &Plan, site: &Site) -> String {
+    let (port, directory) = (site.ipfs_api_port, plan.directory.display());
+    format!(
+        "[ipfs]\napi_url = \"http://127.0.0.1:{port}\"\n# Its owner is the node's: let the bridge read it too, or give it a copy.\n\
+         token_file = \"{directory}/ipfs/token\"\n"
     )
 }
 
@@ -336,6 +400,35 @@ mod tests {
         }
         assert!(matches!(make(&Plan::parse(PLAN).unwrap(), &out), Err(NetworkError::Exists(_))));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn every_site_has_an_ipfs_node_in_one_swarm() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer_id = make_ipfs_key(&dir.path().join("own")).unwrap();
+        let plan = PLAN
+            .replace("chain_id", "ipfs = true\nchain_id")
+            .replace("host = \"10.0.0.1\"\n", &format!("host = \"10.0.0.1\"\nipfs_peer_id = \"{peer_id}\"\n"));
+        let out = dir.path().join("north");
+        make(&Plan::parse(&plan).unwrap(), &out).unwrap();
+        let [a, b] = ["a", "b"].map(|site| out.join("sites").join(site).join("ipfs"));
+        assert_eq!(text(&a.join("swarm.key")), text(&b.join("swarm.key")));
+        assert_ne!(text(&a.join("token")), text(&b.join("token")));
+        assert!(!a.join("identity.json").exists(), "its key was made at the site");
+        let config =
+            |folder: &Path| serde_json::from_str::<serde_json::Value>(&text(&folder.join("config.json"))).unwrap();
+        assert_eq!(config(&b)["Peering"]["Peers"][0]["ID"], peer_id.as_str());
+        assert_eq!(config(&b)["Peering"]["Peers"][0]["Addrs"][0], "/ip4/10.0.0.1/tcp/4001");
+        let of_b: serde_json::Value = serde_json::from_str(&text(&b.join("identity.json"))).unwrap();
+        assert_eq!(
+            config(&a)["Peering"]["Peers"],
+            serde_json::json!([{ "ID": of_b["PeerID"], "Addrs": ["/dns/b.example/tcp/4001"] }])
+        );
+        for secret in ["swarm.key", "token", "api.json", "identity.json"] {
+            assert_eq!(fs::metadata(b.join(secret)).unwrap().permissions().mode() & 0o077, 0, "{secret}");
+        }
+        let lines = text(&out.join("sites/b/bridge.toml"));
+        assert!(crate::config::Config::parse(&lines, Default::default()).unwrap().ipfs.is_some(), "{lines}");
     }
 
     #[test]

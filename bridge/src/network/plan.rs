@@ -12,6 +12,9 @@ pub const BLOCK_GAS_LIMIT: u64 = 40_000_000;
 /// Ports of a site's first node, unless it says otherwise: where nodes find each other, and JSON-RPC over HTTP.
 const P2P_PORT: u16 = 30_303;
 const RPC_PORT: u16 = 8_545;
+/// Ports of a site's IPFS node, unless it says otherwise: where others find it, and its API.
+const IPFS_PORT: u16 = 4_001;
+const IPFS_API_PORT: u16 = 5_001;
 /// Between the RPC ports of a site's nodes: HTTP, WebSocket and the engine's port are within.
 const RPC_STEP: u16 = 10;
 /// Nodes of one site at most.
@@ -70,6 +73,8 @@ struct Written {
     #[serde(default)]
     fund: Vec<Address>,
     directory: Option<PathBuf>,
+    #[serde(default)]
+    ipfs: bool,
     #[serde(rename = "site", default)]
     sites: Vec<WrittenSite>,
 }
@@ -84,6 +89,9 @@ struct WrittenSite {
     nodes: Option<u16>,
     p2p_port: Option<u16>,
     rpc_port: Option<u16>,
+    ipfs_port: Option<u16>,
+    ipfs_api_port: Option<u16>,
+    ipfs_peer_id: Option<String>,
     #[serde(default)]
     keys: Vec<PublicKeys>,
 }
@@ -117,6 +125,8 @@ pub struct Plan {
     pub fund: Vec<Address>,
     /// Where a site's folder will be on its machine.
     pub directory: PathBuf,
+    /// Whether every site has an IPFS node, in a private swarm.
+    pub ipfs: bool,
     /// Who takes part.
     pub sites: Vec<Site>,
 }
@@ -134,6 +144,12 @@ pub struct Site {
     pub bridge: Option<Address>,
     /// Its nodes, each of which signs blocks.
     pub nodes: Vec<Node>,
+    /// Where other sites' IPFS nodes find its own.
+    pub ipfs_port: u16,
+    /// The API of its IPFS node, on this machine only.
+    pub ipfs_api_port: u16,
+    /// What its IPFS node is known by, when its key was made elsewhere; none when it is to be made now.
+    pub ipfs_peer_id: Option<String>,
 }
 
 /// A node that signs blocks.
@@ -188,9 +204,9 @@ impl Plan {
     fn of(written: Written) -> Result<Self, PlanError> {
         let default = || PathBuf::from("/var/lib/pacs-bridge-network").join(&written.name);
         let directory = written.directory.clone().unwrap_or_else(default);
-        let Written { name, engine, chain_id, block_period_s, fund, sites, .. } = written;
+        let Written { name, engine, chain_id, block_period_s, fund, sites, ipfs, .. } = written;
         let sites = sites.into_iter().map(Site::of).collect();
-        let plan = Self { name, engine, chain_id, block_period_s, fund, directory, sites };
+        let plan = Self { name, engine, chain_id, block_period_s, fund, directory, ipfs, sites };
         match plan.mistakes() {
             mistakes if mistakes.is_empty() => Ok(plan),
             mistakes => Err(PlanError::Mistake(mistakes.join("; "))),
@@ -248,6 +264,16 @@ impl Plan {
                 }
             }
         }
+        for site in self.sites.iter().filter(|_| self.ipfs) {
+            for port in [site.ipfs_port, site.ipfs_api_port] {
+                if !ports.insert((&site.host, port)) {
+                    mistakes.push(format!("two nodes on {} want port {port}", site.host));
+                }
+            }
+            if site.ipfs_peer_id.as_ref().is_some_and(|peer| !keys.insert(peer.clone())) {
+                mistakes.push(format!("two sites have the IPFS key of site {}", site.name));
+            }
+        }
         mistakes
     }
 
@@ -276,7 +302,19 @@ impl Plan {
 
 impl Site {
     fn of(written: WrittenSite) -> Self {
-        let WrittenSite { name, host, listen, bridge, nodes, p2p_port, rpc_port, keys } = written;
+        let WrittenSite {
+            name,
+            host,
+            listen,
+            bridge,
+            nodes,
+            p2p_port,
+            rpc_port,
+            ipfs_port,
+            ipfs_api_port,
+            ipfs_peer_id,
+            keys,
+        } = written;
         let known = u16::try_from(keys.len()).unwrap_or(u16::MAX);
         let count = nodes.unwrap_or(known.max(1)).min(NODES_MAX + 1);
         let mut keys = keys.into_iter();
@@ -287,7 +325,9 @@ impl Site {
             keys: keys.next(),
         });
         let nodes = nodes.collect();
-        Self { name, host, listen: listen.unwrap_or_else(|| "0.0.0.0".into()), bridge, nodes }
+        let listen = listen.unwrap_or_else(|| "0.0.0.0".into());
+        let (ipfs_port, ipfs_api_port) = (ipfs_port.unwrap_or(IPFS_PORT), ipfs_api_port.unwrap_or(IPFS_API_PORT));
+        Self { name, host, listen, bridge, nodes, ipfs_port, ipfs_api_port, ipfs_peer_id }
     }
 
     fn mistakes(&self) -> Vec<String> {
@@ -295,6 +335,9 @@ impl Site {
         let mut wrong = |what: String| mistakes.push(format!("site {}: {what}", self.name));
         if self.host.is_empty() || !is_plain(&self.host) || self.host.contains('/') {
             wrong(format!("host \"{}\" is neither a name nor an address", self.host));
+        }
+        if self.ipfs_peer_id.as_ref().is_some_and(|peer| !super::kubo::is_peer_id(peer)) {
+            wrong("ipfs_peer_id is none of an Ed25519 key: 52 characters that begin with 12D3KooW".into());
         }
         if self.listen.parse::<std::net::Ipv4Addr>().is_err() {
             wrong(format!("listen \"{}\" is no IPv4 address", self.listen));

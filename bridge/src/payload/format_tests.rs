@@ -61,6 +61,7 @@ fn manifest() -> Manifest {
             }),
             meta_bytes: 334,
             by_series: true,
+            link: None,
         }],
         previews: vec![ManifestPreview {
             subject: uid("1.2.3.4"),

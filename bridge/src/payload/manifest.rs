@@ -10,12 +10,13 @@ use dicom_scp::Uid;
 
 pub use super::cbor::CborError;
 use super::cbor::{Reader, Writer};
+use super::cid::{CID_BYTES, Cid};
 use super::pieces::PieceMap;
 use super::{ImageId, Sha256Digest};
 
 /// The newest format version that is written and read. An earlier one is written where it says all there is to say, so that equal
 /// manifests are equal bytes.
-pub const FORMAT_VERSION: u64 = 3;
+pub const FORMAT_VERSION: u64 = 4;
 /// Longest encoding that is read, in bytes: a study of 100,000 objects with headers of 2 KiB fits.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest header kept for one object, in bytes.
@@ -71,10 +72,36 @@ pub struct ManifestObject {
     pub epoch: u32,
     /// Its pieces; none of an object that is not on the ledger, because its source keeps its bytes and hands them out itself.
     pub map: Option<PieceMap>,
+    /// For an object whose sealed bytes are in IPFS: what its one piece on the ledger says of them.
+    pub link: Option<Link>,
     /// Offset of the data set in the Part 10 file, in bytes.
     pub meta_bytes: u64,
     /// Whether the key of its series seals it, or would; else the session key itself does, as format version 1 had it.
     pub by_series: bool,
+}
+
+/// Sealed bytes in IPFS. Their image on the ledger is one piece, which holds their CID in its 36 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// Their name.
+    pub cid: Cid,
+    /// Their number.
+    pub sealed_bytes: u64,
+}
+
+impl Link {
+    /// The piece on the ledger.
+    #[must_use]
+    pub fn piece(&self) -> [u8; CID_BYTES] {
+        self.cid.to_bytes()
+    }
+
+    /// The image on the ledger that says so.
+    #[must_use]
+    pub fn map(&self) -> PieceMap {
+        let root = contracts::merkle::root([contracts::merkle::piece_hash(&self.piece())]).unwrap_or_default();
+        PieceMap { pieces: 1, sealed_bytes: CID_BYTES as u64, piece_bytes: CID_BYTES as u32, root }
+    }
 }
 
 /// What a preview shows.
@@ -186,10 +213,12 @@ impl Manifest {
             || self.objects.iter().any(|object| object.by_series)
             || self.previews.iter().any(|preview| preview.series.is_some());
         let at_source = self.objects.iter().any(|object| object.map.is_none());
-        match (at_source, series) {
-            (true, _) => 3,
-            (false, true) => 2,
-            (false, false) => 1,
+        let in_ipfs = self.objects.iter().any(|object| object.link.is_some());
+        match (in_ipfs, at_source, series) {
+            (true, ..) => 4,
+            (false, true, _) => 3,
+            (false, false, true) => 2,
+            (false, false, false) => 1,
         }
     }
 
@@ -258,7 +287,7 @@ impl Manifest {
 
 impl ManifestObject {
     fn write(&self, out: &mut Writer) {
-        let optional = [self.pixel_sha256.is_some(), self.map.is_some(), self.by_series];
+        let optional = [self.pixel_sha256.is_some(), self.map.is_some(), self.by_series, self.link.is_some()];
         out.map(11 + optional.into_iter().filter(|there| *there).count());
         out.key(0);
         out.text(self.sop_class_uid.as_str());
@@ -293,6 +322,12 @@ impl ManifestObject {
         if self.by_series {
             out.key(13);
             out.unsigned(1_u8);
+        }
+        if let Some(link) = &self.link {
+            out.key(14);
+            out.array(2);
+            out.bytes(&link.cid.to_bytes());
+            out.unsigned(link.sealed_bytes);
         }
     }
 
@@ -329,7 +364,12 @@ impl ManifestObject {
         if by_series && reader.unsigned::<u64>()? != 1 {
             return Err(ManifestError::Value { what: "kind of key" });
         }
+        let link = if entries.optional_key(reader, 14)? { Some(read_link(reader)?) } else { None };
         entries.end(reader)?;
+        // The ledger holds the name of the bytes and nothing else of them.
+        if link.is_some_and(|link| map != Some(link.map())) {
+            return Err(ManifestError::Value { what: "link into IPFS" });
+        }
         let header = header.to_vec();
         Ok(Self {
             sop_class_uid,
@@ -344,6 +384,7 @@ impl ManifestObject {
             image,
             epoch,
             map,
+            link,
             meta_bytes,
             by_series,
         })
@@ -418,6 +459,15 @@ fn write_map(out: &mut Writer, map: &PieceMap) {
     out.bytes(map.root.as_slice());
 }
 
+fn read_link(reader: &mut Reader<'_>) -> Result<Link, ManifestError> {
+    let wrong = ManifestError::Value { what: "link into IPFS" };
+    if reader.array()? != 2 {
+        return Err(wrong);
+    }
+    let cid = Cid::from_bytes(reader.byte_string()?).map_err(|_| wrong)?;
+    Ok(Link { cid, sealed_bytes: reader.unsigned()? })
+}
+
 fn read_map(reader: &mut Reader<'_>) -> Result<PieceMap, ManifestError> {
     if reader.array()? != 4 {
         return Err(ManifestError::Value { what: "piece map" });
@@ -482,6 +532,13 @@ mod tests {
         )
     }
 
+    fn link_strategy() -> impl Strategy<Value = Link> {
+        (any::<[u8; 32]>(), any::<bool>(), any::<u64>()).prop_map(|(digest, is_leaf, sealed_bytes)| {
+            let head = [1, if is_leaf { 0x55 } else { 0x70 }, 0x12, 32];
+            Link { cid: Cid::from_bytes(&[&head[..], &digest].concat()).unwrap(), sealed_bytes }
+        })
+    }
+
     prop_compose! {
         fn object_strategy()(
             uids in prop::array::uniform4(uid_strategy()),
@@ -491,14 +548,16 @@ mod tests {
             header in prop::collection::vec(any::<u8>(), 0..400),
             epoch: u32,
             map in prop::option::of(map_strategy(merkle::PIECES_MAX)),
+            link in prop::option::of(link_strategy()),
             meta_bytes: u64,
             by_series: bool,
         ) -> ManifestObject {
+            let map = link.as_ref().map_or(map, |link: &Link| Some(link.map()));
             let [sop_class_uid, sop_instance_uid, series_uid, transfer_syntax] = uids;
             let [file_sha256, dataset_sha256, image] = digests;
             ManifestObject {
                 sop_class_uid, sop_instance_uid, series_uid, transfer_syntax, file_bytes, file_sha256, dataset_sha256,
-                pixel_sha256, header, image: B256::from(image), epoch, map, meta_bytes, by_series,
+                pixel_sha256, header, image: B256::from(image), epoch, map, link, meta_bytes, by_series,
             }
         }
     }

@@ -10,6 +10,7 @@
 //! [`manifest::Manifest`] lists a study's objects and previews so that queries can be answered before any pixel has arrived.
 
 mod cbor;
+pub mod cid;
 pub mod container;
 pub mod describe;
 pub mod envelope;

@@ -210,6 +210,7 @@ fn version(files: &[(Uid, Vec<u8>)]) -> ForeignVersion {
             map: None,
             meta_bytes: offset,
             by_series: true,
+            link: None,
         }
     });
     let (study_uid, objects) = (Uid::new(STUDY_UID).unwrap(), objects.collect());

@@ -186,6 +186,7 @@ mod tests {
             map: Some(PieceMap { pieces: 1, piece_bytes: 1, sealed_bytes: 1, root: B256::ZERO }),
             meta_bytes: 0,
             by_series: true,
+            link: None,
         }
     }
 
