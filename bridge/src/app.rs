@@ -8,7 +8,7 @@ mod rotate;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
@@ -132,6 +132,15 @@ pub enum StartError {
     /// This program: a task of its own ended.
     #[error("a task of this program ended")]
     Gone,
+    /// The operator: a copy of the ledger cannot be read, or is not of this site's.
+    #[error("{0}")]
+    Copy(PathBuf, #[source] embedded_ledger::CopyError),
+    /// The operator: it would be lost.
+    #[error("there is a ledger at {0}, which is not overwritten")]
+    LedgerExists(PathBuf),
+    /// The operator: a ledger is its site's, whose keys come first (`keys restore`).
+    #[error("there are no keys in {0}; bring them back first")]
+    NoKeys(PathBuf),
     /// The operator: the IPFS node's token cannot be read.
     #[error("ipfs.token_file {0}")]
     IpfsToken(PathBuf, #[source] std::io::Error),
@@ -243,6 +252,7 @@ impl Core {
             source: source_account(&config.ledger, &keyring).to_string(),
             audit,
             ipfs,
+            embedded: OnceLock::new(),
         });
         site.retrieve().ask_sources(Arc::new(xds::FromSources::new(site.parts())));
         let tasks = TaskTracker::new();
@@ -274,6 +284,8 @@ impl Core {
                 let embedded = self.open_embedded().await?;
                 let node = Endpoints::single(RpcNode::embedded(&embedded));
                 self.wake_on_blocks(&embedded, wake.clone());
+                // It is opened once.
+                let _ = self.site.parts().embedded.set(embedded.reader());
                 self.embedded = Some(embedded);
                 self.connection()?.open(node, wake).await
             }
@@ -297,13 +309,7 @@ impl Core {
     async fn open_embedded(&self) -> Result<EmbeddedLedger, StartError> {
         let dir = self.config.site.data_dir.join("ledger");
         fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
-        let source = self.keyring.source();
-        let mut config = embedded_ledger::LedgerConfig::new(dir.join("chain.redb"), self.config.ledger.chain_id)
-            .with_balance(source_account(&self.config.ledger, &self.keyring), U256::from(EMBEDDED_FUNDS_WEI))
-            .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE.to_vec());
-        config.block_period_ms =
-            self.config.ledger.block_period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
-        config.signer = Some(source.clone());
+        let config = embedded_config(&self.config, &self.keyring);
         // The thread that makes blocks inherits the priority of the one that opens the ledger.
         let opened = self.behind.blocking(move || EmbeddedLedger::open(config)).await;
         Ok(opened.map_err(|e| StartError::DataDir(dir, e))??)
@@ -402,6 +408,48 @@ impl Core {
             tracing::error!(%error, "the embedded ledger did not close in order");
         }
     }
+}
+
+/// The embedded ledger of a site.
+fn embedded_config(config: &Config, keyring: &Keyring) -> embedded_ledger::LedgerConfig {
+    let settings = &config.ledger;
+    let file = config.site.data_dir.join("ledger/chain.redb");
+    let mut embedded = embedded_ledger::LedgerConfig::new(file, settings.chain_id)
+        .with_balance(source_account(settings, keyring), U256::from(EMBEDDED_FUNDS_WEI))
+        .with_code(contracts::deployment::DEPLOYER, contracts::deployment::DEPLOYER_CODE.to_vec());
+    let millis = |period: Duration| u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+    embedded.block_period_ms = settings.block_period.map(millis);
+    embedded.signer = Some(keyring.source().clone());
+    embedded
+}
+
+/// Makes the embedded ledger of a site that does not run again from a copy; there must be none. The site's keys must be there. Returns its
+/// newest block.
+///
+/// # Errors
+/// [`StartError`]; nothing is left of the ledger then.
+pub async fn import_ledger(config: &Config, copy: PathBuf) -> Result<embedded_ledger::Head, StartError> {
+    let (data_dir, keys) = (config.site.data_dir.clone(), config.keys.clone());
+    let _lock = lock(&data_dir)?;
+    if !data_dir.join(KEYSTORE).exists() {
+        return Err(StartError::NoKeys(data_dir));
+    }
+    let dir = data_dir.join("ledger");
+    fs::create_dir_all(&dir).map_err(|e| StartError::DataDir(dir.clone(), e))?;
+    let keyring = blocking(move || Keyring::open(&data_dir, &keys)).await??;
+    let wanted = embedded_config(config, &keyring);
+    let fail = |file: &PathBuf, error| StartError::Copy(file.clone(), error);
+    blocking(move || {
+        let input = File::open(&copy).map_err(|e| fail(&copy, e.into()))?;
+        let imported = embedded_ledger::import(&wanted, &mut std::io::BufReader::new(input));
+        imported.map_err(|error| match error {
+            embedded_ledger::CopyError::File(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                StartError::LedgerExists(wanted.path.clone())
+            }
+            other => fail(&copy, other),
+        })
+    })
+    .await?
 }
 
 /// A site that can be reached.

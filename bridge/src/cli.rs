@@ -114,6 +114,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Copies of the embedded ledger.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Bearer tokens of the HTTP API.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -266,6 +269,17 @@ async fn command(
             let out = std::path::absolute(out.unwrap_or_else(|| PathBuf::from(format!("{study}.zip"))))?;
             output.reply(ask(config, Request::Fetch(crate::xds::Ask { study, from, out })).await?)?;
         }
+        Command::Ledger(LedgerCommand::Export { file }) => {
+            output.reply(ask(config, Request::ExportLedger { out: std::path::absolute(file)? }).await?)?;
+        }
+        Command::Ledger(LedgerCommand::Import { file }) => {
+            let head = crate::app::import_ledger(&config, file).await?;
+            if output.is_json() {
+                output.json(&serde_json::json!({ "number": head.number, "hash": head.hash }));
+            } else {
+                println!("the ledger is there again, up to block {} {}", head.number, head.hash);
+            }
+        }
         Command::Token(command) => token::run(command, &config, output).await?,
         Command::Audit(command) => return audit::run(command, &config, output).await,
         Command::Api => print!("{}", crate::http::openapi()),
@@ -278,6 +292,22 @@ async fn command(
         Command::KeyHelper => return Ok(helper::serve()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Copies of the embedded ledger.
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Write a copy of the embedded ledger into a file, while the bridge runs or not.
+    Export {
+        /// The file; must not exist.
+        file: PathBuf,
+    },
+    /// Make the embedded ledger again from a copy; everything in it is executed and compared. The bridge must not run, its keys must be there
+    /// and its ledger must not.
+    Import {
+        /// What `ledger export` wrote.
+        file: PathBuf,
+    },
 }
 
 async fn serve(config: Config) -> Result<ExitCode, Failed> {

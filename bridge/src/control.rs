@@ -16,7 +16,7 @@ use crate::audit::{self, Event, Handling, KeyUse, Party};
 use crate::decide;
 use crate::derive;
 use crate::erase;
-use crate::site::{Site, SiteStatus, StudyReport, StudyRow, Verdict};
+use crate::site::{LedgerCopy, Site, SiteStatus, StudyReport, StudyRow, Verdict};
 use crate::xds;
 
 /// Longest request or reply line, in bytes.
@@ -66,6 +66,11 @@ pub enum Request {
     Note(Note),
     /// What the ledger holds of the audit log.
     Anchors,
+    /// Write a copy of the embedded ledger.
+    ExportLedger {
+        /// The file; must not exist.
+        out: PathBuf,
+    },
 }
 
 /// What a command did with files of this site, for the audit log.
@@ -141,6 +146,8 @@ pub enum Reply {
     Noted,
     /// To [`Request::Anchors`].
     Anchors(Vec<Anchor>),
+    /// To [`Request::ExportLedger`].
+    LedgerExported(LedgerCopy),
     /// It could not be done; the text is for the asker.
     Error(String),
 }
@@ -223,6 +230,7 @@ async fn carry_out(site: &Site, request: Request) -> Reply {
         Request::VerifyFile { sop_instance, dataset_sha256 } => {
             site.verify_file(&sop_instance, &dataset_sha256).await.map(|verdict| Reply::Verdicts(vec![verdict]))
         }
+        Request::ExportLedger { out } => site.export_ledger(out).await.map(Reply::LedgerExported),
         Request::Status => site.status().await.map(|status| Reply::Status(Box::new(status))),
     };
     result.unwrap_or_else(|error| Reply::Error(crate::chain_of(&error)))

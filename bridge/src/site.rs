@@ -2,10 +2,12 @@
 //!
 //! The doors and the control socket work on a [`Site`]. Must not know wire protocols.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use alloy::primitives::B256;
 use dicom_scp::Uid;
+use embedded_ledger::{CopyError, Head, LedgerReader};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -21,6 +23,19 @@ use crate::ledger::{LedgerKind, LedgerSlot};
 use crate::payload::manifest::Manifest;
 use crate::publish::PublishStatus;
 use crate::retrieve::{Retrieve, RetrieveError};
+
+/// Under another name until it is whole and durable.
+fn write_copy(reader: &LedgerReader, out: &Path) -> Result<(Head, u64), CopyError> {
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut unfinished = tempfile::NamedTempFile::new_in(parent)?;
+    let mut buffered = std::io::BufWriter::new(unfinished.as_file_mut());
+    let head = reader.export(&mut buffered)?;
+    buffered.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    let bytes = unfinished.as_file().metadata()?.len();
+    unfinished.persist_noclobber(out).map_err(|error| error.error)?;
+    std::fs::File::open(parent)?.sync_all()?;
+    Ok((head, bytes))
+}
 
 /// Why a question could not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +66,12 @@ pub enum SiteError {
     /// The files are the only copy that is certain: the IPFS node cannot be seen to keep another.
     #[error("the study's files stay")]
     Ipfs(#[from] IpfsError),
+    /// The operator: the ledger is a network's, whose nodes keep it.
+    #[error("this site has no embedded ledger")]
+    NoEmbedded,
+    /// The operator: the copy of the ledger cannot be written.
+    #[error("{0}")]
+    Copy(PathBuf, #[source] CopyError),
     /// The operator: there is no node to ask.
     #[error("the study is kept in IPFS, and ipfs.api_url is empty, so its files stay")]
     NoIpfs,
@@ -281,6 +302,21 @@ pub struct Parts {
     pub audit: Audit,
     /// The site's IPFS node, if it has one.
     pub ipfs: Option<Ipfs>,
+    /// The embedded ledger, where that is the site's, once it is open.
+    pub embedded: OnceLock<LedgerReader>,
+}
+
+/// What a copy of the embedded ledger holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerCopy {
+    /// The file.
+    pub file: PathBuf,
+    /// Number of its newest block.
+    pub number: u64,
+    /// Hash of that.
+    pub hash: B256,
+    /// Length of the file in bytes.
+    pub bytes: u64,
 }
 
 impl Site {
@@ -391,6 +427,19 @@ impl Site {
         }
         self.prove_in_ipfs(&study_uid).await?;
         Ok(self.0.archive.evict(&study_uid).await?)
+    }
+
+    /// Writes a copy of the embedded ledger into a file that must not exist; whole when this returns.
+    ///
+    /// # Errors
+    /// [`SiteError::NoEmbedded`], [`SiteError::Copy`].
+    pub async fn export_ledger(&self, out: PathBuf) -> Result<LedgerCopy, SiteError> {
+        let reader = self.0.embedded.get().cloned().ok_or(SiteError::NoEmbedded)?;
+        let file = out.clone();
+        let written = tokio::task::spawn_blocking(move || write_copy(&reader, &file)).await;
+        let copy = |error| SiteError::Copy(out.clone(), error);
+        let (head, bytes) = written.map_err(|e| copy(std::io::Error::other(e).into()))?.map_err(copy)?;
+        Ok(LedgerCopy { file: out, number: head.number, hash: head.hash, bytes })
     }
 
     /// A file is given up for a copy in IPFS only when this site's node was just seen to keep that copy, every byte of it.

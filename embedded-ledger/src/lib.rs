@@ -34,6 +34,7 @@
 //!
 //! This crate must not know images, studies, contracts or DICOM.
 
+mod copy;
 mod execute;
 mod http;
 mod pool;
@@ -45,6 +46,7 @@ mod store;
 mod transport;
 mod verify;
 
+pub use copy::CopyError;
 pub use pool::{PoolLimits, TRANSACTION_BYTES_MAX};
 pub use reader::{LedgerReader, MinedTransaction};
 pub use redb::StorageBackend;
@@ -355,6 +357,14 @@ impl EmbeddedLedger {
         verify::verify(&self.core.snapshot()?, &self.core.config)
     }
 
+    /// Writes a copy of the chain as of now, from which [`import`] makes the ledger again. Blocks may be made meanwhile; they are not in it.
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub fn export(&self, out: &mut impl std::io::Write) -> Result<Head, CopyError> {
+        copy::export(&self.core.snapshot()?, self.core.config.chain_id, out)
+    }
+
     /// Finishes the block in hand, stops, and frees the file. Transactions that had no receipt are forgotten.
     pub fn close(mut self) {
         self.shut();
@@ -371,6 +381,36 @@ impl EmbeddedLedger {
         if store.is_some() {
             let head = self.head();
             tracing::info!(number = head.number, hash = %head.hash, signature = %head.signature, "ledger closed");
+        }
+    }
+}
+
+/// Makes a ledger again from a copy, in the file of `config`, which must not exist. Everything in it is executed and compared with what was
+/// copied, block by block; when this fails, nothing is left. Returns the newest block.
+///
+/// # Errors
+/// [`CopyError`].
+pub fn import(config: &LedgerConfig, input: &mut impl std::io::Read) -> Result<Head, CopyError> {
+    if config.path.exists() {
+        return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
+    }
+    let unfinished = config.path.with_extension("importing");
+    if unfinished.exists() {
+        std::fs::remove_file(&unfinished)?;
+    }
+    let imported =
+        Store::open(&unfinished).map_err(CopyError::from).and_then(|store| copy::import(config, &store, input));
+    match imported {
+        Ok(head) => {
+            // Every block was synced; what remains is the name.
+            std::fs::rename(&unfinished, &config.path)?;
+            let parent = config.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            std::fs::File::open(parent.unwrap_or(std::path::Path::new(".")))?.sync_all()?;
+            Ok(head)
+        }
+        Err(error) => {
+            std::fs::remove_file(&unfinished)?;
+            Err(error)
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The answers are those of `eth_getTransactionByBlockNumberAndIndex`, less what nobody here asks for.
 
-use crate::Core;
+use crate::copy::CopyError;
 use crate::store::StoreError;
+use crate::{Core, Head};
 use alloy::consensus::{Transaction as _, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes};
@@ -35,6 +36,14 @@ pub struct MinedTransaction {
 }
 
 impl LedgerReader {
+    /// As [`EmbeddedLedger::export`](crate::EmbeddedLedger::export).
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub fn export(&self, out: &mut impl std::io::Write) -> Result<Head, CopyError> {
+        crate::copy::export(&self.core.snapshot()?, self.core.config.chain_id, out)
+    }
+
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self { core }
     }

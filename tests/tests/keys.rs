@@ -308,3 +308,41 @@ fn a_rotation_that_is_killed_anywhere_is_finished_by_running_it_again() {
         rows.as_array().unwrap().iter().all(|row| row["state"] == "final")
     });
 }
+
+/// Keys and a copy of the ledger are a site again, as far as its studies are on the ledger.
+#[test]
+fn a_copy_of_the_ledger_brings_it_back() {
+    let mut site = Bridge::start(OPEN);
+    let sent = send(&site, 1);
+    site.wait_final(1);
+    let uid = subject(1).study_uid;
+    site.wait_filed(sent.len() as u64);
+    site.json(&["evict", &uid]);
+    let copy = site.dir.path().join("ledger.copy");
+    let written = site.json(&["ledger", "export", copy.to_str().unwrap()]);
+    assert_eq!(written["bytes"], std::fs::metadata(&copy).unwrap().len());
+    let again = site.cli(&["ledger", "export", copy.to_str().unwrap()]);
+    assert!(!again.status.success(), "what is there is not overwritten");
+    let import =
+        |site: &Bridge, file: &std::path::Path| site.cli(&["--json", "ledger", "import", file.to_str().unwrap()]);
+    let refused = import(&site, &copy);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("runs"), "{refused:?}");
+    assert!(site.terminate().success());
+    let refused = import(&site, &copy);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not overwritten"), "{refused:?}");
+
+    std::fs::remove_dir_all(site.data().join("ledger")).unwrap();
+    let cut = site.dir.path().join("cut");
+    let bytes = std::fs::read(&copy).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
+    assert!(!import(&site, &cut).status.success());
+    let imported = import(&site, &copy);
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let imported: serde_json::Value = serde_json::from_slice(&imported.stdout).unwrap();
+    assert_eq!((&imported["number"], &imported["hash"]), (&written["number"], &written["hash"]));
+    site.run();
+    assert_eq!(get(&site, 1), sent);
+    // And it goes on.
+    send(&site, 2);
+    site.wait_final(2);
+}

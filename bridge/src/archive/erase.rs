@@ -45,6 +45,9 @@ pub struct Holdings {
     pub pieces_seen: u64,
     /// Transactions that carried them.
     pub transactions: u64,
+    /// Images that name sealed bytes in IPFS.
+    #[serde(default)]
+    pub ipfs: u64,
 }
 
 /// An erasure that is not finished.
@@ -249,6 +252,7 @@ fn holdings(tx: &Transaction<'_>, study: i64) -> Result<Holdings, ArchiveError> 
         file_bytes: objects("coalesce(sum(CASE WHEN file IS NOT NULL THEN file_bytes END), 0)")?,
         previews: images("coalesce(sum(kind = 2 AND plain IS NOT NULL), 0)")?,
         images: images("count(*)")?,
+        ipfs: images("count(cid)")?,
         sealed_bytes: images("coalesce(sum(sealed_bytes), 0)")?,
         pieces: images("coalesce(sum(pieces), 0)")?,
         pieces_seen: one(&format!("SELECT count(*) {pieces}"))?,

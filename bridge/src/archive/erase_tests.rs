@@ -199,10 +199,13 @@ async fn an_index_of_an_earlier_version_is_taken_over() {
     const BEFORE_SERIES: &str = "ALTER TABLE image DROP COLUMN series; ALTER TABLE foreign_study DROP COLUMN series;";
     const BEFORE_ERASURE: &str = "DROP TABLE erasure; DROP TABLE erased_row;";
     const BEFORE_AT_SOURCE: &str = "ALTER TABLE instance DROP COLUMN at_source;";
+    const BEFORE_IPFS: &str = "DROP TRIGGER image_gone; DROP TRIGGER image_again; DROP INDEX image_cid; DROP TABLE ipfs_removal;
+        ALTER TABLE image DROP COLUMN cid; ALTER TABLE image DROP COLUMN cid_bytes; ALTER TABLE image DROP COLUMN pinned;";
     for (version, before) in [
-        (4, BEFORE_AT_SOURCE.to_owned()),
-        (3, format!("{BEFORE_AT_SOURCE} {BEFORE_SERIES}")),
-        (2, format!("{BEFORE_AT_SOURCE} {BEFORE_SERIES} {BEFORE_ERASURE}")),
+        (5, BEFORE_IPFS.to_owned()),
+        (4, format!("{BEFORE_IPFS} {BEFORE_AT_SOURCE}")),
+        (3, format!("{BEFORE_IPFS} {BEFORE_AT_SOURCE} {BEFORE_SERIES}")),
+        (2, format!("{BEFORE_IPFS} {BEFORE_AT_SOURCE} {BEFORE_SERIES} {BEFORE_ERASURE}")),
     ] {
         take_over(version, &before).await;
     }

@@ -37,6 +37,10 @@ impl Output {
             Reply::Error(words) => return Err(Failed(words)),
             Reply::Noted => {}
             Reply::Anchors(anchors) => self.json(&anchors),
+            Reply::LedgerExported(copy) if self.json => self.json(&copy),
+            Reply::LedgerExported(copy) => {
+                println!("{}: {}, up to block {} {}", copy.file.display(), size(copy.bytes), copy.number, copy.hash);
+            }
             Reply::Studies(rows) if self.json => self.json(&rows),
             Reply::Studies(rows) => studies(&rows),
             Reply::Study(report) if self.json => self.json(&report),

@@ -39,7 +39,7 @@ pub struct Tombstone {
     pub block: u64,
 }
 
-/// Ciphertext that nobody can take off a ledger.
+/// Ciphertext that nobody can take off a ledger, or out of other sites' nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remains {
@@ -53,6 +53,10 @@ pub struct Remains {
     pub sealed_bytes: u64,
     /// Transactions that had been seen to carry pieces.
     pub transactions: u64,
+    /// Of the images, those whose ledger piece only names sealed bytes in IPFS. This site's node removes them, as do the bridges of sites
+    /// that were let in; nobody can be made to. Left out when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ipfs: u64,
     /// Envelopes with keys for other sites. Each opens with a key of that site that it destroys once it has opened it. Left out when
     /// there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -156,6 +160,7 @@ impl Certificate {
                 pieces_seen: holdings.pieces_seen,
                 sealed_bytes: holdings.sealed_bytes,
                 transactions: holdings.transactions,
+                ipfs: holdings.ipfs,
                 envelopes: said.envelopes,
             },
             may_hold_copies: said.holders,

@@ -639,9 +639,9 @@ mod tests {
     fn a_later_format_is_named_as_such() {
         let mut bytes = empty().encode();
         assert_eq!(bytes[..3], [0xA6, 0x00, 0x01]);
-        bytes[2] = 4;
-        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Newer { found: 4 }));
-        for later in [2, 3] {
+        bytes[2] = 5;
+        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Newer { found: 5 }));
+        for later in [2, 3, 4] {
             bytes[2] = later;
             assert_eq!(
                 Manifest::decode(&bytes),
@@ -650,7 +650,7 @@ mod tests {
             );
         }
         // Even if nothing else in it is familiar.
-        assert_eq!(Manifest::decode(&[0xA1, 0x00, 0x05]), Err(ManifestError::Newer { found: 5 }));
+        assert_eq!(Manifest::decode(&[0xA1, 0x00, 0x06]), Err(ManifestError::Newer { found: 6 }));
     }
 
     #[test]
