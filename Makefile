@@ -5,12 +5,13 @@ SHELL := /bin/bash
 export VENV := $(CURDIR)/.venv
 export TOOLS := $(CURDIR)/.tools
 
-.PHONY: help demo test bench build lint unit contracts deny tools fuzz clean
+.PHONY: help demo test bench paper build lint unit contracts deny tools fuzz clean
 
 help:
 	@echo "make demo    a site on this machine: studies in, onto the ledger, evicted, and out again; then two sites and a patient"
 	@echo "make test    everything, with other people's software as judge"
 	@echo "make bench   figures beside Orthanc and DCMTK in the same run"
+	@echo "make paper   tables and figures of two papers beside ours in the same run"
 	@echo "make build   the release binary, target/release/pacs-bridge"
 
 build:
@@ -41,6 +42,10 @@ test: tools lint unit contracts deny
 
 bench: tools build
 	cargo run --release --locked -p tests --bin bench -- $(ARGS)
+
+# Hours, in blocks of a second: ARGS="--images 9" is a hundredth of the papers' images, --full all of them.
+paper: tools build
+	cargo run --release --locked -p tests --bin bench -- paper $(ARGS)
 
 clean:
 	cargo clean

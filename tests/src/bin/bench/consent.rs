@@ -19,7 +19,7 @@ use crate::servers::{OURS, Target};
 use crate::{Options, Outcome, client};
 
 /// Jabarulla and Lee (2021), Table 1: gas of each function.
-const PCIM: [(&str, u64); 5] =
+pub(crate) const PCIM: [(&str, u64); 5] =
     [("create", 67_394), ("request", 246_908), ("approve", 170_412), ("trace", 34_266), ("remove", 59_358)];
 /// Time between blocks, in milliseconds.
 const BLOCK_MS: u64 = 1_000;

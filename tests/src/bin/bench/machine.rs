@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What the figures depend on.
-pub(crate) fn facts(arguments: &str) -> Vec<String> {
+/// What the figures of a command depend on.
+pub(crate) fn facts(command: &str) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let line = |file: &str, key: &str| -> String {
         let text = read_to_string(file).unwrap_or_default();
@@ -19,7 +19,7 @@ pub(crate) fn facts(arguments: &str) -> Vec<String> {
     let dir = std::env::temp_dir();
     let kind = file_system(&dir);
     let mut facts = vec![
-        format!("Command: `make bench ARGS=\"{arguments}\"`"),
+        format!("Command: `{command}`"),
         format!(
             "Machine: {cores} cores ({}), {:.0} GB of memory, Linux {}, {kind}",
             line("/proc/cpuinfo", "model name"),

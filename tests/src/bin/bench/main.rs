@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod client;
+mod clique;
 mod consent;
 mod documents;
 mod find;
@@ -13,6 +14,7 @@ mod ledger;
 mod machine;
 mod memory;
 mod objects;
+mod paper;
 mod report;
 mod retrieve;
 mod servers;
@@ -24,8 +26,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
-use report::Report;
+use clap::{Parser, Subcommand, ValueEnum};
+use report::{Report, section, with_section};
 use tokio::runtime::Runtime;
 
 /// What a system under test did not manage, in words.
@@ -42,11 +44,19 @@ enum Section {
     Documents,
 }
 
+#[derive(Debug, Clone, Subcommand)]
+enum Other {
+    Paper(paper::PaperOptions),
+}
+
 /// Measures PACS Bridge beside Orthanc and DCMTK.
 ///
 /// Everything is kept below the temporary directory (TMPDIR), which has to be on a real disk: on tmpfs a sync costs nothing.
 #[derive(Debug, Clone, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Only this section; may be repeated.
     #[arg(long, value_enum)]
     only: Vec<Section>,
@@ -76,10 +86,13 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(Other::Paper(options)) = &options.other {
+        return paper::run(options);
+    }
     let runtime = Runtime::new().unwrap();
     let mut report = Report::new();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    report.facts(machine::facts(&arguments.join(" ")));
+    report.facts(machine::facts(&format!("make bench ARGS=\"{}\"", arguments.join(" "))));
     report.facts(servers::settings());
 
     type Run = fn(&Options, &Runtime, &mut Report);
@@ -107,8 +120,17 @@ fn main() -> ExitCode {
     }
     report.finish();
     if let Some(path) = options.out() {
-        std::fs::write(&path, report.markdown()).unwrap();
+        std::fs::write(&path, document(&path, &report)).unwrap();
         eprintln!("written to {}", path.display());
     }
     if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The report, and what `make paper` wrote into the same file before.
+fn document(path: &Path, report: &Report) -> String {
+    let old = std::fs::read_to_string(path).unwrap_or_default();
+    match section(&old, paper::SECTION) {
+        Some(papers) => with_section(&report.markdown(), paper::SECTION, papers),
+        None => report.markdown(),
+    }
 }

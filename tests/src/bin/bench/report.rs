@@ -1,6 +1,7 @@
 //! Tables for the terminal and the same as Markdown. Knows nothing of what they are about.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::time::Duration;
 
 /// A table under construction.
@@ -67,6 +68,7 @@ impl Table {
 /// Everything measured, printed as it comes.
 pub(crate) struct Report {
     body: String,
+    pictures: Vec<(String, String)>,
     failures: Vec<String>,
     aims: Table,
     any_aim: bool,
@@ -75,7 +77,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new() -> Self {
         let aims = Table::new("Aims", &["aim", "wanted", "measured", "met"]);
-        Self { body: String::new(), failures: Vec::new(), aims, any_aim: false }
+        Self { body: String::new(), pictures: Vec::new(), failures: Vec::new(), aims, any_aim: false }
     }
 
     pub(crate) fn facts(&mut self, facts: Vec<String>) {
@@ -88,6 +90,26 @@ impl Report {
     pub(crate) fn table(&mut self, table: &Table) {
         print!("{}", table.text());
         self.body += &table.markdown();
+    }
+
+    /// A picture for the file of this name in the folder `figures`; shown below the heading of its group.
+    pub(crate) fn picture(&mut self, heading: &str, name: &str, svg: String) {
+        let heading = format!("\n### {heading}\n");
+        if !self.body.contains(&heading) {
+            self.body += &heading;
+        }
+        let words = name.trim_end_matches(".svg").replace('-', " ");
+        let _ = write!(self.body, "\n![{words}](figures/{name})\n");
+        self.pictures.push((name.to_owned(), svg));
+    }
+
+    pub(crate) fn pictures(&self) -> &[(String, String)] {
+        &self.pictures
+    }
+
+    /// Everything as Markdown, without a heading.
+    pub(crate) fn body(&self) -> &str {
+        &self.body
     }
 
     pub(crate) fn failure(&mut self, words: String) {
@@ -135,6 +157,36 @@ impl Report {
     }
 }
 
+/// Where a section of this name of a Markdown document is, with its heading.
+fn place(document: &str, name: &str) -> Option<Range<usize>> {
+    let heading = format!("## {name}\n");
+    let begins = |at: &usize| *at == 0 || document[..*at].ends_with('\n');
+    let at = document.match_indices(&heading).map(|(at, _)| at).find(begins)?;
+    let inside = at + heading.len();
+    let end = document[inside..].find("\n## ").map_or(document.len(), |end| inside + end + 1);
+    Some(at..end)
+}
+
+/// A section of this name of a Markdown document, without its heading.
+pub(crate) fn section<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let place = place(document, name)?;
+    document[place].split_once('\n').map(|(_, body)| body.trim())
+}
+
+/// The document with this section in the place of the one of the same name, or at its end.
+pub(crate) fn with_section(document: &str, name: &str, body: &str) -> String {
+    let new = format!("## {name}\n\n{}\n", body.trim_end());
+    match place(document, name) {
+        Some(old) => {
+            let after = &document[old.end..];
+            let space = if after.is_empty() { "" } else { "\n" };
+            format!("{}{new}{space}{after}", &document[..old.start])
+        }
+        None if document.is_empty() => new,
+        None => format!("{}\n\n{new}", document.trim_end()),
+    }
+}
+
 /// A figure with as many digits as mean something.
 pub(crate) fn figure(value: f64) -> String {
     match value {
@@ -177,4 +229,23 @@ pub(crate) fn quantile(values: &[f64], part: f64) -> Option<f64> {
 /// Decimal megabytes a second.
 pub(crate) fn megabytes_per_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e6 / time.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_put_in_and_replaced_and_nothing_else_changes() {
+        let document = "# Title\n\ntext\n\n## One\n\n### Sub\n\na\n\n## Three\n\nc\n";
+        assert_eq!(section(document, "One"), Some("### Sub\n\na"));
+        assert_eq!(section(document, "Sub"), None, "that is a heading below another");
+        let more = with_section(document, "Two", "b\n");
+        assert_eq!(more, format!("{document}\n## Two\n\nb\n"));
+        let changed = with_section(&more, "One", "A");
+        assert_eq!(changed, more.replace("### Sub\n\na", "A"));
+        assert_eq!(with_section(&changed, "One", "A"), changed);
+        assert_eq!(with_section(&more, "Two", "B"), more.replace("\n\nb\n", "\n\nB\n"));
+        assert_eq!(with_section("", "Two", "b"), "## Two\n\nb\n");
+    }
 }
