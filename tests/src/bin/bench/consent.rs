@@ -122,25 +122,30 @@ impl Sites {
     /// From the call of `allow` until the first preview's picture is at B, in milliseconds.
     fn until_preview(&self, study: u32) -> Outcome<f64> {
         let uid = query_study_uid(study);
-        let index = self.b.data().join("archive/index.sqlite");
-        let index = Connection::open_with_flags(index, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
-        let sql = "SELECT 1 FROM image p JOIN study st ON p.study = st.id WHERE st.uid = ?1 AND p.kind = 2 AND p.plain IS NOT NULL";
         std::thread::scope(|scope| {
             let begun = Instant::now();
             let allowing = scope.spawn(|| self.a.json(&["allow", &uid, &self.grantee]));
-            let mut statement = index.prepare(sql).map_err(|e| e.to_string())?;
-            let took = loop {
-                if statement.exists([&uid]).map_err(|e| e.to_string())? {
-                    break begun.elapsed();
-                }
-                if begun.elapsed() > PATIENCE {
-                    return Err(format!("no preview of study {study} came"));
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            };
+            let took = wait_preview(&self.b, &uid, begun)?;
             allowing.join().map_err(|_| "allow failed".to_owned())?;
             Ok(took.as_secs_f64() * 1e3)
         })
+    }
+}
+
+/// Waits until a study's first picture is in a site's index; returns the time since `begun`.
+pub(crate) fn wait_preview(site: &Bridge, uid: &str, begun: Instant) -> Outcome<Duration> {
+    let index = site.data().join("archive/index.sqlite");
+    let index = Connection::open_with_flags(index, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| e.to_string())?;
+    let sql = "SELECT 1 FROM image p JOIN study st ON p.study = st.id WHERE st.uid = ?1 AND p.kind = 2 AND p.plain IS NOT NULL";
+    let mut statement = index.prepare(sql).map_err(|e| e.to_string())?;
+    loop {
+        if statement.exists([uid]).map_err(|e| e.to_string())? {
+            return Ok(begun.elapsed());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("no preview of study {uid} came"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

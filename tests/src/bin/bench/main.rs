@@ -13,6 +13,7 @@ mod find;
 mod ledger;
 mod machine;
 mod memory;
+mod network;
 mod objects;
 mod paper;
 mod report;
@@ -42,6 +43,7 @@ enum Section {
     Ledger,
     Consent,
     Documents,
+    Network,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -96,7 +98,7 @@ fn main() -> ExitCode {
     report.facts(servers::settings());
 
     type Run = fn(&Options, &Runtime, &mut Report);
-    let sections: [(Section, Run); 7] = [
+    let sections: [(Section, Run); 8] = [
         (Section::Store, store::run),
         (Section::Memory, memory::run),
         (Section::Find, find::run),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         (Section::Ledger, ledger::run),
         (Section::Consent, consent::run),
         (Section::Documents, documents::run),
+        (Section::Network, network::run),
     ];
     for (section, run) in sections {
         if !options.only.is_empty() && !options.only.contains(&section) {

@@ -1,0 +1,191 @@
+//! What a network of several sites allows and what we get of it: three nodes of geth with Clique, a block a second, 40 million gas a block.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy::primitives::{B256, Bytes, keccak256};
+use bridge::ledger::{Ledger, Located, Piece, PieceMode};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use rand::RngCore as _;
+use tests::consortium::{Consortium, Nodes};
+use tests::{Bridge, PATIENCE};
+use tokio::runtime::Runtime;
+
+use crate::clique::{Count, Network, words};
+use crate::consent::wait_preview;
+use crate::objects::{query_study_uid, tiny};
+use crate::report::{Report, Table, figure, median, or_dash, quantile};
+use crate::servers::{OURS, Target};
+use crate::{Options, Outcome, client};
+
+const SIGNERS: usize = 3;
+const PIECE_BYTES: usize = 120_000;
+/// Pieces that are handed to the ledger client at once.
+const AT_ONCE: usize = 64;
+/// Mean size of Li and Kuo's images.
+const IMAGE_BYTES: usize = 584_000;
+/// Times that one such image is stored.
+const IMAGES: u32 = 9;
+/// How often the site is asked whether a study can be allowed yet.
+const ALLOW_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
+    let Some(network) = Network::start(SIGNERS) else {
+        report.failure("geth is missing: run `make tools`".into());
+        return;
+    };
+    let founded = runtime.block_on(network.found());
+    if report.keep("founding the consortium", founded).is_some() {
+        let measured = runtime.block_on(pieces(&network, options));
+        if let Some(measured) = report.keep("pieces on a network", measured) {
+            rate(report, &measured, &runtime.block_on(network.facts()));
+            one_image(report, &measured);
+        }
+    }
+    drop(network);
+    match Consortium::found_on(Nodes::Geth(SIGNERS)) {
+        Some(consortium) => {
+            let waits = until_previews(&consortium, runtime, options.scaled(5, 2));
+            if let Some(waits) = report.keep("from C-STORE to the preview elsewhere", waits) {
+                latency(report, &waits);
+            }
+        }
+        None => report.failure("geth is missing: run `make tools`".into()),
+    }
+}
+
+/// What was measured of pieces as calldata.
+struct Measured {
+    bytes: usize,
+    seconds: f64,
+    /// Blocks from the first with pieces of ours to the last.
+    blocks: u64,
+    counted: Count,
+    gas_limit: u64,
+    period_s: u64,
+    /// Seconds until an image was final, of each.
+    images: Vec<f64>,
+}
+
+async fn pieces(network: &Network, options: &Options) -> Outcome<Measured> {
+    let ledger = network.ledger(PieceMode::Calldata).await?;
+    let batch = noise("sustained", PIECE_BYTES * options.scaled(500, 20) as usize);
+    let (from, begun) = (network.head().await?, Instant::now());
+    let located = store(&ledger, &batch).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let counted = network.count(network.site(), from).await?;
+    let place = |piece: &Located| piece.location.block;
+    let first = located.iter().map(place).min().ok_or("nothing was stored")?;
+    let last = located.iter().map(place).max().ok_or("nothing was stored")?;
+    let mut images = Vec::new();
+    for number in 0..options.scaled(IMAGES, 3) {
+        let image = noise(&format!("image {number}"), IMAGE_BYTES);
+        let begun = Instant::now();
+        store(&ledger, &image).await?;
+        images.push(begun.elapsed().as_secs_f64());
+    }
+    let (gas_limit, period_s) = (network.gas_limit().await?, network.period_s());
+    let bytes = batch.iter().map(|piece| piece.bytes.len()).sum();
+    Ok(Measured { bytes, seconds, blocks: last - first + 1, counted, gas_limit, period_s, images })
+}
+
+/// An image in pieces.
+fn noise(name: &str, bytes: usize) -> Vec<Piece> {
+    let mut content = vec![0; bytes];
+    rand::thread_rng().fill_bytes(&mut content);
+    let (content, image): (Bytes, B256) = (content.into(), keccak256(name));
+    let part = |at: usize| -> Range<usize> { at..bytes.min(at + PIECE_BYTES) };
+    let parts = (0..).zip((0..bytes).step_by(PIECE_BYTES));
+    parts.map(|(index, at)| Piece { study: keccak256("study"), image, index, bytes: content.slice(part(at)) }).collect()
+}
+
+/// A piece a transaction, as many in flight as the ledger client lets.
+async fn store(ledger: &Ledger, pieces: &[Piece]) -> Outcome<Vec<Located>> {
+    let stored = stream::iter(pieces).map(|piece| ledger.store(std::slice::from_ref(piece))).buffered(AT_ONCE);
+    let located: Vec<Vec<Located>> = stored.try_collect().await.map_err(words)?;
+    Ok(located.concat())
+}
+
+fn rate(report: &mut Report, measured: &Measured, facts: &[String]) {
+    let gas_a_byte = measured.counted.gas as f64 / measured.bytes as f64;
+    let allowed = measured.gas_limit as f64 / measured.period_s as f64 / gas_a_byte / 1e6;
+    let reached = measured.bytes as f64 / 1e6 / measured.seconds;
+    let filled = measured.counted.gas as f64 / (measured.blocks * measured.gas_limit) as f64;
+    let heads = ["pieces by", "MB", "MB/s", "the gas limit allows, MB/s", "of that", "blocks", "of their gas"];
+    let mut table = Table::new("Network of three sites: sustained rate", &heads);
+    let part = |part: f64| format!("{:.0} %", part * 100.0);
+    table.row(vec![
+        "calldata".into(),
+        figure(measured.bytes as f64 / 1e6),
+        figure(reached),
+        figure(allowed),
+        part(reached / allowed),
+        measured.blocks.to_string(),
+        part(filled),
+    ]);
+    table.note(
+        "Noise in pieces of 120,000 bytes by the bridge's ledger client, from the first piece until the last is final. The bound is the gas of a block \
+         over what a byte costs, by the receipts, and the period. The last column is of the blocks from the first with such a piece to the last.",
+    );
+    facts.iter().for_each(|fact| table.note(format!("{fact}.")));
+    report.table(&table);
+}
+
+fn one_image(report: &mut Report, measured: &Measured) {
+    let heads = ["image", "times", "median s", "worst s", "median in block times"];
+    let mut table = Table::new("Network of three sites: an image of 584 KB", &heads);
+    let middle = median(&measured.images);
+    let periods = middle.map(|seconds| seconds / measured.period_s as f64);
+    let worst = quantile(&measured.images, 1.0);
+    let count = measured.images.len().to_string();
+    table.row(vec!["584 KB".into(), count, or_dash(middle), or_dash(worst), or_dash(periods)]);
+    table.note("Five pieces at once, until all are final: two blocks, their own included, after up to two until the pieces are in one.");
+    report.table(&table);
+}
+
+/// Milliseconds from the last C-STORE response until a preview is at the other site, of each study.
+fn until_previews(consortium: &Consortium, runtime: &Runtime, studies: u32) -> Outcome<Vec<f64>> {
+    let (a, b) = (consortium.join(true), consortium.join(true));
+    let grantee = b.json(&["keys", "show"])["source"].as_str().unwrap_or_default().to_owned();
+    (0..studies).map(|study| until_preview(runtime, &a, &b, &grantee, study)).collect()
+}
+
+fn until_preview(runtime: &Runtime, a: &Bridge, b: &Bridge, grantee: &str, study: u32) -> Outcome<f64> {
+    let (target, uid) = (Target { address: a.dicom, called: "PACSBRIDGE" }, query_study_uid(study));
+    runtime.block_on(client::store(&target, &Arc::new(tiny(study, 3)), 1))?;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let allowing = scope.spawn(|| allow(a, &uid, grantee));
+        let came = wait_preview(b, &uid, begun);
+        allowing.join().map_err(|_| "allowing failed".to_owned())??;
+        Ok(came?.as_secs_f64() * 1e3)
+    })
+}
+
+/// Allows a study as soon as it is on the ledger.
+fn allow(a: &Bridge, uid: &str, grantee: &str) -> Outcome<()> {
+    let begun = Instant::now();
+    loop {
+        let said = a.cli(&["allow", uid, grantee]);
+        if said.status.success() {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(String::from_utf8_lossy(&said.stderr).into_owned());
+        }
+        std::thread::sleep(ALLOW_EVERY);
+    }
+}
+
+fn latency(report: &mut Report, waits: &[f64]) {
+    let heads = ["system", "studies", "median ms", "worst ms", "block ms"];
+    let mut table = Table::new("Network of three sites: from C-STORE to the first preview at another site", &heads);
+    let (middle, worst) = (or_dash(median(waits)), or_dash(quantile(waits, 1.0)));
+    table.row(vec![OURS.into(), waits.len().to_string(), middle, worst, "1000".into()]);
+    table.note(
+        "From the last C-STORE response at A until the picture is in B's index. In it: 200 ms in which A waits for more of the study, its definition, \
+         previews, manifest and announcement, each final before the next, and the allowance, said as soon as the study is on the ledger.",
+    );
+    report.table(&table);
+}
