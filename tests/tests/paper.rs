@@ -56,6 +56,9 @@ fn pieces_in_the_paper_s_way_and_in_ours() {
         ["ours, calldata", image, "5", "5", "2", "2", "1"],
     ];
     assert_eq!(counts, wanted);
+    // Both images in one transaction, and their seals in another.
+    let at_once = rows(&written, "All images at once");
+    assert_eq!(at_once.iter().map(|row| row[2..4].to_vec()).collect::<Vec<_>>(), [["2", "2"]]);
     let gas = |row: usize| found[row][7].parse::<u64>().unwrap();
     assert!(gas(0) > 10 * gas(2) && gas(1) > 5 * gas(3), "storage slots are dear: {found:?}");
 

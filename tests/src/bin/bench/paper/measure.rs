@@ -218,6 +218,39 @@ pub(crate) async fn measure(
     Ok(Measured { way, method, units, storing_s, bytes, pieces, previews, expected, seals: sealing, counted })
 }
 
+/// What came of handing over all images at once, in our way.
+#[derive(Debug)]
+pub(crate) struct AtOnce {
+    pub(crate) way: Way,
+    pub(crate) bytes: usize,
+    /// Until all are final and sealed.
+    pub(crate) seconds: f64,
+    pub(crate) expected: usize,
+    pub(crate) counted: Count,
+}
+
+/// Stores all images together, as the publisher does with what waits: the ledger client has work for every block.
+pub(crate) async fn at_once(network: &Network, open: &Open<'_>, way: Way, cohort: &Cohort) -> Outcome<AtOnce> {
+    let from = network.head().await?;
+    let name = |image: &Image| format!("image {}", image.number);
+    let owner = format!("{}/at once", way.name());
+    let images = cohort.patients.iter().flatten();
+    let runs: Vec<Run> = images.map(|image| Run::new(&owner, &name(image), cohort.content(image))).collect();
+    let seals: Vec<_> = runs.iter().filter_map(|run| open.seal_of(run).transpose()).collect::<Outcome<_>>()?;
+    let begun = Instant::now();
+    let stored = open.store(&runs).await?;
+    let sealing = open.seal(&seals).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    for run in &runs {
+        if open.load(run, &stored).await? != run.bytes {
+            return Err(format!("run {} comes back with other bytes", run.id));
+        }
+    }
+    let counted = network.count(network.site(), from).await?;
+    let bytes = runs.iter().map(|run| run.bytes.len()).sum();
+    Ok(AtOnce { way, bytes, seconds, expected: way.transactions(&runs) + sealing, counted })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

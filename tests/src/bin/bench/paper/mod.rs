@@ -22,7 +22,7 @@ use crate::clique::Network;
 use crate::machine;
 use crate::report::{Report, with_section};
 use cohort::Cohort;
-use measure::{Level, Measured, Method};
+use measure::{Level, Method};
 use tables::Results;
 use ways::{Open, Way};
 
@@ -181,23 +181,22 @@ fn write(path: &Path, report: &Report) -> std::io::Result<()> {
 fn pieces(options: &PaperOptions, runtime: &Runtime, network: &Network, report: &mut Report) {
     let Some(cohort) = report.keep("making the images", options.cohort()) else { return };
     tables::cohort(report, &cohort.patients, options.scale);
-    let mut results = Results { all: Vec::new() };
+    let mut results = Results::default();
     for way in options.ways() {
-        let measured = runtime.block_on(in_way(options, network, way, &cohort));
-        let Some(measured) = report.keep(&way.name(), measured) else { continue };
-        for one in &measured {
-            if one.counted.transactions != one.expected {
-                let (found, wanted) = (one.counted.transactions, one.expected);
-                report.failure(format!("{}, {}: {found} transactions, not {wanted}", way.name(), one.method.name()));
-            }
-        }
-        results.all.extend(measured);
+        let measured = runtime.block_on(in_way(options, network, way, &cohort, &mut results));
+        report.keep(&way.name(), measured);
+    }
+    let counts = results.all.iter().map(|one| (one.way, one.method.name(), one.counted.transactions, one.expected));
+    let at_once = results.at_once.iter().map(|one| (one.way, "at once".into(), one.counted.transactions, one.expected));
+    for (way, what, found, wanted) in counts.chain(at_once).filter(|(_, _, found, wanted)| found != wanted) {
+        report.failure(format!("{}, {what}: {found} transactions, not {wanted}", way.name()));
     }
     for level in [Level::Patient, Level::Image] {
         tables::times(report, &results, level);
     }
     tables::savings(report, &results);
     tables::transactions(report, &results);
+    tables::at_once(report, &results);
     tables::tests(report, &results);
     tables::correlations(report, &results);
     for (name, picture) in tables::pictures(&results) {
@@ -206,13 +205,21 @@ fn pieces(options: &PaperOptions, runtime: &Runtime, network: &Network, report: 
 }
 
 /// All methods in one way, which has the network for itself.
-async fn in_way(options: &PaperOptions, network: &Network, way: Way, cohort: &Cohort) -> Outcome<Vec<Measured>> {
+async fn in_way(
+    options: &PaperOptions,
+    network: &Network,
+    way: Way,
+    cohort: &Cohort,
+    results: &mut Results,
+) -> Outcome<()> {
     let open = Open::on(network, way).await?;
-    let mut all = Vec::new();
     for method in options.methods() {
         let measured = measure::measure(network, &open, way, method, cohort).await?;
         eprintln!("({}, {}: {:.0} s of storing)", way.name(), method.name(), measured.storing_s);
-        all.push(measured);
+        results.all.push(measured);
     }
-    Ok(all)
+    if way != Way::PaperShaped {
+        results.at_once.push(measure::at_once(network, &open, way, cohort).await?);
+    }
+    Ok(())
 }
