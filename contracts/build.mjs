@@ -13,7 +13,7 @@ import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const contracts = [
-  "Registry", "Consent", "KeyBindings", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage", "Anchors",
+  "Registry", "Consent", "KeyBindings", "PiecesCalldata", "PiecesLog", "PiecesCode", "PiecesStorage", "Anchors", "Validators",
 ];
 const interfaces = [
   ["ISources", "ISources", "ISources"],

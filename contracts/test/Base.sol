@@ -29,6 +29,8 @@ interface Vm {
     function assume(bool condition) external pure;
     function warp(uint256 timestamp) external;
     function chainId(uint256 id) external;
+    function roll(uint256 height) external;
+    function store(address target, bytes32 slot, bytes32 value) external;
 }
 
 /// @dev A consortium with an admin, two sources (alice, bob) and a stranger (mallory).
