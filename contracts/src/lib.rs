@@ -9,6 +9,7 @@
 pub mod deployment;
 pub mod merkle;
 pub mod messages;
+pub mod validators;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub)]
@@ -26,6 +27,7 @@ mod bindings {
     sol!(Pieces, "artifacts/IPieces.json");
     pub use IPieces::{PieceInput, SealInput};
     sol!(Anchors, "artifacts/Anchors.json");
+    sol!(Validators, "artifacts/Validators.json");
 
     // Each in a module of its own, because each brings its copy of the interface's structs.
     pub mod registry {
@@ -71,6 +73,8 @@ pub use bindings::SealInput;
 pub use bindings::Sources;
 /// `solidity/Studies.sol`: studies, their owners, manifests and guardians.
 pub use bindings::Studies;
+/// `solidity/Validators.sol`: who makes the blocks of a QBFT network.
+pub use bindings::Validators;
 /// The log mode's own binding, for its event `PieceBytes`, which carries the bytes.
 pub use bindings::log::PiecesLog;
 pub use deployment::{Addresses, Contract, Deployable, addresses, deployables};

@@ -2,7 +2,7 @@
 //! and KeyBindings contracts, one flat struct per action.
 //!
 //! Sign `message.eip712_signing_hash(&studies_domain(..))` for messages of Studies, `consent_domain` for those of Consent,
-//! `key_bindings_domain` for those of KeyBindings.
+//! `key_bindings_domain` for those of KeyBindings, `validators_domain` for those of Validators.
 //! `deadline` is in seconds since 1970 and is the last moment at which the message is good. `seq` rises strictly: per study
 //! over all messages of Studies, per (study, grantee) over allow, deny and revoke, per source over its endpoint and keys, per
 //! account over its bindings.
@@ -62,6 +62,8 @@ mod bindings {
         struct BindKey { address account; bytes spki; bytes proof; uint64 notAfter; uint32 seq; uint64 deadline; }
         #[derive(Debug, PartialEq, Eq)]
         struct UnbindKey { address account; bytes32 key; uint32 seq; uint64 deadline; }
+        #[derive(Debug, PartialEq, Eq)]
+        struct ServeSite { address site; }
     }
 }
 
@@ -88,6 +90,8 @@ pub use bindings::NameGuardians;
 pub use bindings::RecoverStudy;
 /// The owner takes a grantee's access away.
 pub use bindings::Revoke;
+/// A validator agrees that a site registers it.
+pub use bindings::ServeSite;
 /// The owner wants the study neither served nor extended any more.
 pub use bindings::TombstoneStudy;
 /// The owner hands the study to another key.
@@ -110,6 +114,11 @@ pub fn consent_domain(chain_id: u64, consent: Address) -> Eip712Domain {
 /// The EIP-712 domain of the messages of a KeyBindings contract on a chain.
 pub fn key_bindings_domain(chain_id: u64, key_bindings: Address) -> Eip712Domain {
     domain("PACS Bridge Key Bindings", chain_id, key_bindings)
+}
+
+/// The EIP-712 domain of the Validators contract on a chain.
+pub fn validators_domain(chain_id: u64) -> Eip712Domain {
+    domain("PACS Bridge Validators", chain_id, crate::validators::ADDRESS)
 }
 
 /// How the octets of a proof begin; never like a canonical SignedInfo, so that neither signature can stand for the other.

@@ -53,6 +53,14 @@ fn artifacts_and_bindings_hold_the_same_code() {
     }
 }
 
+/// It is no contract that is deployed, so it is not among those.
+#[test]
+fn the_validators_in_first_blocks_are_what_was_compiled() {
+    let artifact: Value = serde_json::from_str(&read("artifacts/Validators.json")).unwrap();
+    assert_eq!(artifact["deployedBytecode"], contracts::validators::runtime_code().to_string());
+    assert!(contracts::validators::runtime_code().len() <= 24_576);
+}
+
 /// Compiles again with the pinned npm solc and compares every byte of every file.
 #[test]
 fn artifacts_can_be_rebuilt() {

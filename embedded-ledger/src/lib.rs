@@ -59,6 +59,7 @@ use alloy::rpc::client::RpcClient;
 use alloy::signers::local::PrivateKeySigner;
 use pool::Pool;
 use producer::Wake;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -75,6 +76,8 @@ pub struct GenesisAccount {
     pub balance: U256,
     /// Runtime code; empty for an ordinary account.
     pub code: Bytes,
+    /// What a contract has in its slots; those that are not named are zero.
+    pub storage: BTreeMap<U256, U256>,
 }
 
 /// How a ledger is opened. The first four decide the first block and can never change for an existing file.
@@ -124,14 +127,14 @@ impl LedgerConfig {
     /// Adds an account with a balance in wei to the first block.
     #[must_use]
     pub fn with_balance(mut self, address: Address, balance: U256) -> Self {
-        self.genesis_alloc.push((address, GenesisAccount { balance, code: Bytes::new() }));
+        self.genesis_alloc.push((address, GenesisAccount { balance, ..GenesisAccount::default() }));
         self
     }
 
     /// Adds a contract to the first block.
     #[must_use]
     pub fn with_code(mut self, address: Address, code: impl Into<Bytes>) -> Self {
-        self.genesis_alloc.push((address, GenesisAccount { balance: U256::ZERO, code: code.into() }));
+        self.genesis_alloc.push((address, GenesisAccount { code: code.into(), ..GenesisAccount::default() }));
         self
     }
 }

@@ -277,6 +277,7 @@ pub(crate) fn genesis(
         let nonce = u64::from(!account.code.is_empty());
         let record = AccountRecord { balance: account.balance, nonce, code_hash };
         state.put_account(*address, record, account.code.clone());
+        account.storage.iter().for_each(|(slot, value)| state.put_slot(*address, *slot, *value));
     }
     let changes = state.finish()?;
     let header = Header {

@@ -132,6 +132,11 @@ impl<'a> BlockState<'a> {
         }
     }
 
+    /// Sets a slot from outside the EVM: genesis only.
+    pub(crate) fn put_slot(&mut self, address: Address, slot: U256, value: U256) {
+        self.slots.insert((address, slot), value);
+    }
+
     /// Everything that differs from the base.
     pub(crate) fn finish(self) -> Result<Changes, StoreError> {
         if let Some(error) = self.error {

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use super::Failed;
 use super::output::{Output, table};
 use crate::network::audit::{self, Report};
-use crate::network::plan::Plan;
+use crate::network::plan::{Engine, Plan};
 use crate::network::{self, Network};
 
 /// JSON-RPC of the first node of a site, unless the plan says otherwise.
@@ -33,6 +33,9 @@ pub(super) enum NetworkCommand {
         /// The key of the site's IPFS node instead.
         #[arg(long)]
         ipfs: bool,
+        /// For a network of this engine.
+        #[arg(long, value_enum, default_value_t = Engine::Clique)]
+        engine: Engine,
     },
     /// Say who makes the blocks: for every site its seats beside its stake, blocks sealed, turns missed, and where nodes disagree.
     Audit {
@@ -66,7 +69,7 @@ pub(super) async fn run(command: NetworkCommand, output: &Output) -> Result<(), 
                 println!("note: {advice}");
             }
         }
-        NetworkCommand::Key { out, ipfs: true } => {
+        NetworkCommand::Key { out, ipfs: true, .. } => {
             let peer_id = network::make_ipfs_key(&out)?;
             if output.is_json() {
                 output.json(&serde_json::json!({ "ipfs_peer_id": peer_id }));
@@ -74,8 +77,8 @@ pub(super) async fn run(command: NetworkCommand, output: &Output) -> Result<(), 
                 println!("ipfs_peer_id = \"{peer_id}\"");
             }
         }
-        NetworkCommand::Key { out, ipfs: false } => {
-            let keys = network::make_keys(&out)?;
+        NetworkCommand::Key { out, ipfs: false, engine } => {
+            let keys = network::make_keys(engine, &out)?;
             let (signer, node_id) = (keys.signer.to_string(), keys.node_id);
             if output.is_json() {
                 output.json(&serde_json::json!({ "signer": signer, "node_id": node_id }));

@@ -360,6 +360,7 @@ mod tests {
             block_period_s: 1,
             confirmations: 2,
             admin: None,
+            seats: None,
             nodes,
         }
     }

@@ -1,11 +1,13 @@
-//! The first block of a network, in the form that geth reads. Pure: the same plan and keys give the same octets.
+//! The first block of a network, in the form that geth and Besu read. Pure: the same plan and keys give the same octets.
 
 use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, U256, hex};
 use contracts::deployment::{DEPLOYER, DEPLOYER_CODE};
+use contracts::validators;
 use serde_json::{Value, json};
 
+use super::besu;
 use super::plan::{BLOCK_GAS_LIMIT, Engine, Plan};
 
 /// What every account gets that is to send transactions: 10^30 wei, more than is ever spent at one wei a unit of gas.
@@ -15,6 +17,12 @@ const CLIQUE_EPOCH: u64 = 30_000;
 /// Octets before and after the signers in the extra data of the first block (EIP-225).
 const CLIQUE_VANITY: usize = 32;
 const CLIQUE_SEAL: usize = 65;
+/// Blocks between two at which votes on validators lapse. There are none where a contract names them, and Besu wants the number all the same.
+const QBFT_EPOCH: u64 = 30_000;
+/// By which a header of QBFT is known.
+const QBFT_MIX_HASH: &str = "0x63746963616c2062797a616e74696e65206661756c7420746f6c6572616e6365";
+/// RLP of 32 octets, no validators, no vote, round 0, no seals: the contract names the validators.
+const QBFT_EXTRA: &str = "0xe5a00000000000000000000000000000000000000000000000000000000000000000c0c080c0";
 
 /// The first block, for a plan whose nodes sign with `signers`.
 #[must_use]
@@ -22,8 +30,9 @@ pub fn genesis(plan: &Plan, signers: &[Address]) -> Value {
     let config = config(plan);
     let extra = match plan.engine {
         Engine::Clique => clique_extra(signers),
+        Engine::Qbft => QBFT_EXTRA.to_owned(),
     };
-    json!({
+    let mut block = json!({
         "config": config,
         "difficulty": "0x1",
         "gasLimit": format!("{BLOCK_GAS_LIMIT:#x}"),
@@ -31,10 +40,17 @@ pub fn genesis(plan: &Plan, signers: &[Address]) -> Value {
         "baseFeePerGas": "0x1",
         "extraData": extra,
         "alloc": alloc(plan, signers),
-    })
+    });
+    if plan.engine == Engine::Qbft {
+        block["mixHash"] = QBFT_MIX_HASH.into();
+        block["nonce"] = "0x0".into();
+        block["timestamp"] = "0x0".into();
+        block["coinbase"] = Address::ZERO.to_string().into();
+    }
+    block
 }
 
-/// All forks that Clique knows, up to London, from the first block on.
+/// All forks up to London from the first block on: Clique knows no later ones, and contracts are compiled for them.
 fn config(plan: &Plan) -> Value {
     let mut config = json!({ "chainId": plan.chain_id });
     let forks = [
@@ -54,6 +70,14 @@ fn config(plan: &Plan) -> Value {
     }
     match plan.engine {
         Engine::Clique => config["clique"] = json!({ "period": plan.block_period_s, "epoch": CLIQUE_EPOCH }),
+        Engine::Qbft => {
+            config["qbft"] = json!({
+                "epochlength": QBFT_EPOCH,
+                "blockperiodseconds": plan.block_period_s,
+                "requesttimeoutseconds": 2 * plan.block_period_s,
+                "validatorcontractaddress": hex::encode_prefixed(validators::ADDRESS),
+            });
+        }
     }
     config
 }
@@ -74,11 +98,22 @@ fn alloc(plan: &Plan, signers: &[Address]) -> Value {
     let mut alloc: BTreeMap<Address, Value> = funded.map(|account| (account, json!({ "balance": funds }))).collect();
     // Through this, contracts have the same addresses at every consortium with the same administrator.
     alloc.insert(DEPLOYER, json!({ "balance": "0x0", "code": hex::encode_prefixed(DEPLOYER_CODE) }));
+    if plan.engine == Engine::Qbft {
+        alloc.insert(validators::ADDRESS, validators_account(plan, signers));
+    }
     alloc
         .into_iter()
         .map(|(account, value)| (hex::encode_prefixed(account), value))
         .collect::<serde_json::Map<_, _>>()
         .into()
+}
+
+/// The contract that names the validators, with its state.
+fn validators_account(plan: &Plan, signers: &[Address]) -> Value {
+    let storage = besu::first_state(plan, signers).storage();
+    let storage: BTreeMap<String, String> =
+        storage.into_iter().map(|(slot, value)| (slot.to_string(), value.to_string())).collect();
+    json!({ "balance": "0x0", "code": hex::encode_prefixed(validators::runtime_code()), "storage": storage })
 }
 
 #[cfg(test)]

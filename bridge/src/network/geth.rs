@@ -1,16 +1,19 @@
 //! The files with which geth runs one node. Pure.
 
 use super::plan::{BLOCK_GAS_LIMIT, Node, Plan, Site};
+use super::unit::{NodeFile, unit};
 
-/// A file beside a node's data, by its name, and whether it is a program.
-pub(super) struct NodeFile {
-    pub(super) name: String,
-    pub(super) text: String,
-    pub(super) is_program: bool,
+/// All files of a node but its secrets. `peers` are the enode URLs of all other nodes.
+pub(super) fn files(plan: &Plan, site: &Site, node: &Node, signer: &str, peers: &[String]) -> Vec<NodeFile> {
+    vec![
+        NodeFile { name: "geth.toml".into(), text: config(plan, site, node, peers), is_program: false },
+        NodeFile { name: "start.sh".into(), text: start(plan, site, node, signer), is_program: true },
+        unit(plan, site, node, "GETH=/usr/local/bin/geth"),
+    ]
 }
 
-/// What geth is told in its configuration. `peers` are the enode URLs of all other nodes.
-pub(super) fn config(plan: &Plan, site: &Site, node: &Node, peers: &[String]) -> String {
+/// What geth is told in its configuration.
+fn config(plan: &Plan, site: &Site, node: &Node, peers: &[String]) -> String {
     let Plan { chain_id, .. } = plan;
     let (p2p, rpc, ws, engine) = (node.p2p_port, node.rpc_port, node.ws_port(), node.engine_port());
     let listen = &site.listen;
@@ -53,7 +56,7 @@ TrustedNodes = [
 }
 
 /// What starts the node, from wherever its folder lies.
-pub(super) fn start(plan: &Plan, site: &Site, node: &Node, signer: &str) -> String {
+fn start(plan: &Plan, site: &Site, node: &Node, signer: &str) -> String {
     let (network, site, number) = (&plan.name, &site.name, node.number);
     format!(
         r#"#!/bin/sh
@@ -81,45 +84,4 @@ exec "$geth" --config "$dir/geth.toml" --datadir "$dir/data" --keystore "$dir/ke
     --txpool.globalslots 8192 --txpool.accountqueue 512 --txpool.globalqueue 8192 "$@"
 "#
     )
-}
-
-/// A unit for systemd.
-pub(super) fn unit(plan: &Plan, site: &Site, node: &Node) -> NodeFile {
-    let (network, number) = (&plan.name, node.number);
-    let directory = plan.directory.display();
-    let text = format!(
-        r#"# To be put into /etc/systemd/system, with this folder at {directory}.
-[Unit]
-Description=Node {number} of site {} in ledger network {network}
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-User=pacs-bridge-network
-ExecStart={directory}/node-{number}/start.sh
-Environment=GETH=/usr/local/bin/geth
-Restart=always
-RestartSec=5
-# It writes its state when it ends.
-TimeoutStopSec=120
-LimitNOFILE=65536
-NoNewPrivileges=yes
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectSystem=strict
-ProtectHome=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-RestrictSUIDSGID=yes
-LockPersonality=yes
-ReadWritePaths={directory}/node-{number}
-
-[Install]
-WantedBy=multi-user.target
-"#,
-        site.name
-    );
-    NodeFile { name: format!("{network}-node-{number}.service"), text, is_program: false }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::plan::{Plan, Site};
+use super::unit::{NodeFile, unit_of};
 
 /// Octets before a public key of Ed25519 in libp2p's form, and before that in an identity multihash.
 const PUBLIC_KEY: [u8; 4] = [0x08, 0x01, 0x12, 0x20];
@@ -197,41 +198,8 @@ exec "$ipfs" daemon --enable-gc "$@"
 }
 
 /// A unit for systemd.
-pub(super) fn unit(plan: &Plan, site: &Site) -> (String, String) {
-    let (network, directory) = (&plan.name, plan.directory.display());
-    let text = format!(
-        r#"# To be put into /etc/systemd/system, with this folder at {directory}.
-[Unit]
-Description=IPFS node of site {} in network {network}
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-User=pacs-bridge-network
-ExecStart={directory}/ipfs/start.sh
-Environment=IPFS=/usr/local/bin/ipfs
-Restart=always
-RestartSec=5
-LimitNOFILE=65536
-NoNewPrivileges=yes
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectSystem=strict
-ProtectHome=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-RestrictSUIDSGID=yes
-LockPersonality=yes
-ReadWritePaths={directory}/ipfs
-
-[Install]
-WantedBy=multi-user.target
-"#,
-        site.name
-    );
-    (format!("{network}-ipfs.service"), text)
+pub(super) fn unit(plan: &Plan, site: &Site) -> NodeFile {
+    unit_of(plan, site, "ipfs", "IPFS node", "IPFS=/usr/local/bin/ipfs")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Makes a consortium's ledger: from a small plan, the first block and, for every site, a folder with all that its nodes need.
 //!
-//! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`, `kubo`: the files of a node. All pure, but for new keys.
+//! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`, `besu`, `kubo`: the files of a node. All pure, but for new keys.
 //! * [`audit`]: who makes the blocks of a network that runs.
 //! * [`make`] writes them. Nothing that exists is overwritten, and nothing is left of what failed.
 //!
@@ -8,10 +8,12 @@
 //! are made here and lie in the site's folder. Must not know how nodes are started, or the bridge's own keys.
 
 pub mod audit;
+mod besu;
 pub mod genesis;
 mod geth;
 mod kubo;
 pub mod plan;
+mod unit;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write as _;
@@ -25,9 +27,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::ledger::keystore::{self, KeystoreError};
-use geth::NodeFile;
 use kubo::Identity;
-use plan::{Node, Plan, PlanError, PublicKeys, Site};
+use plan::{Engine, Node, Plan, PlanError, PublicKeys, Site};
 
 /// What everybody may know of a network: which nodes there are, and whose.
 pub const NETWORK_FILE: &str = "network.json";
@@ -69,7 +70,10 @@ pub struct Network {
     pub confirmations: usize,
     /// Account of the bridge that administers the consortium, where it is known: the contracts are found by it.
     pub admin: Option<Address>,
-    /// Every node that signs from the first block on.
+    /// How many nodes make blocks at a time, where stake decides whose; otherwise all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seats: Option<usize>,
+    /// Every node that may sign; all do from the first block on, unless there are fewer seats.
     pub nodes: Vec<Member>,
 }
 
@@ -105,27 +109,43 @@ struct NodeKeys {
     secret: Option<Secrets>,
 }
 
-struct Secrets {
-    signer: PrivateKeySigner,
-    node: PrivateKeySigner,
-    password: Zeroizing<String>,
+/// As the node's program wants them.
+enum Secrets {
+    /// geth signs with an account of a keystore, and is known to other nodes by another key.
+    Geth { signer: PrivateKeySigner, node: PrivateKeySigner, password: Zeroizing<String> },
+    /// Besu has one key for both.
+    Besu(PrivateKeySigner),
 }
 
 impl NodeKeys {
-    fn new() -> Self {
+    fn new(engine: Engine) -> Self {
+        match engine {
+            Engine::Clique => Self::of_geth(),
+            Engine::Qbft => {
+                let key = PrivateKeySigner::random();
+                Self { public: public_keys(&key, &key), secret: Some(Secrets::Besu(key)) }
+            }
+        }
+    }
+
+    fn of_geth() -> Self {
         let (signer, node) = (PrivateKeySigner::random(), PrivateKeySigner::random());
-        let point = node.credential().verifying_key().to_encoded_point(false);
-        // What nodes know each other by is the point without the octet for its form (devp2p).
-        let public = PublicKeys { signer: signer.address(), node_id: hex::encode(&point.as_bytes()[1..]) };
+        let public = public_keys(&signer, &node);
         let mut random = Zeroizing::new([0; 24]);
         rand::rngs::OsRng.fill_bytes(&mut *random);
         let password = Zeroizing::new(hex::encode(*random));
-        Self { public, secret: Some(Secrets { signer, node, password }) }
+        Self { public, secret: Some(Secrets::Geth { signer, node, password }) }
     }
 
-    fn of(node: &Node) -> Self {
-        node.keys.clone().map_or_else(Self::new, |public| Self { public, secret: None })
+    fn of(engine: Engine, node: &Node) -> Self {
+        node.keys.clone().map_or_else(|| Self::new(engine), |public| Self { public, secret: None })
     }
+}
+
+fn public_keys(signer: &PrivateKeySigner, node: &PrivateKeySigner) -> PublicKeys {
+    let point = node.credential().verifying_key().to_encoded_point(false);
+    // What nodes know each other by is the point without the octet for its form (devp2p).
+    PublicKeys { signer: signer.address(), node_id: hex::encode(&point.as_bytes()[1..]) }
 }
 
 /// Makes a network below `out`, which must not exist: `genesis.json`, `network.json`, and `sites/NAME` for every site.
@@ -134,7 +154,7 @@ impl NodeKeys {
 /// [`NetworkError`]; nothing is left then.
 pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
     all_or_nothing(out, |folder| {
-        let keys: Vec<NodeKeys> = plan.nodes().map(|(_, node)| NodeKeys::of(node)).collect();
+        let keys: Vec<NodeKeys> = plan.nodes().map(|(_, node)| NodeKeys::of(plan.engine, node)).collect();
         let signers: Vec<Address> = keys.iter().map(|keys| keys.public.signer).collect();
         let members = plan.nodes().zip(&keys).map(|((site, node), keys)| member(site, node, &keys.public));
         let network = Network {
@@ -144,6 +164,7 @@ pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
             block_period_s: plan.block_period_s,
             confirmations: plan.engine.confirmations(signers.len()),
             admin: plan.sites.first().and_then(|site| site.bridge),
+            seats: plan.seats,
             nodes: members.collect(),
         };
         let public = [
@@ -173,9 +194,9 @@ pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
 ///
 /// # Errors
 /// [`NetworkError`].
-pub fn make_keys(out: &Path) -> Result<PublicKeys, NetworkError> {
+pub fn make_keys(engine: Engine, out: &Path) -> Result<PublicKeys, NetworkError> {
     all_or_nothing(out, |folder| {
-        let keys = NodeKeys::new();
+        let keys = NodeKeys::new(engine);
         write_keys(folder, &keys)?;
         Ok(keys.public)
     })
@@ -219,10 +240,10 @@ impl Swarm {
         make_dir(&folder)?;
         let (others, own): (Vec<_>, Vec<_>) = self.nodes.iter().partition(|(other, _)| other.name != site.name);
         let peers: Vec<_> = others.iter().map(|(other, identity)| (other, identity.peer_id.clone())).collect();
-        let (token, (unit, unit_text)) = (kubo::secret(), kubo::unit(plan, site));
+        let (token, unit) = (kubo::secret(), kubo::unit(plan, site));
         write(&folder.join("config.json"), json(&kubo::config(site, &peers)).as_bytes(), 0o644)?;
         write(&folder.join("start.sh"), kubo::start(plan, site).as_bytes(), 0o755)?;
-        write(&folder.join(unit), unit_text.as_bytes(), 0o644)?;
+        write(&folder.join(unit.name), unit.text.as_bytes(), 0o644)?;
         write(&folder.join("swarm.key"), kubo::swarm_key(&self.secret).as_bytes(), 0o600)?;
         write(&folder.join("api.json"), kubo::api(&token).as_bytes(), 0o600)?;
         write(&folder.join("token"), token.as_bytes(), 0o600)?;
@@ -280,12 +301,10 @@ fn write_node(
     make_dir(&folder)?;
     let others = network.nodes.iter().filter(|member| (&member.site, member.node) != (&site.name, node.number));
     let peers: Vec<String> = others.map(|member| member.enode.clone()).collect();
-    let signer = keys.public.signer.to_string();
-    let files = [
-        NodeFile { name: "geth.toml".into(), text: geth::config(plan, site, node, &peers), is_program: false },
-        NodeFile { name: "start.sh".into(), text: geth::start(plan, site, node, &signer), is_program: true },
-        geth::unit(plan, site, node),
-    ];
+    let files = match plan.engine {
+        Engine::Clique => geth::files(plan, site, node, &keys.public.signer.to_string(), &peers),
+        Engine::Qbft => besu::files(plan, site, node, &peers),
+    };
     for file in files {
         let mode = if file.is_program { 0o755 } else { 0o644 };
         write(&folder.join(file.name), file.text.as_bytes(), mode)?;
@@ -295,15 +314,26 @@ fn write_node(
 
 /// Secrets that are not here are put into the folder where they were made.
 fn write_keys(folder: &Path, keys: &NodeKeys) -> Result<(), NetworkError> {
-    let Some(Secrets { signer, node, password }) = &keys.secret else { return Ok(()) };
+    let (signer, node, password) = match &keys.secret {
+        None => return Ok(()),
+        Some(Secrets::Besu(key)) => {
+            let octets = Zeroizing::new(hex_of(key));
+            return write(&folder.join("key"), octets.as_bytes(), 0o600);
+        }
+        Some(Secrets::Geth { signer, node, password }) => (signer, node, password),
+    };
     let keystore = folder.join("keystore");
     make_dir(&keystore)?;
     let text = keystore::encrypt(signer, password)?;
     let name = format!("UTC--signer--{}", hex::encode(signer.address()));
     write(&keystore.join(name), text.as_bytes(), 0o600)?;
-    let node = Zeroizing::new(hex::encode(Zeroizing::new(node.to_bytes().0).as_slice()));
+    let node = Zeroizing::new(hex_of(node));
     write(&folder.join("nodekey"), node.as_bytes(), 0o600)?;
     write(&folder.join("password"), password.as_bytes(), 0o600)
+}
+
+fn hex_of(key: &PrivateKeySigner) -> String {
+    hex::encode(Zeroizing::new(key.to_bytes().0).as_slice())
 }
 
 /// What the site's bridge needs to be told.
@@ -435,7 +465,7 @@ mod tests {
     fn keys_that_a_site_made_itself_leave_it_without_secrets() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("keys");
-        let public = make_keys(&own).unwrap();
+        let public = make_keys(Engine::Clique, &own).unwrap();
         assert!(own.join("keystore").is_dir() && own.join("nodekey").is_file() && own.join("password").is_file());
         let keys = format!("keys = [{{ signer = \"{}\", node_id = \"{}\" }}]\n", public.signer, public.node_id);
         let plan =

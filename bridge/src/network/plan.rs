@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, hex};
 use config::{Config, File, FileFormat};
+use contracts::validators::{KEYS_MAX, SEATS_MAX, SITES_FOR_THIRD, SITES_MAX};
 use serde::Deserialize;
 
 /// Gas of a block: the most that networks of geth survive, because a block must fit into one message of 10 MiB.
@@ -23,6 +24,12 @@ const NODES_MAX: u16 = 50;
 const NAME_MAX: usize = 32;
 /// Largest chain id that every wallet can hold (2^53 - 1).
 const CHAIN_ID_MAX: u64 = (1 << 53) - 1;
+/// Blocks between two at which seats follow stake, unless the plan says otherwise: a day of blocks of a second.
+const EPOCH_BLOCKS: u64 = 86_400;
+/// Studies that count for a site in that time, unless the plan says otherwise: more than a large department makes in a day.
+const STAKE_CAP: u64 = 1_000;
+/// Validators of which one may fail in any way (QBFT).
+const QBFT_VALIDATORS: usize = 4;
 
 /// Why a plan cannot be carried out: its author must act.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +43,13 @@ pub enum PlanError {
 }
 
 /// What decides in which order blocks come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// geth 1.13 with Clique (EIP-225).
     Clique,
+    /// Besu with QBFT, its validators named by the contract Validators.
+    Qbft,
 }
 
 impl Engine {
@@ -49,6 +58,7 @@ impl Engine {
     pub fn name(self) -> &'static str {
         match self {
             Self::Clique => "clique",
+            Self::Qbft => "qbft",
         }
     }
 
@@ -58,6 +68,8 @@ impl Engine {
         match self {
             // More than half have built on it, each of whom signs one block in as many.
             Self::Clique => signers / 2 + 1,
+            // More than two thirds agreed before it was there.
+            Self::Qbft => 1,
         }
     }
 }
@@ -75,6 +87,9 @@ struct Written {
     directory: Option<PathBuf>,
     #[serde(default)]
     ipfs: bool,
+    seats: Option<usize>,
+    epoch_blocks: Option<u64>,
+    stake_cap: Option<u64>,
     #[serde(rename = "site", default)]
     sites: Vec<WrittenSite>,
 }
@@ -110,6 +125,14 @@ pub struct PublicKeys {
     pub node_id: String,
 }
 
+impl PublicKeys {
+    /// The account of the key by which other nodes know this one; none if that is not one's form.
+    fn node_account(&self) -> Option<Address> {
+        let point = hex::decode(&self.node_id).ok().filter(|point| point.len() == 64)?;
+        Some(Address::from_raw_public_key(&point))
+    }
+}
+
 /// A network to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -127,6 +150,12 @@ pub struct Plan {
     pub directory: PathBuf,
     /// Whether every site has an IPFS node, in a private swarm.
     pub ipfs: bool,
+    /// How many nodes make blocks at a time, where that is said. Then stake decides whose.
+    pub seats: Option<usize>,
+    /// QBFT: blocks between two at which seats follow stake.
+    pub epoch_blocks: u64,
+    /// QBFT: studies that count for a site in that time.
+    pub stake_cap: u64,
     /// Who takes part.
     pub sites: Vec<Site>,
 }
@@ -204,18 +233,41 @@ impl Plan {
     fn of(written: Written) -> Result<Self, PlanError> {
         let default = || PathBuf::from("/var/lib/pacs-bridge-network").join(&written.name);
         let directory = written.directory.clone().unwrap_or_else(default);
-        let Written { name, engine, chain_id, block_period_s, fund, sites, ipfs, .. } = written;
+        let Written {
+            name, engine, chain_id, block_period_s, fund, seats, epoch_blocks, stake_cap, sites, ipfs, ..
+        } = written;
         let sites = sites.into_iter().map(Site::of).collect();
-        let plan = Self { name, engine, chain_id, block_period_s, fund, directory, ipfs, sites };
-        match plan.mistakes() {
-            mistakes if mistakes.is_empty() => Ok(plan),
-            mistakes => Err(PlanError::Mistake(mistakes.join("; "))),
+        let contract_only = engine != Engine::Qbft && (epoch_blocks.is_some() || stake_cap.is_some());
+        let (epoch_blocks, stake_cap) = (epoch_blocks.unwrap_or(EPOCH_BLOCKS), stake_cap.unwrap_or(STAKE_CAP));
+        let plan = Self {
+            name,
+            engine,
+            chain_id,
+            block_period_s,
+            fund,
+            directory,
+            ipfs,
+            seats,
+            epoch_blocks,
+            stake_cap,
+            sites,
+        };
+        let mut mistakes = plan.mistakes();
+        if contract_only {
+            mistakes.push("epoch_blocks and stake_cap are for engine \"qbft\" alone".into());
         }
+        if mistakes.is_empty() { Ok(plan) } else { Err(PlanError::Mistake(mistakes.join("; "))) }
     }
 
     /// All nodes, each with its site.
     pub fn nodes(&self) -> impl Iterator<Item = (&Site, &Node)> {
         self.sites.iter().flat_map(|site| site.nodes.iter().map(move |node| (site, node)))
+    }
+
+    /// How many nodes make blocks at a time: all, unless the plan says otherwise.
+    #[must_use]
+    pub fn seats(&self) -> usize {
+        self.seats.unwrap_or_else(|| self.nodes().count().min(SEATS_MAX))
     }
 
     fn mistakes(&self) -> Vec<String> {
@@ -244,7 +296,41 @@ impl Plan {
         if !self.directory.is_absolute() || self.directory.to_str().is_none_or(|path| !is_plain(path)) {
             mistakes.push("directory must be an absolute path of letters, digits and . _ - /".into());
         }
+        let least = if self.sites.len() < SITES_FOR_THIRD { 1 } else { SITES_FOR_THIRD };
+        if self.seats.is_some_and(|seats| !(least..=SEATS_MAX).contains(&seats)) {
+            mistakes.push(format!("seats must be from {least} to {SEATS_MAX}"));
+        }
+        if self.engine == Engine::Qbft {
+            mistakes.extend(self.mistakes_of_qbft());
+        }
         mistakes.extend(self.collisions());
+        mistakes
+    }
+
+    /// What the contract Validators cannot take, and Besu.
+    fn mistakes_of_qbft(&self) -> Vec<String> {
+        let (mut mistakes, mut accounts) = (Vec::new(), BTreeSet::new());
+        if self.sites.len() > SITES_MAX {
+            mistakes.push(format!("a network with QBFT has at most {SITES_MAX} sites"));
+        }
+        if self.epoch_blocks == 0 {
+            mistakes.push("epoch_blocks must be 1 or more".into());
+        }
+        for site in &self.sites {
+            match site.bridge {
+                None => mistakes.push(format!("site {} needs bridge: its seats belong to that account", site.name)),
+                Some(bridge) if !accounts.insert(bridge) => mistakes.push(format!("two sites have bridge {bridge}")),
+                Some(_) => {}
+            }
+            if site.nodes.len() > KEYS_MAX {
+                mistakes.push(format!("site {}: at most {KEYS_MAX} nodes with QBFT", site.name));
+            }
+            let keys = site.nodes.iter().filter_map(|node| node.keys.as_ref());
+            for keys in keys.filter(|keys| keys.node_account() != Some(keys.signer)) {
+                let make = "make them with network key --engine qbft";
+                mistakes.push(format!("{} is not the account of its node_id: {make}", keys.signer));
+            }
+        }
         mistakes
     }
 
@@ -280,6 +366,34 @@ impl Plan {
     /// What its author should think about.
     #[must_use]
     pub fn advice(&self) -> Vec<String> {
+        let mut advice = match self.engine {
+            Engine::Clique => self.advice_for_clique(),
+            Engine::Qbft => self.advice_for_qbft(),
+        };
+        for site in self.sites.iter().filter(|site| site.bridge.is_none()) {
+            advice.push(format!("site {} names no bridge account, so its bridge has no funds at first", site.name));
+        }
+        advice
+    }
+
+    fn advice_for_qbft(&self) -> Vec<String> {
+        let (nodes, sites, mut advice) = (self.nodes().count(), self.sites.len(), Vec::new());
+        if self.seats().min(nodes) < QBFT_VALIDATORS {
+            advice.push(format!(
+                "with fewer than {QBFT_VALIDATORS} validators none may lie; take {QBFT_VALIDATORS} or more"
+            ));
+        }
+        if sites < SITES_FOR_THIRD {
+            advice.push(format!(
+                "of {sites} site(s) one has a third or more, so all have equal seats whatever their stake, and one that lies can stop the rest"
+            ));
+        } else if self.seats() >= nodes {
+            advice.push("every node may have a seat whatever the stake; for stake to decide, set seats below the number of nodes".into());
+        }
+        advice
+    }
+
+    fn advice_for_clique(&self) -> Vec<String> {
         let signers = self.nodes().count();
         let mut advice = Vec::new();
         if signers < 3 {
@@ -292,9 +406,6 @@ impl Plan {
         let largest = self.sites.iter().max_by_key(|site| site.nodes.len());
         if let Some(site) = largest.filter(|site| self.sites.len() > 1 && site.nodes.len() * 2 > signers) {
             advice.push(format!("site {} signs more than half of all blocks, so it decides alone", site.name));
-        }
-        for site in self.sites.iter().filter(|site| site.bridge.is_none()) {
-            advice.push(format!("site {} names no bridge account, so its bridge has no funds at first", site.name));
         }
         advice
     }
@@ -449,5 +560,29 @@ mod tests {
         assert!(words(&with(&format!("{}, {}", key("1"), key("1")))).contains("two nodes have the key"));
         let short = key("1").replace(&"1".repeat(128), "11");
         assert!(words(&with(&format!("{short}, {}", key("2")))).contains("128 hexadecimal digits"));
+    }
+
+    #[test]
+    fn a_plan_for_qbft_says_whose_the_seats_are() {
+        let four = |lines: &str| {
+            let sites = ["a", "b", "c", "d"].into_iter().zip(1..).map(|(name, byte)| {
+                let bridge = Address::repeat_byte(byte);
+                format!("[[site]]\nname = \"{name}\"\nhost = \"{name}.example\"\nnodes = 2\nbridge = \"{bridge}\"\n")
+            });
+            format!("name = \"n\"\nengine = \"qbft\"\nchain_id = 7\n{lines}\n{}", sites.collect::<String>())
+        };
+        let plan = Plan::parse(&four("")).unwrap();
+        assert_eq!((plan.seats(), plan.epoch_blocks, plan.stake_cap), (8, 86_400, 1_000));
+        assert_eq!(plan.engine.confirmations(8), 1);
+        assert!(plan.advice().join("\n").contains("set seats below the number of nodes"), "{:?}", plan.advice());
+        assert!(Plan::parse(&four("seats = 7")).unwrap().advice().is_empty());
+        let said = words(&four("seats = 3\nepoch_blocks = 0"));
+        assert!(said.contains("seats must be from 4 to 64") && said.contains("epoch_blocks"), "{said}");
+        let said = words(&four("").replace(&Address::repeat_byte(2).to_string(), &Address::repeat_byte(1).to_string()));
+        assert!(said.contains("two sites have bridge"), "{said}");
+        assert!(words(&four("").replace("nodes = 2", "nodes = 17")).contains("at most 16 nodes"));
+        assert!(words(&THREE.replace("clique", "qbft")).contains("site b needs bridge"));
+        let said = words(&THREE.replace("chain_id", "stake_cap = 1\nchain_id"));
+        assert!(said.contains("for engine \"qbft\" alone"), "{said}");
     }
 }

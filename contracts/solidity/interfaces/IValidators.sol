@@ -23,7 +23,7 @@ pragma solidity 0.8.37;
 /// - A suspended site is taken off with its keys. Reinstated, it registers again. What it was credited stays.
 /// - A key that was replaced keeps its seat until the next roll.
 /// - Whoever runs validators of more than a third of the seats can stop the network, and then `roll` does not come either.
-/// - A site may register keys that nobody runs. If the seats of such sites reach a third, no block follows.
+/// - A site may register keys that nobody runs. If more than a third of the seats are of such keys, no block follows.
 interface IValidators {
     /// @notice `site` registered `keys` in place of those it had. None: it withdrew.
     event KeysRegistered(address indexed site, address[] keys);
