@@ -203,3 +203,75 @@ fn a_network_says_who_makes_its_blocks_and_who_was_away() {
         "{words}"
     );
 }
+
+/// What a site's operator does at its node.
+fn votes(geth: &Geth, node: usize, more: &[&str]) -> Value {
+    let mut command = Command::new(tests::binary());
+    command.args(["--json", "network", "vote"]).arg(geth.file("voting.json"));
+    let output = command.args(["--url", geth.url(node)]).args(more).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Site and whether its signer comes or goes.
+fn proposed(report: &Value) -> Vec<(String, bool)> {
+    let proposals = report["proposals"].as_array().unwrap();
+    let said = |one: &Value| (one["site"].as_str().unwrap().to_owned(), one["authorize"].as_bool().unwrap());
+    proposals.iter().map(said).collect()
+}
+
+fn signers(geth: &Geth) -> BTreeSet<Address> {
+    let answer = geth.ask(0, "clique_getSigners", serde_json::json!(["latest"])).unwrap_or_default();
+    serde_json::from_value(answer).unwrap_or_default()
+}
+
+#[test]
+fn signers_follow_stake_where_more_than_half_of_them_vote_so() {
+    let Some(mut consortium) = Consortium::found_on(Nodes::Geth(3)) else { return };
+    let site = consortium.join(false);
+    let (admin, source) = (consortium.admin, keyring(&site).source().address());
+    // Two more sites want to sign; their nodes are away. There are seats for four of five.
+    let newcomers = [Address::repeat_byte(0xD4), Address::repeat_byte(0xE5)];
+    let geth = consortium.geth().unwrap();
+    let mut network = geth.network.clone();
+    let founders: BTreeSet<Address> = network.nodes.iter().map(|member| member.signer).collect();
+    for (signer, number) in newcomers.into_iter().zip(4..) {
+        let bridge = (number == 5).then_some(source);
+        let (site, enode) = (format!("site-{number}"), String::new());
+        network.nodes.push(bridge::network::Member { site, node: 1, signer, enode, bridge });
+    }
+    network.admin = Some(admin);
+    network.seats = Some(4);
+    std::fs::write(geth.file("voting.json"), serde_json::to_vec(&network).unwrap()).unwrap();
+
+    // While nobody has stake, the first four.
+    let fourth = [("site-4".to_owned(), true)];
+    assert_eq!(proposed(&votes(geth, 0, &[])), fourth);
+    let open = |geth: &Geth, node| geth.ask(node, "clique_proposals", serde_json::json!([])).unwrap();
+    assert_eq!(open(geth, 0), serde_json::json!({}), "without --propose nothing is");
+    (0..3).for_each(|node| assert_eq!(proposed(&votes(geth, node, &["--propose"])), fourth));
+    let with = |one: Address| founders.iter().copied().chain([one]).collect::<BTreeSet<_>>();
+    wait_for("the fourth signer", || signers(geth) == with(newcomers[0]));
+
+    // The fifth brings a study, and one of its nodes and another's change places.
+    store(&consortium.runtime, &site, 1);
+    site.wait_final(1);
+    let geth = consortium.geth().unwrap();
+    let change = [("site-5".to_owned(), true), ("site-4".to_owned(), false)];
+    let report = votes(geth, 1, &["--propose"]);
+    assert_eq!((proposed(&report), &report["sites"][4]["stake"]), (change.to_vec(), &serde_json::json!(1)));
+    // One vote of four is none.
+    let head = geth.head(0).unwrap();
+    wait_for("more blocks", || geth.head(0).is_some_and(|now| now >= head + 4));
+    assert_eq!(signers(geth), with(newcomers[0]));
+    for node in [0, 2] {
+        votes(geth, node, &["--propose"]);
+    }
+    wait_for("the signers to be those that are due", || signers(geth) == with(newcomers[1]));
+
+    // What was proposed is taken back, or it would count again.
+    for node in 0..3 {
+        assert!(proposed(&votes(geth, node, &["--propose"])).is_empty());
+        assert_eq!(open(geth, node), serde_json::json!({}));
+    }
+}

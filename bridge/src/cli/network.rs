@@ -1,8 +1,9 @@
 //! `pacs-bridge network`: the ledger that several sites run together. Needs no bridge and no configuration.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use alloy::providers::{Provider as _, ProviderBuilder};
+use alloy::providers::{DynProvider, Provider as _, ProviderBuilder};
 use alloy::transports::http::reqwest::Url;
 use clap::Subcommand;
 
@@ -10,6 +11,7 @@ use super::Failed;
 use super::output::{Output, table};
 use crate::network::audit::{self, Report};
 use crate::network::plan::{Engine, Plan};
+use crate::network::vote::{self, Proposal, Seating};
 use crate::network::{self, Network};
 
 /// JSON-RPC of the first node of a site, unless the plan says otherwise.
@@ -36,6 +38,23 @@ pub(super) enum NetworkCommand {
         /// For a network of this engine.
         #[arg(long, value_enum, default_value_t = Engine::Clique)]
         engine: Engine,
+    },
+    /// Say which signers a network with Clique should have by the stake of its sites, and what its nodes must propose for it.
+    Vote {
+        /// The network's network.json.
+        network: PathBuf,
+        /// JSON-RPC of a node of this site; of each, where it has several. By default that of a node on this machine.
+        #[arg(long = "url", value_name = "URL")]
+        urls: Vec<Url>,
+        /// How many signers there may be. By default as many as network.json says, or as there are nodes.
+        #[arg(long, value_name = "N")]
+        seats: Option<usize>,
+        /// Stake and signers at this block, so that all sites reckon alike. By default the newest.
+        #[arg(long, value_name = "NUMBER")]
+        block: Option<u64>,
+        /// Have the nodes propose it. Only nodes on this machine.
+        #[arg(long)]
+        propose: bool,
     },
     /// Say who makes the blocks: for every site its seats beside its stake, blocks sealed, turns missed, and where nodes disagree.
     Audit {
@@ -86,10 +105,26 @@ pub(super) async fn run(command: NetworkCommand, output: &Output) -> Result<(), 
                 println!("keys = [{{ signer = \"{signer}\", node_id = \"{node_id}\" }}]");
             }
         }
+        NetworkCommand::Vote { network, urls, seats, block, propose } => {
+            let network = Network::read(&network)?;
+            if let Some(url) = urls.iter().find(|url| propose && !is_here(url)) {
+                let why = "whoever reaches a node's clique API can propose signers, so it must not listen elsewhere";
+                return Err(Failed(format!("--propose is for nodes on this machine, and {url} is not: {why}")));
+            }
+            let nodes = connect(urls)?;
+            let seating = vote::seating(&network, &nodes, seats, block).await?;
+            if propose {
+                vote::propose(&seating, &nodes).await?;
+            }
+            if output.is_json() {
+                output.json(&seating);
+            } else {
+                print!("{}", seats_said(&seating, propose));
+            }
+        }
         NetworkCommand::Audit { network, urls, blocks, svg } => {
             let network = Network::read(&network)?;
-            let urls = if urls.is_empty() { vec![DEFAULT_NODE.parse()?] } else { urls };
-            let nodes: Vec<_> = urls.into_iter().map(|url| ProviderBuilder::new().connect_http(url).erased()).collect();
+            let nodes = connect(urls)?;
             let report = audit::audit(&network, &nodes, blocks).await?;
             if let Some(file) = svg {
                 std::fs::write(&file, audit::svg(&report))
@@ -103,6 +138,46 @@ pub(super) async fn run(command: NetworkCommand, output: &Output) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn connect(urls: Vec<Url>) -> Result<Vec<DynProvider>, Failed> {
+    let urls = if urls.is_empty() { vec![DEFAULT_NODE.parse()?] } else { urls };
+    Ok(urls.into_iter().map(|url| ProviderBuilder::new().connect_http(url).erased()).collect())
+}
+
+/// Whether a URL is of this machine.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Seats beside stake, and what is to be proposed, as its callers write it.
+fn seats_said(seating: &Seating, proposed: bool) -> String {
+    let rows = seating.sites.iter().map(|seats| {
+        let stake = match (seats.stake, seats.suspended) {
+            (_, true) => "suspended".to_owned(),
+            (Some(stake), false) => stake.to_string(),
+            (None, false) => "-".to_owned(),
+        };
+        vec![seats.site.clone(), stake, seats.due.to_string(), seats.now.to_string()]
+    });
+    let mut said = table(&["SITE", "STAKE", "SEATS DUE", "NOW"], rows.collect());
+    said += &format!("at block {}\n", seating.block);
+    for stranger in &seating.strangers {
+        said += &format!("signer {stranger} is not in network.json and left as it is\n");
+    }
+    for Proposal { site, node, signer, authorize } in &seating.proposals {
+        let what = if *authorize { "comes" } else { "goes" };
+        said += &format!("clique_propose [\"{signer}\", {authorize}]  # {site} node {node} {what}\n");
+    }
+    said += match (seating.proposals.is_empty(), proposed) {
+        (true, _) => "the signers are those that are due\n",
+        (false, true) => "proposed; done when more than half of the signers have\n",
+        (false, false) => {
+            "every site's nodes must propose this (--propose); done when more than half of the signers have\n"
+        }
+    };
+    said
 }
 
 /// A report as a table.
@@ -141,4 +216,17 @@ fn show(network: &Network) {
     print!("{}", table(&["SITE", "NODE", "SIGNER", "AT"], rows.collect()));
     let Network { engine, chain_id, block_period_s, confirmations, .. } = network;
     println!("{engine}, chain id {chain_id}, a block every {block_period_s} s, final after {confirmations}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nodes_elsewhere_are_told_from_those_here() {
+        let here = |url: &str| is_here(&url.parse().unwrap());
+        assert!(here("http://127.0.0.1:8545") && here("http://localhost:1") && here("http://[::1]:8545"));
+        assert!(!here("http://10.0.0.1:8545") && !here("http://node.example") && !here("http://127.0.0.1.example"));
+    }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use alloy::consensus::Header;
-use alloy::eips::BlockNumberOrTag;
+use alloy::eips::{BlockId, BlockNumberOrTag};
 use alloy::primitives::{Address, B256, Signature, keccak256};
 use alloy::providers::{DynProvider, Provider as _};
 use alloy::rlp::Encodable as _;
@@ -165,7 +165,7 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
     let sealed = headers(first, 1, from, to).await?;
     let of_first = |error| AuditError::Node { node: 1, error };
     let (due, signers) = turns(first, &sealed).await.map_err(of_first)?;
-    let stakes = stakes(network, first).await.map_err(of_first)?;
+    let stakes = stakes(network, first, BlockId::latest()).await.map_err(of_first)?;
     let period_s = match (sealed.first(), sealed.last()) {
         (Some(first), Some(last)) if last.number > first.number => {
             Some(last.time_s.saturating_sub(first.time_s) as f64 / (last.number - first.number) as f64)
@@ -224,15 +224,19 @@ fn in_turn(signers: &[Address], number: u64) -> Option<Address> {
     signers.get(usize::try_from(number % count).ok()?).copied()
 }
 
-/// The stake of every bridge that is known; nothing while the contracts are not there.
-async fn stakes(network: &Network, node: &DynProvider) -> Result<BTreeMap<Address, u64>, TransportError> {
+/// The stake at a block of every bridge that is known; nothing while the contracts are not there.
+pub(super) async fn stakes(
+    network: &Network,
+    node: &DynProvider,
+    at: BlockId,
+) -> Result<BTreeMap<Address, u64>, TransportError> {
     let mut stakes = BTreeMap::new();
     let Some(admin) = network.admin else { return Ok(stakes) };
     let sources = contracts::deployment::addresses(admin).sources;
     for bridge in network.nodes.iter().filter_map(|member| member.bridge) {
         let call = Sources::stakeOfCall { source: bridge };
         let request = TransactionRequest::default().to(sources).input(call.abi_encode().into());
-        let answer = node.call(request).await?;
+        let answer = node.call(request).block(at).await?;
         if let Ok(stake) = Sources::stakeOfCall::abi_decode_returns(&answer) {
             stakes.insert(bridge, u64::try_from(stake).unwrap_or(u64::MAX));
         }

@@ -1,7 +1,7 @@
 //! Makes a consortium's ledger: from a small plan, the first block and, for every site, a folder with all that its nodes need.
 //!
 //! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`, `besu`, `kubo`: the files of a node. All pure, but for new keys.
-//! * [`audit`]: who makes the blocks of a network that runs.
+//! * [`audit`]: who makes the blocks of a network that runs. [`vote`]: who should.
 //! * [`make`] writes them. Nothing that exists is overwritten, and nothing is left of what failed.
 //!
 //! Keys are best made where they are used ([`make_keys`]); a plan that names their public halves needs no secrets of anybody. Otherwise they
@@ -14,6 +14,7 @@ mod geth;
 mod kubo;
 pub mod plan;
 mod unit;
+pub mod vote;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write as _;
@@ -73,7 +74,7 @@ pub struct Network {
     /// How many nodes make blocks at a time, where stake decides whose; otherwise all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats: Option<usize>,
-    /// Every node that may sign; all do from the first block on, unless there are fewer seats.
+    /// Every node that may sign. With Clique all do from the first block on, with QBFT those that have a seat.
     pub nodes: Vec<Member>,
 }
 
