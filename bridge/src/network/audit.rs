@@ -1,7 +1,9 @@
 //! Who makes the blocks of a network: for every site, its seats beside its stake, the blocks that it sealed, and those that it should have sealed
 //! and another had to.
 //!
-//! Reads headers from nodes and believes none of what they say about signers: who sealed a block is recovered from its seal (EIP-225).
+//! Clique: reads headers from nodes and believes none of what they say about signers: who sealed a block is recovered from its seal (EIP-225).
+//! QBFT: the proposer stands in the header, and the round in its extra data; validators vouched for both when they sealed the block. Who
+//! they were is asked of the node, because headers do not have it where a contract names them.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,7 @@ use alloy::consensus::Header;
 use alloy::eips::{BlockId, BlockNumberOrTag};
 use alloy::primitives::{Address, B256, Signature, keccak256};
 use alloy::providers::{DynProvider, Provider as _};
-use alloy::rlp::Encodable as _;
+use alloy::rlp::{Decodable as _, Encodable as _, Header as RlpHeader};
 use alloy::rpc::types::TransactionRequest;
 use alloy::sol_types::SolCall as _;
 use alloy::transports::TransportError;
@@ -62,8 +64,8 @@ pub enum AuditError {
     /// The operator: no node was named.
     #[error("name a node with --url")]
     NoNode,
-    /// The operator: only Clique's seals are known.
-    #[error("the network's engine is {0}, whose seals this program does not read")]
+    /// The operator: the headers of other engines are not known.
+    #[error("the network's engine is {0}, whose headers this program does not read")]
     Engine(String),
 }
 
@@ -86,7 +88,7 @@ pub struct SiteReport {
     pub sealed_share: f64,
     /// Blocks for which it was in turn.
     pub in_turn: u64,
-    /// Those of them that somebody else sealed: it was away or late.
+    /// Turns in which somebody else had to: it was away or late.
     pub missed: u64,
 }
 
@@ -123,8 +125,49 @@ struct Sealed {
     hash: B256,
     time_s: u64,
     signer: Address,
-    /// Whether it votes on a signer, so that there may be others from the next block on.
+    /// Clique: whether it votes on a signer, so that there may be others from the next block on.
     votes: bool,
+    /// QBFT: how many proposers before its own brought nothing about.
+    round: u32,
+}
+
+/// Whose a height was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Turn {
+    /// Who was to make the block.
+    due: Address,
+    /// Who was to and did not.
+    missed: Vec<Address>,
+}
+
+/// What is in a header of which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Clique,
+    Qbft,
+}
+
+impl Kind {
+    /// The account that made a block, and in which round; none if the header is not of this kind.
+    fn maker(self, header: &Header) -> Option<(Address, u32)> {
+        match self {
+            Self::Clique => Some((signer_of(header)?, 0)),
+            Self::Qbft => Some((header.beneficiary, round_of(header)?)),
+        }
+    }
+}
+
+/// The round in which a block of QBFT was agreed on, from its extra data: RLP of 32 octets, validators, a vote, the round and seals.
+#[must_use]
+pub fn round_of(header: &Header) -> Option<u32> {
+    let mut items = header.extra_data.as_ref();
+    RlpHeader::decode(&mut items).ok().filter(|whole| whole.list && whole.payload_length == items.len())?;
+    let _vanity = RlpHeader::decode_bytes(&mut items, false).ok()?;
+    for _validators_and_vote in 0..2 {
+        let of_list = RlpHeader::decode(&mut items).ok()?;
+        items = of_list.list.then(|| items.get(of_list.payload_length..)).flatten()?;
+    }
+    u32::decode(&mut items).ok()
 }
 
 /// The account that sealed a header: whoever signed it without the seal (EIP-225).
@@ -143,9 +186,11 @@ pub fn signer_of(header: &Header) -> Option<Address> {
 /// # Errors
 /// [`AuditError`].
 pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Result<Report, AuditError> {
-    if network.engine != "clique" {
-        return Err(AuditError::Engine(network.engine.clone()));
-    }
+    let kind = match network.engine.as_str() {
+        "clique" => Kind::Clique,
+        "qbft" => Kind::Qbft,
+        other => return Err(AuditError::Engine(other.to_owned())),
+    };
     let first = nodes.first().ok_or(AuditError::NoNode)?;
     let mut heads = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
@@ -162,9 +207,13 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
     if to < from {
         return Err(AuditError::Range { from, to, head: to });
     }
-    let sealed = headers(first, 1, from, to).await?;
+    let sealed = headers(kind, first, 1, from, to).await?;
     let of_first = |error| AuditError::Node { node: 1, error };
-    let (due, signers) = turns(first, &sealed).await.map_err(of_first)?;
+    let (turns, signers) = match kind {
+        Kind::Clique => turns_of_clique(first, &sealed).await,
+        Kind::Qbft => turns_of_qbft(first, &sealed).await,
+    }
+    .map_err(of_first)?;
     let stakes = stakes(network, first, BlockId::latest()).await.map_err(of_first)?;
     let period_s = match (sealed.first(), sealed.last()) {
         (Some(first), Some(last)) if last.number > first.number => {
@@ -176,46 +225,78 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
     if nodes.len() > 1 {
         let mut others = vec![sealed.iter().map(|block| block.hash).collect::<Vec<_>>()];
         for (index, node) in nodes.iter().enumerate().skip(1) {
-            others.push(headers(node, index + 1, from, to).await?.into_iter().map(|block| block.hash).collect());
+            others.push(headers(kind, node, index + 1, from, to).await?.into_iter().map(|block| block.hash).collect());
         }
         forks = disagreements(from, &others);
     }
-    let sites = by_site(network, &sealed, &due, &signers, &stakes);
+    let sites = by_site(network, &sealed, &turns, &signers, &stakes);
     Ok(Report { network: network.name.clone(), from, to, period_s, sites, forks })
 }
 
-async fn headers(node: &DynProvider, index: usize, from: u64, to: u64) -> Result<Vec<Sealed>, AuditError> {
+async fn headers(kind: Kind, node: &DynProvider, index: usize, from: u64, to: u64) -> Result<Vec<Sealed>, AuditError> {
     let one = |number: u64| async move {
         let block = node.get_block_by_number(BlockNumberOrTag::Number(number)).await;
         let block = block.map_err(|error| AuditError::Node { node: index, error })?.ok_or(AuditError::Seal(number))?;
         let header = &block.header.inner;
-        let signer = signer_of(header).ok_or(AuditError::Seal(number))?;
-        let votes = !header.beneficiary.is_zero();
-        Ok(Sealed { number, hash: block.header.hash, time_s: header.timestamp, signer, votes })
+        let (signer, round) = kind.maker(header).ok_or(AuditError::Seal(number))?;
+        let votes = kind == Kind::Clique && !header.beneficiary.is_zero();
+        Ok(Sealed { number, hash: block.header.hash, time_s: header.timestamp, signer, votes, round })
     };
     futures::stream::iter(from..=to).map(one).buffered(READ_PARALLEL).try_collect().await
 }
 
 /// Who was in turn for each block, and who signs after the last.
-async fn turns(node: &DynProvider, sealed: &[Sealed]) -> Result<(Vec<Address>, Vec<Address>), TransportError> {
+async fn turns_of_clique(node: &DynProvider, sealed: &[Sealed]) -> Result<(Vec<Turn>, Vec<Address>), TransportError> {
     let signers_after = |number: u64| async move {
         let mut signers: Vec<Address> =
             node.raw_request("clique_getSigners".into(), (BlockNumberOrTag::Number(number),)).await?;
         signers.sort_unstable();
         Ok::<_, TransportError>(signers)
     };
-    let mut due = Vec::with_capacity(sealed.len());
+    let mut turns = Vec::with_capacity(sealed.len());
     let mut signers = match sealed.first() {
         Some(first) => signers_after(first.number - 1).await?,
         None => Vec::new(),
     };
     for block in sealed {
-        due.push(in_turn(&signers, block.number).unwrap_or_default());
+        let due = in_turn(&signers, block.number).unwrap_or_default();
+        turns.push(Turn { due, missed: if due == block.signer { Vec::new() } else { vec![due] } });
         if block.votes {
             signers = signers_after(block.number).await?;
         }
     }
-    Ok((due, signers))
+    Ok((turns, signers))
+}
+
+/// The same where validators take turns in the order of their accounts, and the next one's comes when one brings nothing about.
+async fn turns_of_qbft(node: &DynProvider, sealed: &[Sealed]) -> Result<(Vec<Turn>, Vec<Address>), TransportError> {
+    let Some(first) = sealed.first() else { return Ok((Vec::new(), Vec::new())) };
+    let parent = node.get_block_by_number(BlockNumberOrTag::Number(first.number - 1)).await?;
+    let mut before = parent.map(|block| block.header.inner.beneficiary).unwrap_or_default();
+    let validators_at = |number: u64| async move {
+        let method = "qbft_getValidatorsByBlockNumber".into();
+        node.raw_request::<_, Vec<Address>>(method, (BlockNumberOrTag::Number(number),)).await
+    };
+    let asked = futures::stream::iter(sealed.iter().map(|block| block.number)).map(validators_at);
+    let validators: Vec<Vec<Address>> = asked.buffered(READ_PARALLEL).try_collect().await?;
+    let mut turns = Vec::with_capacity(sealed.len());
+    for (block, validators) in sealed.iter().zip(&validators) {
+        turns.push(turn_of_qbft(validators, before, block.round));
+        before = block.signer;
+    }
+    Ok((turns, validators.into_iter().next_back().unwrap_or_default()))
+}
+
+/// Whose the height after a block by `before` was, when it came in this round: the next account's, and those after it.
+fn turn_of_qbft(validators: &[Address], before: Address, round: u32) -> Turn {
+    let mut order = validators.to_vec();
+    order.sort_unstable();
+    let next = order.iter().position(|validator| *validator > before).unwrap_or(0);
+    let mut proposers = order.iter().cycle().skip(next).copied();
+    let due = proposers.clone().next().unwrap_or_default();
+    // More rounds than validators are no more misses than one by each: the network stood still.
+    let rounds = usize::try_from(round).unwrap_or(usize::MAX).min(order.len());
+    Turn { due, missed: proposers.by_ref().take(rounds).collect() }
 }
 
 /// The signer whose turn a height is, of signers in order (EIP-225).
@@ -262,7 +343,7 @@ fn share(part: u64, whole: u64) -> f64 {
 fn by_site(
     network: &Network,
     sealed: &[Sealed],
-    due: &[Address],
+    turns: &[Turn],
     signers: &[Address],
     stakes: &BTreeMap<Address, u64>,
 ) -> Vec<SiteReport> {
@@ -283,8 +364,8 @@ fn by_site(
         let is_its = |signer: &Address| site_of(signer) == site;
         let seats = signers.iter().filter(|signer| is_its(signer)).count();
         let sealed_by = sealed.iter().filter(|block| is_its(&block.signer)).count() as u64;
-        let its_turns = sealed.iter().zip(due).filter(|(_, due)| is_its(due));
-        let missed = its_turns.clone().filter(|(block, due)| block.signer != **due).count() as u64;
+        let in_turn = turns.iter().filter(|turn| is_its(&turn.due)).count() as u64;
+        let missed = turns.iter().flat_map(|turn| &turn.missed).filter(|missed| is_its(missed)).count() as u64;
         let bridge = network.nodes.iter().find(|member| member.site == site).and_then(|member| member.bridge);
         let stake = bridge.and_then(|bridge| stakes.get(&bridge)).copied();
         SiteReport {
@@ -294,7 +375,7 @@ fn by_site(
             stake_share: stake.map(|stake| share(stake, all_stake)),
             sealed: sealed_by,
             sealed_share: share(sealed_by, sealed.len() as u64),
-            in_turn: its_turns.count() as u64,
+            in_turn,
             missed,
             site,
         }
@@ -345,6 +426,7 @@ fn short(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use alloy::primitives::{Bytes, hex};
     use alloy::signers::SignerSync as _;
     use alloy::signers::local::PrivateKeySigner;
 
@@ -399,9 +481,14 @@ mod tests {
                 time_s: number,
                 signer,
                 votes: false,
+                round: 0,
             })
             .collect();
-        let due: Vec<Address> = sealed.iter().map(|block| in_turn(&signers, block.number).unwrap()).collect();
+        let turn = |block: &Sealed| {
+            let due = in_turn(&signers, block.number).unwrap();
+            Turn { due, missed: if due == block.signer { Vec::new() } else { vec![due] } }
+        };
+        let due: Vec<Turn> = sealed.iter().map(turn).collect();
         let stakes = BTreeMap::from([(Address::repeat_byte(0xA0), 30), (Address::repeat_byte(0xB0), 10)]);
         let sites = by_site(&network, &sealed, &due, &signers, &stakes);
         let rows: Vec<_> =
@@ -411,6 +498,67 @@ mod tests {
         let report = Report { network: "north".into(), from: 3, to: 6, period_s: Some(1.0), sites, forks: Vec::new() };
         let picture = svg(&report);
         assert!(picture.contains("stake 75.0 %") && picture.contains("seats 66.7 %") && picture.ends_with("</svg>\n"));
+    }
+
+    /// Extra data of QBFT, as Besu's `QbftExtraDataCodec` writes it.
+    fn extra_of_qbft(validators: &[Address], round: u32, seals: usize) -> Bytes {
+        let mut items = Vec::new();
+        [0_u8; 32].encode(&mut items);
+        validators.to_vec().encode(&mut items);
+        Vec::<Bytes>::new().encode(&mut items);
+        round.encode(&mut items);
+        vec![Bytes::from(vec![7; 65]); seals].encode(&mut items);
+        let mut octets = Vec::new();
+        RlpHeader { list: true, payload_length: items.len() }.encode(&mut octets);
+        octets.extend(items);
+        octets.into()
+    }
+
+    #[test]
+    fn the_round_stands_in_the_header_whoever_names_the_validators() {
+        let header = |extra_data| Header { beneficiary: Address::repeat_byte(3), extra_data, ..Header::default() };
+        let genesis = hex!("e5a00000000000000000000000000000000000000000000000000000000000000000c0c080c0");
+        assert_eq!(extra_of_qbft(&[], 0, 0).as_ref(), genesis);
+        for (validators, round) in [(0, 0), (0, 1), (4, 2), (64, 300)] {
+            let validators: Vec<Address> = (0..validators).map(Address::repeat_byte).collect();
+            let header = header(extra_of_qbft(&validators, round, 3));
+            assert_eq!(Kind::Qbft.maker(&header), Some((Address::repeat_byte(3), round)));
+        }
+        let whole = extra_of_qbft(&[Address::ZERO], 1, 2);
+        for length in 0..whole.len() {
+            assert_eq!(round_of(&header(whole.slice(..length))), None, "{length} octets");
+        }
+        assert_eq!(round_of(&header(vec![0; 97].into())), None, "Clique's");
+    }
+
+    #[test]
+    fn who_brought_nothing_about_in_a_round_is_named() {
+        let [a, b, c, d] = [1, 2, 3, 4].map(Address::repeat_byte);
+        let turn = |before, round| turn_of_qbft(&[c, a, d, b], before, round);
+        assert_eq!(turn(a, 0), Turn { due: b, missed: vec![] });
+        assert_eq!(turn(b, 2), Turn { due: c, missed: vec![c, d] });
+        assert_eq!(turn(d, 1), Turn { due: a, missed: vec![a] });
+        // After the first block, and after one whose proposer is no validator any more.
+        assert_eq!(turn(Address::ZERO, 0).due, a);
+        assert_eq!(turn_of_qbft(&[a, b, d], c, 0).due, d);
+        assert_eq!(turn(a, 9).missed, [b, c, d, a], "each once");
+        let network = Network {
+            engine: "qbft".into(),
+            ..network(vec![
+                member("a", 1, a, 0xA0),
+                member("b", 1, b, 0xB0),
+                member("c", 1, c, 0xC0),
+                member("c", 2, d, 0xC0),
+            ])
+        };
+        let block =
+            |number, signer, round| Sealed { number, hash: B256::ZERO, time_s: number, signer, votes: false, round };
+        let sealed = [block(5, b, 0), block(6, a, 2), block(7, b, 0)];
+        let turns = [turn(a, 0), turn(b, 2), turn(a, 0)];
+        let sites = by_site(&network, &sealed, &turns, &[a, b, c, d], &BTreeMap::new());
+        let rows: Vec<_> =
+            sites.iter().map(|site| (site.site.as_str(), site.seats, site.sealed, site.in_turn, site.missed)).collect();
+        assert_eq!(rows, [("a", 1, 1, 0, 0), ("b", 1, 2, 2, 0), ("c", 2, 0, 1, 2)]);
     }
 
     #[test]
