@@ -43,7 +43,7 @@ test: tools lint unit contracts deny
 bench: tools build
 	cargo run --release --locked -p tests --bin bench -- $(ARGS)
 
-# Hours, in blocks of a second: ARGS="--images 9" is a hundredth of the papers' images, --full all of them.
+# About four hours, mostly of waiting for blocks: ARGS="--images 9" is a hundredth of the paper's images, --full all of them.
 paper: tools build
 	cargo run --release --locked -p tests --bin bench -- paper $(ARGS)
 

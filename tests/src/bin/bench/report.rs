@@ -23,6 +23,10 @@ impl Table {
         self.rows.push(cells);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub(crate) fn note(&mut self, words: impl Into<String>) {
         self.notes.push(words.into());
     }

@@ -60,8 +60,8 @@ impl From<Mode> for PieceMode {
 
 /// Reproduces the tables and figures of two papers beside our own way.
 ///
-/// A piece in the paper's way takes one or two blocks of a second, so every image of the paper's mean size takes up to 40 seconds in each of the four
-/// methods: the default takes hours, and the whole set days.
+/// A piece in the paper's way takes two blocks of a second, so an image of the paper's mean size takes 40 seconds in each of the four methods: the
+/// default takes about four hours, the whole set days.
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct PaperOptions {
     /// Images, of the 920 that the paper has; a twentieth by default.
@@ -85,8 +85,8 @@ pub(crate) struct PaperOptions {
     /// Multiplies the size of every image; for trying the command out.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// Put the section into this file of Markdown, and the figures into the folder `figures` beside it. A run of both parts with all methods and modes and without --scale writes
-    /// docs/benchmarks.md by itself.
+    /// Put the section into this file of Markdown, and the figures into the folder `figures` beside it. A run of both parts with all
+    /// methods and modes and without --scale writes docs/benchmarks.md by itself.
     #[arg(long)]
     out: Option<PathBuf>,
 }

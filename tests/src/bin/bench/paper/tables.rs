@@ -118,6 +118,9 @@ pub(crate) fn times(report: &mut Report, results: &Results, level: Level) {
             }
         }
     }
+    if table.is_empty() {
+        return;
+    }
     table.note(
         "As we read the paper: at patient level the images of a patient are one run of pieces under the patient, at image level each is a run of its own; \
          previews go before, a transaction each, and a patient is viewable when all of theirs are. Of the paper's tables we know the means that are \
@@ -148,7 +151,9 @@ pub(crate) fn savings(report: &mut Report, results: &Results) {
             table.row(vec![way.name(), level.name().into(), figure(without), figure(with), saved, theirs]);
         }
     }
-    report.table(&table);
+    if !table.is_empty() {
+        report.table(&table);
+    }
 }
 
 pub(crate) fn transactions(report: &mut Report, results: &Results) {
@@ -330,7 +335,8 @@ pub(crate) fn pictures(results: &Results) -> Vec<(String, String)> {
     let picture = |time: Time| {
         let title = format!("Time to {} against size", if time == Time::Viewable { "first view" } else { time.name() });
         let file = format!("paper-{}.svg", time.name().replace(' ', "-"));
-        (file, scatter(&title, &[panel(Level::Patient, time), panel(Level::Image, time)]))
+        let panels = [Level::Patient, Level::Image].map(|level| panel(level, time)).into_iter();
+        (file, scatter(&title, &panels.filter(|panel| !panel.series.is_empty()).collect::<Vec<_>>()))
     };
     Time::ALL.map(picture).into()
 }
