@@ -94,8 +94,18 @@ fn label(value: f64, step: f64) -> String {
 
 fn drawn(panel: &Panel) -> String {
     let axes = Axes::over(panel);
+    let title = escaped(&panel.title);
+    let mut out = format!("<text x=\"{LEFT}\" y=\"52\" font-size=\"14\">{title}</text>\n{}", grid(&axes));
+    for (index, series) in panel.series.iter().enumerate() {
+        out += &plotted(series, index, &axes);
+    }
+    out
+}
+
+/// Grid lines with their numbers, and the axes with their names.
+fn grid(axes: &Axes) -> String {
     let (bottom, right) = (TOP + PLOT.1, LEFT + PLOT.0);
-    let mut out = format!("<text x=\"{LEFT}\" y=\"52\" font-size=\"14\">{}</text>\n", escaped(&panel.title));
+    let mut out = String::new();
     for mark in marks(axes.end.0, axes.step.0) {
         let (x, text) = (axes.x(mark), label(mark, axes.step.0));
         let _ = writeln!(
@@ -123,9 +133,6 @@ fn drawn(panel: &Panel) -> String {
         bottom + 34.0,
         TOP + PLOT.1 / 2.0
     );
-    for (index, series) in panel.series.iter().enumerate() {
-        out += &plotted(series, index, &axes);
-    }
     out
 }
 
