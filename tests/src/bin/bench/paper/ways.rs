@@ -2,13 +2,15 @@
 //! waited for until a block has it; read back by one `eth_call` after the other. *Ours*: the bridge's own ledger client with many
 //! transactions in flight, each waited for until it is final.
 
+use std::time::Duration;
+
 use alloy::primitives::{B256, Bytes, keccak256};
 use alloy::providers::Provider as _;
 use alloy::rpc::types::TransactionRequest;
 use alloy::sol_types::SolCall as _;
 use bridge::config::piece_bytes_default;
 use bridge::ledger::pieces::{PIECE_OVERHEAD_BYTES, payload_bytes_max, store_call};
-use bridge::ledger::{Ledger, Located, Piece, PieceMode, Seal};
+use bridge::ledger::{Ledger, LedgerError, Located, Piece, PieceMode, Seal};
 use contracts::{Pieces, merkle};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -144,8 +146,8 @@ impl<'a> Open<'a> {
                 Ok(Vec::new())
             }
             Self::Ours(ledger, _) => {
-                let stored = stream::iter(&batches).map(|pieces| ledger.store(pieces)).buffered(AT_ONCE);
-                let located: Vec<Vec<Located>> = stored.try_collect().await.map_err(words)?;
+                let stored = stream::iter(&batches).map(|pieces| patiently(|| ledger.store(pieces)));
+                let located: Vec<Vec<Located>> = stored.buffered(AT_ONCE).try_collect().await?;
                 Ok(located.concat())
             }
         }
@@ -169,7 +171,7 @@ impl<'a> Open<'a> {
         let Self::Ours(ledger, _) = self else { return Ok(0) };
         let together = seal_batches(seals);
         for seals in &together {
-            ledger.seal(seals).await.map_err(words)?;
+            patiently(|| ledger.seal(seals)).await?;
         }
         Ok(together.len())
     }
@@ -179,6 +181,18 @@ impl<'a> Open<'a> {
         let way = self.way();
         (way != Way::PaperShaped).then(|| run.seal(way.piece_bytes())).transpose()
     }
+}
+
+/// Asks again while the ledger is not there, as the publisher does: a block may be taken back.
+async fn patiently<T, F: Future<Output = Result<T, LedgerError>>>(ask: impl Fn() -> F) -> Outcome<T> {
+    const TRIES: u32 = 50;
+    for _ in 1..TRIES {
+        match ask().await {
+            Err(LedgerError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
+            other => return other.map_err(words),
+        }
+    }
+    ask().await.map_err(words)
 }
 
 /// What is sealed by one transaction each.
