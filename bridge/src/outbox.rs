@@ -261,7 +261,7 @@ impl Source for SiteOutbox {
         let uid = self.uid(job).map_err(later)?;
         let (assembler, id) = (self.assembler.clone(), image.image);
         let link = self.archive.image(&id).map_err(later)?.and_then(|(image, _)| image.link);
-        let (ipfs, handle) = (self.ipfs.clone(), Handle::current());
+        let (ipfs, archive, handle) = (self.ipfs.clone(), self.archive.clone(), Handle::current());
         Ok(ChannelPieces::spawn(image.piece_bytes as usize, move |out| {
             let mut sealed = assembler.open_sealed(&uid, &id).map_err(|error| match error {
                 AssembleError::Changed(_) | AssembleError::Damaged(_) | AssembleError::Missing(_) => {
@@ -274,6 +274,11 @@ impl Source for SiteOutbox {
                 ipfs.ok_or_else(|| SourceError::Later("the study is kept in IPFS, and ipfs.api_url is empty".into()))?;
             // Its name goes onto the ledger when the node keeps all of it, and not before.
             handle.block_on(ipfs.put(sealed, link.sealed_bytes, link.cid)).map_err(later)?;
+            if archive.image(&id).map_err(later)?.is_none() {
+                // The study was erased meanwhile.
+                handle.block_on(ipfs.remove(link.cid)).map_err(later)?;
+                return Err(SourceError::Later("the study is gone".into()));
+            }
             out.write_all(&link.piece()).map_err(later)
         }))
     }

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use alloy::primitives::B256;
 use dicom_scp::Uid;
@@ -23,6 +24,9 @@ use crate::ledger::{LedgerKind, LedgerSlot};
 use crate::payload::manifest::Manifest;
 use crate::publish::PublishStatus;
 use crate::retrieve::{Retrieve, RetrieveError};
+
+/// Longest wait for the IPFS node when somebody asks how things are.
+const IPFS_ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Under another name until it is whole and durable.
 fn write_copy(reader: &LedgerReader, out: &Path) -> Result<(Head, u64), CopyError> {
@@ -245,6 +249,18 @@ pub struct SiteStatus {
     /// The audit log, unless it is switched off.
     #[serde(default)]
     pub audit: Option<AuditStatus>,
+    /// The IPFS node, if there is one.
+    #[serde(default)]
+    pub ipfs: Option<IpfsHealth>,
+}
+
+/// The IPFS node's health.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IpfsHealth {
+    /// What it calls its version, when it answers.
+    pub version: Option<String>,
+    /// What is wrong, if anything.
+    pub trouble: Option<String>,
 }
 
 /// The ledger's health.
@@ -453,7 +469,18 @@ impl Site {
         for one in &objects {
             ipfs.prove(one.link.cid, one.link.sealed_bytes).await?;
         }
-        Ok(self.0.archive.record_pinned(images(&objects), true).await?)
+        self.0.archive.record_pinned(images(&objects), true).await?;
+        Ok(())
+    }
+
+    /// What the IPFS node says of itself, if there is one, soon.
+    async fn ipfs_health(&self) -> Option<IpfsHealth> {
+        let asked = tokio::time::timeout(IPFS_ANSWER_MAX, self.0.ipfs.as_ref()?.version()).await;
+        Some(match asked {
+            Ok(Ok(version)) => IpfsHealth { version: Some(version), trouble: None },
+            Ok(Err(error)) => IpfsHealth { version: None, trouble: Some(error.to_string()) },
+            Err(_) => IpfsHealth { version: None, trouble: Some("the IPFS node does not answer in time".to_owned()) },
+        })
     }
 
     /// Compares every object of a study, or one object, with the ledger and with its file.
@@ -610,6 +637,7 @@ impl Site {
             source: self.0.source.clone(),
             ledger,
             audit: self.0.audit.status(),
+            ipfs: self.ipfs_health().await,
         })
     }
 

@@ -357,6 +357,7 @@ fn object(archive: &Archive, phantom: &Phantom) -> (ManifestObject, Vec<u8>) {
         map: Some(PLACED),
         meta_bytes: stored.meta_bytes,
         by_series: true,
+        link: None,
     };
     (object, bytes)
 }
@@ -376,6 +377,7 @@ async fn begin_version(archive: &Archive, n: u8, version: u32) {
         series: None,
         epoch: 0,
         map: PLACED,
+        link: None,
         media_type: String::new(),
         plain: Some(Vec::new()),
     };

@@ -151,7 +151,13 @@ impl Consortium {
 
     /// A site whose account has no funds and is not admitted.
     pub fn start(&self, exchange: &str, signer: &str) -> Bridge {
-        let (url, lines) = (self.ledger.url(self.joined.fetch_add(1, Ordering::Relaxed)), self.ledger.lines());
+        let url = self.ledger.url(self.joined.fetch_add(1, Ordering::Relaxed));
+        self.start_at(&url, exchange, signer)
+    }
+
+    /// The same with a node elsewhere.
+    pub fn start_at(&self, url: &str, exchange: &str, signer: &str) -> Bridge {
+        let lines = self.ledger.lines();
         let ledger = format!("[ledger]\nkind = \"rpc\"\nurl = \"{url}\"\nadmin = \"{}\"\n{lines}{signer}", self.admin);
         Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"))
     }

@@ -13,6 +13,7 @@ pub mod http;
 pub mod kubo;
 pub mod peers;
 pub mod retrieval;
+pub mod rpc;
 pub mod vault;
 pub mod wire;
 pub mod xds;

@@ -68,6 +68,7 @@ fn a_node_that_is_away_is_waited_for_and_one_that_lost_something_gets_it_again()
         row["state"] == "viewable" && row["trouble"].as_str().is_some_and(|trouble| trouble.contains("ipfs.api_url"))
     });
     assert_eq!(got(&runtime, &site, 1), sent, "what was taken in is served");
+    assert!(site.json(&["status"])["ipfs"]["trouble"].as_str().unwrap().contains("does not answer"));
     // Neither end of a bridge loses it.
     site.kill();
     swarm.run(0);
@@ -75,6 +76,7 @@ fn a_node_that_is_away_is_waited_for_and_one_that_lost_something_gets_it_again()
     site.wait_final(1);
     let pins = swarm.pins(0);
     assert_eq!(pins.len(), sent.len());
+    assert_eq!(site.json(&["status"])["ipfs"]["version"], "0.39.0");
 
     // Somebody lets it go, and kubo collects garbage.
     for pin in &pins {

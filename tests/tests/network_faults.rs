@@ -1,5 +1,5 @@
-//! A network of geth under which a site publishes: nodes that are killed and wiped, a bridge that is killed, and a minority that is cut off and
-//! comes back. In the end everything that was acknowledged is on the chain once, and all nodes agree.
+//! A network of geth under which a site publishes: nodes that are killed and wiped, or slow, erring and forgetful, a bridge that is killed, and a
+//! minority that is cut off and comes back. In the end everything that was acknowledged is on the chain once, and all nodes agree.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::consortium::{Consortium, Nodes, keyring, store};
 use tests::dicom::{get, subject};
 use tests::geth::Geth;
+use tests::rpc::{Fault, FaultyRpc};
 use tests::{Bridge, wait_for};
 
 fn number(of: &Value) -> u64 {
@@ -94,6 +95,38 @@ fn nodes_and_the_bridge_die_and_nothing_is_lost_or_sent_twice() {
         geth.head(0).zip(geth.head(2)).is_some_and(|(wiped, other)| wiped > 5 && wiped + 2 >= other)
     });
     all_is_well(&mut consortium, &a, 3, 5);
+}
+
+#[test]
+fn a_node_that_is_slow_errs_stands_still_or_forgets_costs_time_and_nothing_else() {
+    let Some(mut consortium) = Consortium::found_on(Nodes::Geth(2)) else { return };
+    let rpc = FaultyRpc::before(consortium.geth().unwrap().url(0));
+    let a = consortium.start_at(&rpc.url, "", "request_timeout_ms = 4000\n");
+    consortium.admit(keyring(&a).source().address());
+    for (study, fault) in [(1, Fault::Slow(Duration::from_millis(120))), (2, Fault::Errs)] {
+        rpc.set(fault);
+        store(&consortium.runtime, &a, study);
+        // While it lasts.
+        a.wait_final(study as usize);
+    }
+
+    // What the node throws away is offered again, with the same bytes.
+    rpc.set(Fault::Swallows);
+    store(&consortium.runtime, &a, 3);
+    wait_for("transactions to be thrown away", || rpc.swallowed() > 2);
+    rpc.set(Fault::None);
+    a.wait_final(3);
+
+    // Nothing is final as long as the newest block stays the same.
+    rpc.set(Fault::Stands);
+    store(&consortium.runtime, &a, 4);
+    let head = consortium.geth().unwrap().head(0).unwrap();
+    wait_for("the network to go on", || consortium.geth().unwrap().head(0).is_some_and(|now| now > head + 8));
+    let rows = a.json(&["studies"]);
+    assert_eq!(rows.as_array().unwrap().iter().filter(|row| row["state"] == "final").count(), 3, "{rows}");
+    rpc.set(Fault::None);
+    a.wait_final(4);
+    all_is_well(&mut consortium, &a, 4, 5);
 }
 
 #[test]

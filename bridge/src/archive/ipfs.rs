@@ -33,7 +33,7 @@ const SELECT: &str =
 
 impl Archive {
     /// Images that this site's node was not seen to keep and should: those of this site that are on the ledger, and, when `granted` says
-    /// so, those of other sites that it may see, the oldest first. Not all at once.
+    /// so, those of other sites that it may see. Not all at once, and in no order, so that those that cannot be had hold up no others.
     ///
     /// # Errors
     /// [`ArchiveError::Index`].
@@ -42,7 +42,7 @@ impl Archive {
             let mut statement = db.prepare_cached(&format!(
                 "{SELECT} WHERE image.cid IS NOT NULL AND image.pinned = 0
                    AND (st.origin = 0 AND image.sealed = 1 OR ?1 AND st.origin > 0 AND st.id IN (SELECT id FROM visible_study))
-                 ORDER BY st.origin, image.version, image.position LIMIT ?2"
+                 ORDER BY random() LIMIT ?2"
             ))?;
             let rows = statement.query_map(params![granted, BATCH], in_ipfs)?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -64,18 +64,20 @@ impl Archive {
         })
     }
 
-    /// Records whether the node was seen to keep images.
+    /// Records whether the node was seen to keep images. Returns how many of them there still are.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub async fn record_pinned(&self, images: Vec<B256>, pinned: bool) -> Result<(), ArchiveError> {
+    pub async fn record_pinned(&self, images: Vec<B256>, pinned: bool) -> Result<usize, ArchiveError> {
         self.write(move |db| {
             let tx = db.transaction()?;
+            let mut there = 0;
             for image in &images {
-                tx.prepare_cached("UPDATE image SET pinned = ?2 WHERE id = ?1")?
-                    .execute(params![image.as_slice(), pinned])?;
+                let mut update = tx.prepare_cached("UPDATE image SET pinned = ?2 WHERE id = ?1")?;
+                there += update.execute(params![image.as_slice(), pinned])?;
             }
-            Ok(tx.commit()?)
+            tx.commit()?;
+            Ok(there)
         })
         .await
     }

@@ -257,6 +257,12 @@ fn status_lines(status: &SiteStatus) {
             }
         }
     }
+    if let Some(ipfs) = &status.ipfs {
+        println!("ipfs      {}", ipfs.version.as_deref().unwrap_or("away"));
+        if let Some(trouble) = &ipfs.trouble {
+            println!("trouble   {trouble}");
+        }
+    }
     audit_lines(status.audit.as_ref());
 }
 

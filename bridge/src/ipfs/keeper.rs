@@ -5,9 +5,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
+use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ipfs, IpfsError};
@@ -19,6 +22,11 @@ const LOOK: Duration = Duration::from_secs(2);
 /// First and longest wait before something that failed is tried again.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// Objects pinned at once.
+const AT_ONCE: usize = 4;
+/// Failures remembered; then all are forgotten and tried again.
+const REMEMBERED_MAX: usize = 1 << 16;
 
 /// What the node is to keep.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +44,9 @@ pub struct Keeper {
     assembler: Assembler,
     wants: Wants,
     /// Images that failed: how often, and when they are tried again.
-    failed: HashMap<B256, (u32, Instant)>,
+    failed: Mutex<HashMap<B256, (u32, Instant)>>,
     /// Whether the node was away when it was asked last.
-    away: bool,
+    away: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,42 +65,56 @@ impl Keeper {
     /// Looks after a node.
     #[must_use]
     pub fn new(ipfs: Ipfs, archive: Archive, assembler: Assembler, wants: Wants) -> Self {
-        Self { ipfs, archive, assembler, wants, failed: HashMap::new(), away: false }
+        Self { ipfs, archive, assembler, wants, failed: Mutex::default(), away: AtomicBool::new(false) }
     }
 
-    /// Until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut checked: Option<Instant> = None;
+    /// Until `stop`. What is to go does not wait for what is to come, which may take long.
+    pub async fn run(self, stop: CancellationToken) {
+        let worked = futures::future::join(self.keep_letting_go(), self.keep_keeping());
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = worked => {}
+        }
+    }
+
+    async fn keep_letting_go(&self) {
         loop {
-            let due = checked.is_none_or(|at| at.elapsed() >= self.wants.check);
+            self.note(&self.let_go().await);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn keep_keeping(&self) {
+        let mut compared: Option<Instant> = None;
+        loop {
+            let due = compared.is_none_or(|at| at.elapsed() >= self.wants.check);
             let worked = async {
                 if due {
                     self.compare().await?;
                 }
-                self.work().await
+                self.keep_all().await
             };
-            let worked = tokio::select! {
-                () = stop.cancelled() => return,
-                worked = worked => worked,
-            };
-            match worked {
-                Ok(()) => {
-                    if due {
-                        checked = Some(Instant::now());
-                    }
-                    if std::mem::take(&mut self.away) {
-                        tracing::info!("the IPFS node answers again");
-                    }
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.away, true) {
-                        tracing::error!(error = %crate::chain_of(&error), "what belongs into IPFS waits");
-                    }
+            let worked = worked.await;
+            if due && worked.is_ok() {
+                compared = Some(Instant::now());
+            }
+            self.note(&worked);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Says once that the node is away, and once that it is back.
+    fn note(&self, worked: &Result<(), Trouble>) {
+        match worked {
+            Ok(()) => {
+                if self.away.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the IPFS node answers again");
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
+            Err(error) => {
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    tracing::error!(error = %crate::chain_of(error), "what belongs into IPFS waits");
+                }
             }
         }
     }
@@ -106,21 +128,22 @@ impl Keeper {
         Ok(())
     }
 
-    async fn work(&mut self) -> Result<(), Trouble> {
+    async fn let_go(&self) -> Result<(), Trouble> {
         for cid in self.archive.ipfs_removals()? {
             self.ipfs.remove(cid).await?;
             self.archive.end_ipfs_removal(cid).await?;
         }
+        Ok(())
+    }
+
+    async fn keep_all(&self) -> Result<(), Trouble> {
         let wanted = self.archive.not_pinned(self.wants.granted)?;
-        self.failed.retain(|image, _| wanted.iter().any(|one| one.image == *image));
-        for one in wanted {
-            if self.failed.get(&one.image).is_some_and(|(_, again)| *again > Instant::now()) {
-                continue;
-            }
-            match self.keep(&one).await {
-                Ok(()) => {
-                    self.failed.remove(&one.image);
-                }
+        let due = wanted.into_iter().filter(|one| self.is_due(one.image));
+        let kept = futures::stream::iter(due).map(|one| async move { (self.keep(&one).await, one) });
+        let mut kept = std::pin::pin!(kept.buffer_unordered(AT_ONCE));
+        while let Some((kept, one)) = kept.next().await {
+            match kept {
+                Ok(()) => drop(self.failed().remove(&one.image)),
                 // The others would fare no better.
                 Err(Trouble::Ipfs(error @ (IpfsError::Away(_) | IpfsError::Forbidden))) => return Err(error.into()),
                 Err(error) => self.put_off(&one, &error),
@@ -129,8 +152,20 @@ impl Keeper {
         Ok(())
     }
 
-    fn put_off(&mut self, one: &InIpfs, error: &Trouble) {
-        let (times, again) = self.failed.entry(one.image).or_insert((0, Instant::now()));
+    fn failed(&self) -> MutexGuard<'_, HashMap<B256, (u32, Instant)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_due(&self, image: B256) -> bool {
+        self.failed().get(&image).is_none_or(|(_, again)| *again <= Instant::now())
+    }
+
+    fn put_off(&self, one: &InIpfs, error: &Trouble) {
+        let mut failed = self.failed();
+        if failed.len() >= REMEMBERED_MAX {
+            failed.clear();
+        }
+        let (times, again) = failed.entry(one.image).or_insert((0, Instant::now()));
         *times += 1;
         *again = Instant::now() + (RETRY_MIN * 2_u32.saturating_pow((*times).min(10))).min(RETRY_MAX);
         if *times == 1 {
@@ -149,7 +184,11 @@ impl Keeper {
             }
             None => self.ipfs.pin(one.link.cid).await?,
         }
-        Ok(self.archive.record_pinned(vec![one.image], true).await?)
+        if self.archive.record_pinned(vec![one.image], true).await? == 0 {
+            // It was erased or withdrawn meanwhile, and what was to let it go may have come too early.
+            self.ipfs.remove(one.link.cid).await?;
+        }
+        Ok(())
     }
 
     async fn put_again(&self, study: &dicom_scp::Uid, one: &InIpfs) -> Result<(), Trouble> {

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::IpfsError;
 
 /// Longest answer that is read as a whole, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Longest error that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a file sent at once.

@@ -6,6 +6,7 @@ use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
 use alloy::transports::TransportErrorKind;
+use alloy::transports::http::reqwest;
 use embedded_ledger::{EmbeddedLedger, LedgerReader};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,13 +51,42 @@ impl RpcNode {
     }
 
     async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
-        self.within(self.client.request::<P, R>(method, params)).await?.map_err(sort)
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let answer = self.within(self.client.request::<P, R>(method, params.clone())).await?;
+            match answer.as_ref().err().filter(|error| is_passing(error)).and_then(|_| pauses.next()) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return answer.map_err(sort),
+            }
+        }
     }
 
     async fn within<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
         let answer = tokio::time::timeout(self.answer_max, request).await;
         answer.map_err(|_| NodeError::Unreachable(format!("no answer within {} ms", self.answer_max.as_millis())))
     }
+}
+
+/// Waits before a question is asked again that met a passing fault. Work that takes many questions would otherwise never get
+/// through to a node that fails one in ten.
+const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
+
+/// Whether the same question may be answered in a moment. Who cannot be connected to, or says nothing for long, is left to whoever has other
+/// nodes to ask.
+fn is_passing(error: &RpcError<TransportErrorKind>) -> bool {
+    match error {
+        RpcError::Transport(TransportErrorKind::HttpError(error)) => error.status >= 500,
+        RpcError::Transport(TransportErrorKind::Custom(error)) => {
+            error.downcast_ref::<reqwest::Error>().is_some_and(|error| !error.is_connect() && !error.is_timeout())
+        }
+        RpcError::ErrorResp(payload) => is_internal(payload),
+        _ => false,
+    }
+}
+
+/// A node's own fault, which says nothing about what was asked.
+fn is_internal(payload: &ErrorPayload) -> bool {
+    payload.message.to_ascii_lowercase().starts_with("internal error")
 }
 
 /// JSON-RPC code of geth for a reverted call.
@@ -92,7 +122,7 @@ fn sort_payload(payload: &ErrorPayload) -> NodeError {
         "unknown block",
         "missing trie node",
     ];
-    if passing.iter().any(|p| lower.contains(p)) || payload.is_retry_err() {
+    if passing.iter().any(|p| lower.contains(p)) || payload.is_retry_err() || is_internal(payload) {
         return NodeError::Unavailable(message);
     }
     NodeError::Refused(message)
@@ -366,5 +396,6 @@ mod tests {
         assert!(matches!(sort_payload(&payload(-32602, gone)), NodeError::Unavailable(_)));
         assert!(matches!(sort_payload(&payload(3, "execution reverted")), NodeError::Reverted { .. }));
         assert!(matches!(sort_payload(&payload(-32602, "invalid argument 0")), NodeError::Refused(_)));
+        assert!(matches!(sort_payload(&payload(-32603, "Internal error")), NodeError::Unavailable(_)));
     }
 }
