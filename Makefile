@@ -28,7 +28,9 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# This builds the program too: package bridge has integration tests of its own.
+# This builds the program too: package bridge has integration tests of its own. Most tests wait for other programs, so more run at once than
+# there are cores.
+unit: export RUST_TEST_THREADS ?= 4
 unit:
 	cargo test --workspace --locked --no-fail-fast
 
