@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::peers::free_port;
 use crate::wire::Wire;
 use crate::{binary, our_tool, wait_for};
 
@@ -35,15 +36,12 @@ struct Node {
     child: Option<Child>,
 }
 
-/// A port such that it and its neighbours, which a node takes too, are free.
+/// Ports of a node; the neighbours of the second, which it takes too, are free.
 fn free_ports() -> (u16, u16) {
     loop {
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).ok();
-        let Some(p2p) = free(0) else { continue };
-        let Some(rpc) = free(0) else { continue };
-        let (p2p_port, rpc_port) = (p2p.local_addr().unwrap().port(), rpc.local_addr().unwrap().port());
-        // Not those that the system gives to outgoing connections meanwhile, as far as that can be told.
-        if rpc_port < u16::MAX - 10 && free(rpc_port + 1).is_some() && free(rpc_port + 6).is_some() {
+        let (p2p_port, rpc_port) = (free_port(), free_port());
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if !(rpc_port..=rpc_port + 6).contains(&p2p_port) && is_free(rpc_port + 1) && is_free(rpc_port + 6) {
             return (p2p_port, rpc_port);
         }
     }

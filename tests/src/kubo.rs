@@ -1,12 +1,13 @@
 //! IPFS nodes in a private swarm, made by `pacs-bridge network new` and run by its start scripts, on free ports of 127.0.0.1.
 
 use std::fmt::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use crate::peers::free_port;
 use crate::{binary, our_tool, wait_for};
 
 /// The nodes, one a site; they end with the value.
@@ -19,10 +20,6 @@ pub struct Swarm {
 struct Node {
     api_port: u16,
     child: Option<Child>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Swarm {

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rand::Rng as _;
+
 use crate::{have, skip, wait_for};
 
 /// A DCMTK client or server command, with the setting that spares it 40 ms an answer.
@@ -33,9 +35,15 @@ pub fn python() -> Option<PathBuf> {
     if python.is_file() || skip("the Python environment (.venv)") { Some(python) } else { None }
 }
 
-/// A port that was free a moment ago, for servers that cannot be told to choose one.
+/// A port for a program that cannot be told to take any: free now, below those that the system gives to whoever asks for any or connects
+/// to somewhere, and hardly ever the one that another test takes at the same time.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::thread_rng().gen_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Associations that Orthanc serves at once: more than any test opens.
