@@ -342,13 +342,16 @@ impl Assembler {
         let id =
             image_id(&keys.salt, ImageKind::Object, stored.sop_instance.as_str(), &stored.file_sha256, keys.epoch());
         let key = keys.sealing(ImageKind::Object, Some(&stored.series_uid));
-        let (map, link, plain_sha256) = match custody {
-            Custody::AtSource => (None, None, sha256_from(&mut file, 0).map_err(read)?),
-            Custody::OnChain => {
+        // What was planned stays as it is, wherever such objects go now.
+        let planned = self.0.archive.image(&id)?.map(|(image, _)| (image.map, image.link));
+        let (map, link, plain_sha256) = match (planned, custody) {
+            (Some((map, link)), _) => (Some(map), link, sha256_from(&mut file, 0).map_err(read)?),
+            (None, Custody::AtSource) => (None, None, sha256_from(&mut file, 0).map_err(read)?),
+            (None, Custody::OnChain) => {
                 let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
                 (Some(map), None, plain_sha256)
             }
-            Custody::Ipfs => {
+            (None, Custody::Ipfs) => {
                 let (link, plain_sha256) = self.seal_for_ipfs(&key, &id, &mut file)?;
                 (Some(link.map()), Some(link), plain_sha256)
             }

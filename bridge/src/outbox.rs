@@ -21,7 +21,7 @@ use crate::archive::{Archive, ArchiveError, SeenOnLedger, now_ms};
 use crate::assemble::{AssembleError, Assembler, Encryption};
 use crate::derive::{self, Derivation, DeriveError, Derived, Owner};
 use crate::follow::{Consents, FollowError};
-use crate::ipfs::Ipfs;
+use crate::ipfs::{Ipfs, IpfsError};
 use crate::keyring::Keyring;
 use crate::publish::{
     ChannelPieces, ImageKind, Outbox, OutboxError, Plan, PlannedImage, Progress, Seen, Source, SourceError, StudyJob,
@@ -273,12 +273,17 @@ impl Source for SiteOutbox {
             let ipfs =
                 ipfs.ok_or_else(|| SourceError::Later("the study is kept in IPFS, and ipfs.api_url is empty".into()))?;
             // Its name goes onto the ledger when the node keeps all of it, and not before.
-            handle.block_on(ipfs.put(sealed, link.sealed_bytes, link.cid)).map_err(later)?;
+            let put = handle.block_on(ipfs.put(sealed, link.sealed_bytes, link.cid));
             if archive.image(&id).map_err(later)?.is_none() {
-                // The study was erased meanwhile.
-                handle.block_on(ipfs.remove(link.cid)).map_err(later)?;
+                // The study was erased meanwhile, and what was to let it go may have come too early.
+                handle.block_on(archive.begin_ipfs_removal(link.cid)).map_err(later)?;
                 return Err(SourceError::Later("the study is gone".into()));
             }
+            if matches!(put, Err(IpfsError::Differs(_))) {
+                // What was spooled may be something else; it is sealed again.
+                assembler.forget_sealed(&[id]);
+            }
+            put.map_err(later)?;
             out.write_all(&link.piece()).map_err(later)
         }))
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::archive::{Archive, ArchiveError, FileMeta, InIpfs, StudySummary};
+use crate::archive::{Archive, ArchiveError, FileMeta, Kept, StudySummary};
 use crate::audit::{Audit, AuditStatus};
 use crate::derive::{DeriveError, DerivedRow, Deriver, Owner};
 use crate::erase::Eraser;
@@ -441,8 +441,8 @@ impl Site {
             let state = format!("{:?}", row.state).to_lowercase();
             return Err(SiteError::NotFinal { uid: uid.to_owned(), state });
         }
-        self.prove_in_ipfs(&study_uid).await?;
-        Ok(self.0.archive.evict(&study_uid).await?)
+        let proven = self.proven_in_ipfs(&study_uid).await?;
+        Ok(self.0.archive.evict(&study_uid, proven).await?)
     }
 
     /// Writes a copy of the embedded ledger into a file that must not exist; whole when this returns.
@@ -458,19 +458,29 @@ impl Site {
         Ok(LedgerCopy { file: out, number: head.number, hash: head.hash, bytes })
     }
 
-    /// A file is given up for a copy in IPFS only when this site's node was just seen to keep that copy, every byte of it.
-    async fn prove_in_ipfs(&self, study_uid: &Uid) -> Result<(), SiteError> {
+    /// Images of a study's objects in IPFS. A file is given up for a copy there only when this site's node was just seen to keep that copy, every
+    /// byte of it; what it has instead is put there again.
+    async fn proven_in_ipfs(&self, study_uid: &Uid) -> Result<Vec<B256>, SiteError> {
         let objects = self.0.archive.in_ipfs(study_uid)?;
-        let Some(first) = objects.first() else { return Ok(()) };
-        let ipfs = self.0.ipfs.as_ref().ok_or(SiteError::NoIpfs)?;
-        tracing::debug!(cid = %first.link.cid, objects = objects.len(), "reading a study's objects back from IPFS");
-        let images = |objects: &[InIpfs]| objects.iter().map(|one| one.image).collect::<Vec<_>>();
-        self.0.archive.record_pinned(images(&objects), false).await?;
-        for one in &objects {
-            ipfs.prove(one.link.cid, one.link.sealed_bytes).await?;
+        if objects.is_empty() {
+            return Ok(Vec::new());
         }
-        self.0.archive.record_pinned(images(&objects), true).await?;
-        Ok(())
+        let ipfs = self.0.ipfs.as_ref().ok_or(SiteError::NoIpfs)?;
+        let mut failed = None;
+        for one in &objects {
+            match ipfs.prove(one.link.cid, one.link.sealed_bytes).await {
+                Ok(()) => {}
+                Err(error @ (IpfsError::Differs(_) | IpfsError::Unpinned(_) | IpfsError::Said(_))) => {
+                    self.0.archive.record_kept(one.image, Kept::Unsound).await?;
+                    failed = Some(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(objects.iter().map(|one| one.image).collect()),
+        }
     }
 
     /// What the IPFS node says of itself, if there is one, soon.

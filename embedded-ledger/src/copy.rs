@@ -91,13 +91,16 @@ pub(crate) fn import(config: &LedgerConfig, store: &Store, input: &mut impl Read
     while let Some(payload) = read_list(input)? {
         let number = parent.header.number + 1;
         let unsound = |what| CopyError::Unsound { block: number, what };
-        let copied = Copied::decode(&payload).map_err(|_| unsound("it cannot be read"))?;
+        let unreadable = |_| unsound("it cannot be read");
+        let (head, rest) = BlockHead::decode(&payload).map_err(unreadable)?;
+        // Nothing else of it is looked at unless this site made it.
+        check_signature(config, &head).map_err(unsound)?;
+        let copied = Copied::decode(head, rest).map_err(unreadable)?;
         let block = execute(config, &store.snapshot()?, &parent, &copied)?;
         let mut block = block.ok_or_else(|| unsound("a transaction cannot be executed"))?;
         if block.record.header != copied.header {
             return Err(unsound("executing it again gives another header"));
         }
-        check_signature(config, &block.record, &copied.signature).map_err(unsound)?;
         block.record.signature = copied.signature;
         store.append(&block, config.history_blocks)?;
         parent = block.record;
@@ -129,9 +132,10 @@ fn check_title(mut payload: &[u8], chain_id: u64, first: B256) -> Result<(u64, B
 }
 
 /// A header is signed by the key that the configuration names, or it is not this ledger's.
-fn check_signature(config: &LedgerConfig, record: &BlockRecord, signature: &Bytes) -> Result<(), &'static str> {
+fn check_signature(config: &LedgerConfig, head: &BlockHead) -> Result<(), &'static str> {
     let Some(signer) = &config.signer else { return Ok(()) };
-    let recovered = Signature::from_raw(signature).and_then(|one| one.recover_address_from_prehash(&record.hash));
+    let hash = head.header.hash_slow();
+    let recovered = Signature::from_raw(&head.signature).and_then(|one| one.recover_address_from_prehash(&hash));
     if recovered.is_ok_and(|address| address == signer.address()) {
         Ok(())
     } else {
@@ -145,15 +149,25 @@ struct Copied {
     transactions: Vec<Bytes>,
 }
 
+/// What stands before a block's transactions.
+struct BlockHead {
+    header: Header,
+    signature: Bytes,
+}
+
+impl BlockHead {
+    /// With what follows.
+    fn decode(mut payload: &[u8]) -> alloy::rlp::Result<(Self, &[u8])> {
+        let head = Self { header: Header::decode(&mut payload)?, signature: Bytes::decode(&mut payload)? };
+        Ok((head, payload))
+    }
+}
+
 impl Copied {
-    fn decode(mut payload: &[u8]) -> alloy::rlp::Result<Self> {
-        let payload = &mut payload;
-        let copied = Self {
-            header: Header::decode(payload)?,
-            signature: Bytes::decode(payload)?,
-            transactions: Vec::decode(payload)?,
-        };
-        if payload.is_empty() { Ok(copied) } else { Err(alloy::rlp::Error::UnexpectedLength) }
+    fn decode(head: BlockHead, mut rest: &[u8]) -> alloy::rlp::Result<Self> {
+        let BlockHead { header, signature } = head;
+        let copied = Self { header, signature, transactions: Vec::decode(&mut rest)? };
+        if rest.is_empty() { Ok(copied) } else { Err(alloy::rlp::Error::UnexpectedLength) }
     }
 }
 

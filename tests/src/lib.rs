@@ -207,15 +207,26 @@ impl Bridge {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?} printed {text:?}: {e}"))
     }
 
-    /// Waits until every study is final on the ledger.
+    /// Waits until every study is final on the ledger, as long as they get on.
     pub fn wait_final(&self, studies: usize) -> serde_json::Value {
-        let mut last = serde_json::Value::Null;
-        wait_for("all studies to be final on the ledger", || {
-            last = self.json(&["studies"]);
-            let rows = last.as_array().unwrap();
-            rows.len() == studies && rows.iter().all(|row| row["state"] == "final")
-        });
-        last
+        let (mut progress, mut since) = ((0, 0), Instant::now());
+        loop {
+            let all = self.json(&["studies"]);
+            let rows = all.as_array().unwrap();
+            let done = rows.iter().filter(|row| row["state"] == "final").count();
+            if rows.len() == studies && done == studies {
+                return all;
+            }
+            let seen = rows.iter().filter_map(|row| row["pieces_seen"].as_u64()).sum();
+            if progress != (done, seen) {
+                (progress, since) = ((done, seen), Instant::now());
+            }
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{done} of {studies} studies are final on the ledger, and no more become so"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 

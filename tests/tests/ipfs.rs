@@ -87,6 +87,11 @@ fn a_node_that_is_away_is_waited_for_and_one_that_lost_something_gets_it_again()
     assert!(site.log().contains("lost an object"));
     site.wait_filed(sent.len() as u64);
     site.json(&["evict", &subject(1).study_uid]);
+    // There is no other copy now; what is merely unpinned is pinned again.
+    for pin in &pins {
+        assert!(swarm.ipfs(0, &["pin", "rm", pin]).status.success());
+    }
+    wait_for("what was let go to be pinned again", || swarm.pins(0) == pins);
     assert_eq!(got(&runtime, &site, 1), sent);
 }
 
@@ -113,6 +118,9 @@ fn other_bytes_than_were_put_there_are_handed_to_nobody_and_no_file_is_given_up_
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("other bytes"), "{refused:?}");
     site.wait_filed(sent.len() as u64);
+    // What was found so is put there again.
+    wait_for("the node to have the right bytes", || verdict(&site, 1).0);
+    spoil();
     let (proven, said) = verdict(&site, 1);
     assert!(!proven && said.contains("other bytes"), "{said}");
 

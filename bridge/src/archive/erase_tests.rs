@@ -199,7 +199,7 @@ async fn an_index_of_an_earlier_version_is_taken_over() {
     const BEFORE_SERIES: &str = "ALTER TABLE image DROP COLUMN series; ALTER TABLE foreign_study DROP COLUMN series;";
     const BEFORE_ERASURE: &str = "DROP TABLE erasure; DROP TABLE erased_row;";
     const BEFORE_AT_SOURCE: &str = "ALTER TABLE instance DROP COLUMN at_source;";
-    const BEFORE_IPFS: &str = "DROP TRIGGER image_gone; DROP TRIGGER image_again; DROP INDEX image_cid; DROP TABLE ipfs_removal;
+    const BEFORE_IPFS: &str = "DROP TRIGGER image_gone; DROP TRIGGER image_again; DROP INDEX image_cid; DROP INDEX image_unpinned; DROP TABLE ipfs_removal;
         ALTER TABLE image DROP COLUMN cid; ALTER TABLE image DROP COLUMN cid_bytes; ALTER TABLE image DROP COLUMN pinned;";
     for (version, before) in [
         (5, BEFORE_IPFS.to_owned()),

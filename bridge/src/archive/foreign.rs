@@ -421,6 +421,13 @@ fn insert_image(
     version: &ForeignVersion,
     named: &Named<'_>,
 ) -> Result<(), ArchiveError> {
+    if let Some(link) = &named.link {
+        // What goes with this study must not be somebody else's.
+        let taken = "SELECT 1 FROM image WHERE cid = ?1 AND study <> ?2";
+        if tx.prepare_cached(taken)?.exists(params![link.cid.to_bytes(), study])? {
+            return Err(refused("it names an object in IPFS that is another study's"));
+        }
+    }
     let inserted = tx
         .prepare_cached(
             "INSERT INTO image (id, study, kind, instance, subject, version, position, epoch, pieces, piece_bytes, sealed_bytes,

@@ -2,7 +2,7 @@
 //! Strongest first: whatever is granted, taken back and stored here, in whatever order, everybody sees what was stored here and
 //! what is granted now, each once, and nothing else; and what was stored here never goes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::config::Config;
 use crate::demo::phantom::{Phantom, Subject, ct_series};
+use crate::payload::cid::Cid;
 use crate::payload::container::Unsealed;
 use crate::payload::describe::describe;
-use crate::payload::manifest::{Manifest, ManifestObject, ManifestPreview, PreviewKind};
+use crate::payload::manifest::{Link, Manifest, ManifestObject, ManifestPreview, PreviewKind};
 use crate::payload::pieces::PieceMap;
 
 fn open(dir: &Path) -> Archive {
@@ -436,4 +437,73 @@ async fn previews_are_objects_where_no_more_is_granted() {
     assert_eq!((find(&archive, Level::Image, &[]).len(), find(&archive, Level::Series, &[]).len()), (2, 1));
     archive.remove_foreign(id).await.unwrap();
     assert_eq!(foreign_rows(&archive), 0);
+}
+
+/// A manifest whose objects are in IPFS.
+fn in_ipfs(mut version: ForeignVersion) -> ForeignVersion {
+    for object in &mut version.manifest.objects {
+        let name = [&[1, 0x55, 0x12, 32][..], object.image.as_slice()].concat();
+        let link = Link { cid: Cid::from_bytes(&name).unwrap(), sealed_bytes: object.file_bytes + 100 };
+        (object.link, object.map) = (Some(link), Some(link.map()));
+    }
+    version
+}
+
+#[tokio::test]
+async fn what_is_in_ipfs_is_kept_while_all_of_it_is_granted_and_let_go_with_its_rows() {
+    let elsewhere = Elsewhere::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let archive = open(dir.path());
+    let (id, source) = (study_id(1), Address::repeat_byte(7));
+    let version = in_ipfs(elsewhere.version(1, 1, 3));
+    let mut names: Vec<Cid> = version.manifest.objects.iter().map(|object| object.link.unwrap().cid).collect();
+    names.sort();
+    let wanted = |granted| {
+        let mut wanted: Vec<Cid> = archive.not_pinned(granted).unwrap().iter().map(|one| one.link.cid).collect();
+        wanted.sort();
+        wanted
+    };
+    let previews = Window { mode: ForeignMode::Previews, ..ALWAYS };
+    archive.show_foreign(id, source, previews).await.unwrap();
+    archive.import_manifest(id, version.clone()).await.unwrap();
+    assert!(wanted(true).is_empty(), "of what may be looked at alone nothing is kept");
+    archive.show_foreign(id, source, ALWAYS).await.unwrap();
+    assert_eq!((wanted(true), wanted(false)), (names.clone(), Vec::new()));
+    let image = version.manifest.objects[0].image;
+    let link = archive.image(&image).unwrap().unwrap().0.link;
+    assert_eq!(link, version.manifest.objects[0].link);
+
+    assert!(archive.record_kept(image, Kept::Yes).await.unwrap());
+    assert!(!archive.record_kept(B256::repeat_byte(0x66), Kept::Yes).await.unwrap());
+    assert_eq!(wanted(true).len(), 2);
+    assert_eq!(archive.compare_pins([names[0], link.unwrap().cid].into()).await.unwrap(), 0);
+    assert_eq!(archive.compare_pins(HashSet::new()).await.unwrap(), 1, "the node lost it");
+    assert_eq!(wanted(true), names);
+
+    archive.record_kept(image, Kept::Unsound).await.unwrap();
+    assert_eq!(archive.not_pinned(true).unwrap().iter().filter(|one| one.unsound).count(), 1);
+
+    // Another study cannot take its names along.
+    let thief = study_id(2);
+    archive.show_foreign(thief, source, ALWAYS).await.unwrap();
+    let mut stolen = in_ipfs(elsewhere.version(2, 1, 1));
+    (stolen.manifest.objects[0].link, stolen.manifest.objects[0].map) = (link, link.map(|link| link.map()));
+    assert!(matches!(archive.import_manifest(thief, stolen).await, Err(ArchiveError::Foreign(_))));
+    archive.remove_foreign(thief).await.unwrap();
+    archive.begin_ipfs_removal(names[0]).await.unwrap();
+    assert!(archive.ipfs_removals().unwrap().is_empty(), "what bears a name keeps it");
+
+    // One object goes with the next version, all with the grant.
+    archive.import_manifest(id, in_ipfs(elsewhere.version(1, 2, 2))).await.unwrap();
+    assert_eq!(archive.ipfs_removals().unwrap(), [version.manifest.objects[2].link.unwrap().cid]);
+    archive.remove_foreign(id).await.unwrap();
+    let mut going = archive.ipfs_removals().unwrap();
+    going.sort();
+    assert_eq!((going, wanted(true)), (names.clone(), Vec::new()));
+    archive.end_ipfs_removal(names[0]).await.unwrap();
+    assert_eq!(archive.ipfs_removals().unwrap().len(), 2);
+    // What is granted again is not let go any more.
+    archive.show_foreign(id, source, ALWAYS).await.unwrap();
+    archive.import_manifest(id, version).await.unwrap();
+    assert_eq!((archive.ipfs_removals().unwrap(), wanted(true)), (Vec::new(), names));
 }

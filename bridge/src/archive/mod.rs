@@ -49,6 +49,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use alloy::primitives::B256;
 use dicom_scp::Uid;
 use rusqlite::{OptionalExtension, params};
 
@@ -62,7 +63,7 @@ pub use erase::{Erasure, Holdings};
 pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
-pub use ipfs::InIpfs;
+pub use ipfs::{InIpfs, Kept};
 use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
@@ -434,17 +435,21 @@ impl Archive {
     }
 
     /// Removes the local files of a study's objects that were seen whole on the ledger, or that another site keeps; their rows stay. Returns how many
-    /// files and bytes went. A file that is the only copy of an object is never removed.
+    /// files and bytes went. A file that is the only copy of an object is never removed: of this site's objects in IPFS those alone lose theirs
+    /// whose images are `proven`, read back from this site's node just now.
     ///
     /// # Errors
     /// [`ArchiveError::Index`], [`ArchiveError::Closed`].
-    pub async fn evict(&self, study_uid: &Uid) -> Result<(u64, u64), ArchiveError> {
+    pub async fn evict(&self, study_uid: &Uid, proven: Vec<B256>) -> Result<(u64, u64), ArchiveError> {
         let uid = study_uid.to_string();
         let gone: Vec<(FileId, u64)> = self
             .write(move |db| {
                 let tx = db.transaction()?;
+                let mark = |mark: i64| proven.iter().try_for_each(|image| ipfs::mark(&tx, image, mark));
+                mark(ipfs::PROVEN)?;
                 let gone = files_of(&tx, &uid)?;
                 tx.execute(&format!("UPDATE instance AS i SET shard = NULL, file = NULL WHERE {EVICTABLE}"), [&uid])?;
+                mark(ipfs::KEPT)?;
                 tx.commit()?;
                 Ok(gone)
             })
@@ -589,7 +594,7 @@ const SELECT_VISIBLE: &str =
 const EVICTABLE: &str = "i.file IS NOT NULL AND i.superseded = 0
    AND i.series IN (SELECT se.id FROM series se JOIN study st ON se.study = st.id WHERE st.uid = ?1 AND st.origin >= 0)
    AND (i.at_source = 1 AND i.origin > 0 OR EXISTS (SELECT 1 FROM image WHERE image.instance = i.id AND image.sealed = 1
-     AND (image.cid IS NULL OR image.pinned = 1 OR i.origin > 0)))";
+     AND (image.cid IS NULL OR image.pinned = 3 OR i.origin > 0)))";
 
 fn files_of(tx: &rusqlite::Transaction<'_>, study_uid: &str) -> Result<Vec<(FileId, u64)>, ArchiveError> {
     let sql = format!("SELECT i.shard, i.file, i.file_bytes FROM instance AS i WHERE {EVICTABLE}");

@@ -419,7 +419,7 @@ async fn an_object_evicted_or_replaced_in_the_log_does_not_come_back() {
     store(&archive, phantom).await.unwrap();
     let study = Uid::new(&subject(1).study_uid).unwrap();
     pretend_published(&archive, &study).await;
-    assert_eq!(archive.evict(&study).await.unwrap().0, 1);
+    assert_eq!(archive.evict(&study, Vec::new()).await.unwrap().0, 1);
     let crashed = tempfile::tempdir().unwrap();
     copy_tree(dir.path(), crashed.path());
     assert_eq!(files_of(&archive), 0);
@@ -490,9 +490,9 @@ async fn over_the_quota_an_object_is_refused_and_room_is_given_back() {
     assert!(matches!(store(&archive, &phantoms[2]).await, Err(ArchiveError::Full(_))));
     assert_eq!(files_of(&archive), 2);
     let study = Uid::new(&subject(1).study_uid).unwrap();
-    assert_eq!(archive.evict(&study).await.unwrap(), (0, 0), "a file that is the only copy must stay");
+    assert_eq!(archive.evict(&study, Vec::new()).await.unwrap(), (0, 0), "a file that is the only copy must stay");
     pretend_published(&archive, &study).await;
-    archive.evict(&study).await.unwrap();
+    archive.evict(&study, Vec::new()).await.unwrap();
     assert_eq!(archive.totals().unwrap().local_bytes, 0);
     store(&archive, &phantoms[2]).await.unwrap();
 }
@@ -507,7 +507,7 @@ async fn an_evicted_object_stays_in_the_index_and_takes_a_file_again() {
     }
     let study = Uid::new(&subject(1).study_uid).unwrap();
     pretend_published(&archive, &study).await;
-    assert_eq!(archive.evict(&study).await.unwrap().0, 3);
+    assert_eq!(archive.evict(&study, Vec::new()).await.unwrap().0, 3);
     assert_eq!(files_of(&archive), 0);
     assert!(archive.instances_of(&study).unwrap().iter().all(|stored| stored.path.is_none()));
     assert_eq!(store(&archive, &phantoms[1]).await.unwrap(), Accepted::Same);
@@ -550,7 +550,7 @@ async fn an_object_that_comes_back_after_it_was_replaced_takes_its_image_again()
         let current = archive.instance(&phantom.sop_instance).unwrap().unwrap();
         assert!(archive.image_of_instance(current.id).unwrap().is_some());
     }
-    assert_eq!(archive.evict(&study).await.unwrap().0, 1);
+    assert_eq!(archive.evict(&study, Vec::new()).await.unwrap().0, 1);
 }
 
 /// The file of the only object, or nothing.

@@ -53,7 +53,7 @@ pub struct Remains {
     pub sealed_bytes: u64,
     /// Transactions that had been seen to carry pieces.
     pub transactions: u64,
-    /// Of the images, those whose ledger piece only names sealed bytes in IPFS. This site's node removes them, as do the bridges of sites
+    /// Of the images, those whose ledger piece only names sealed bytes in IPFS. This site's node is told to let them go, as are those of sites
     /// that were let in; nobody can be made to. Left out when there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ipfs: u64,

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,9 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ipfs, IpfsError};
-use crate::archive::{Archive, ArchiveError, InIpfs};
+use crate::archive::{Archive, ArchiveError, InIpfs, Kept};
 use crate::assemble::{AssembleError, Assembler};
+use crate::payload::manifest::Link;
 
 /// Between two looks at what is to be done.
 const LOOK: Duration = Duration::from_secs(2);
@@ -45,8 +45,6 @@ pub struct Keeper {
     wants: Wants,
     /// Images that failed: how often, and when they are tried again.
     failed: Mutex<HashMap<B256, (u32, Instant)>>,
-    /// Whether the node was away when it was asked last.
-    away: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +59,32 @@ enum Trouble {
     Ended,
 }
 
+/// Whether whatever else is asked of the node would fare no better.
+fn is_away(error: &IpfsError) -> bool {
+    matches!(error, IpfsError::Away(_) | IpfsError::Forbidden)
+}
+
+/// Says once that something waits, and once that nothing does any more.
+fn note(waits: &mut bool, worked: &Result<(), Trouble>) {
+    match worked {
+        Ok(()) => {
+            if std::mem::take(waits) {
+                tracing::info!("the IPFS node does what it should again");
+            }
+        }
+        Err(error) => {
+            if !std::mem::replace(waits, true) {
+                tracing::error!(error = %crate::chain_of(error), "what belongs into IPFS, or out of it, waits");
+            }
+        }
+    }
+}
+
 impl Keeper {
     /// Looks after a node.
     #[must_use]
     pub fn new(ipfs: Ipfs, archive: Archive, assembler: Assembler, wants: Wants) -> Self {
-        Self { ipfs, archive, assembler, wants, failed: Mutex::default(), away: AtomicBool::new(false) }
+        Self { ipfs, archive, assembler, wants, failed: Mutex::default() }
     }
 
     /// Until `stop`. What is to go does not wait for what is to come, which may take long.
@@ -78,44 +97,28 @@ impl Keeper {
     }
 
     async fn keep_letting_go(&self) {
+        let mut waits = false;
         loop {
-            self.note(&self.let_go().await);
+            note(&mut waits, &self.let_go().await);
             tokio::time::sleep(LOOK).await;
         }
     }
 
     async fn keep_keeping(&self) {
+        let mut waits = false;
         let mut compared: Option<Instant> = None;
         loop {
-            let due = compared.is_none_or(|at| at.elapsed() >= self.wants.check);
-            let worked = async {
-                if due {
-                    self.compare().await?;
+            let mut worked = Ok(());
+            if compared.is_none_or(|at| at.elapsed() >= self.wants.check) {
+                worked = self.compare().await;
+                if worked.is_ok() {
+                    compared = Some(Instant::now());
                 }
-                self.keep_all().await
-            };
-            let worked = worked.await;
-            if due && worked.is_ok() {
-                compared = Some(Instant::now());
             }
-            self.note(&worked);
+            // Whatever became of that: it asks for all that the node has, this for what is wanted of it.
+            let kept = self.keep_all().await;
+            note(&mut waits, &worked.and(kept));
             tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Says once that the node is away, and once that it is back.
-    fn note(&self, worked: &Result<(), Trouble>) {
-        match worked {
-            Ok(()) => {
-                if self.away.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the IPFS node answers again");
-                }
-            }
-            Err(error) => {
-                if !self.away.swap(true, Ordering::Relaxed) {
-                    tracing::error!(error = %crate::chain_of(error), "what belongs into IPFS waits");
-                }
-            }
         }
     }
 
@@ -129,11 +132,15 @@ impl Keeper {
     }
 
     async fn let_go(&self) -> Result<(), Trouble> {
+        let mut failed = None;
         for cid in self.archive.ipfs_removals()? {
-            self.ipfs.remove(cid).await?;
-            self.archive.end_ipfs_removal(cid).await?;
+            match self.ipfs.remove(cid).await {
+                Ok(()) => self.archive.end_ipfs_removal(cid).await?,
+                Err(error) if is_away(&error) => return Err(error.into()),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     async fn keep_all(&self) -> Result<(), Trouble> {
@@ -144,8 +151,7 @@ impl Keeper {
         while let Some((kept, one)) = kept.next().await {
             match kept {
                 Ok(()) => drop(self.failed().remove(&one.image)),
-                // The others would fare no better.
-                Err(Trouble::Ipfs(error @ (IpfsError::Away(_) | IpfsError::Forbidden))) => return Err(error.into()),
+                Err(Trouble::Ipfs(error)) if is_away(&error) => return Err(error.into()),
                 Err(error) => self.put_off(&one, &error),
             }
         }
@@ -174,19 +180,23 @@ impl Keeper {
     }
 
     async fn keep(&self, one: &InIpfs) -> Result<(), Trouble> {
+        let Link { cid, sealed_bytes } = one.link;
         match &one.own {
             // It was put there before its name went onto the ledger; only what the node lost since is sealed again.
-            Some(study) => {
-                if !self.ipfs.is_pinned(one.link.cid).await? {
-                    tracing::error!(cid = %one.link.cid, "the IPFS node lost an object; putting it there again");
-                    self.put_again(study, one).await?;
+            Some(study) if one.unsound || !self.ipfs.is_pinned(cid).await? => {
+                tracing::error!(%cid, "the IPFS node lost an object; putting it there again");
+                if one.unsound {
+                    // It would not write blocks that it believes to have.
+                    self.ipfs.remove(cid).await?;
                 }
+                self.put_again(study, one).await?;
             }
-            None => self.ipfs.pin(one.link.cid).await?,
+            Some(_) => {}
+            None => self.ipfs.fetch_and_pin(cid, sealed_bytes).await?,
         }
-        if self.archive.record_pinned(vec![one.image], true).await? == 0 {
+        if !self.archive.record_kept(one.image, Kept::Yes).await? {
             // It was erased or withdrawn meanwhile, and what was to let it go may have come too early.
-            self.ipfs.remove(one.link.cid).await?;
+            self.archive.begin_ipfs_removal(cid).await?;
         }
         Ok(())
     }
@@ -194,7 +204,14 @@ impl Keeper {
     async fn put_again(&self, study: &dicom_scp::Uid, one: &InIpfs) -> Result<(), Trouble> {
         let (assembler, study, image) = (self.assembler.clone(), *study, one.image);
         let sealed = tokio::task::spawn_blocking(move || assembler.open_sealed(&study, &image)).await;
-        let sealed: File = sealed.map_err(|_| Trouble::Ended)??;
+        let sealed: File = match sealed.map_err(|_| Trouble::Ended)? {
+            // Its file here was given up for what the node had. Perhaps that, or another site's node, still has the blocks.
+            Err(AssembleError::Missing(uid)) => {
+                tracing::error!(%uid, cid = %one.link.cid, "there is no file of an object that the IPFS node lost; looking in the swarm");
+                return Ok(self.ipfs.fetch_and_pin(one.link.cid, one.link.sealed_bytes).await?);
+            }
+            sealed => sealed?,
+        };
         let put = self.ipfs.put(sealed, one.link.sealed_bytes, one.link.cid).await;
         self.assembler.forget_sealed(&[one.image]);
         Ok(put?)

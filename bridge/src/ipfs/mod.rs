@@ -27,12 +27,21 @@ use rpc::Api;
 const SLOWEST: Duration = Duration::from_secs(60);
 const SLOWEST_RATE: u64 = 1 << 20;
 
+/// Longest line about one pin, in bytes.
+const PIN_BYTES_MAX: usize = 64 << 10;
+
 /// Why the node did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IpfsError {
-    /// The operator: it cannot be reached, or fell silent. To be tried again.
+    /// The operator: it cannot be reached. To be tried again.
     #[error("the IPFS node at ipfs.api_url does not answer: {0}")]
     Away(String),
+    /// The operator: it was reached, and broke off. To be tried again.
+    #[error("the IPFS node broke off: {0}")]
+    Broken(String),
+    /// Nobody, or the operator: it was asked and says nothing for so many seconds. To be tried again.
+    #[error("the IPFS node says nothing for {0} s: perhaps no node of its swarm has what was asked for now")]
+    Silent(u64),
     /// The operator: the token is wrong, or there is none.
     #[error("the IPFS node does not let us in: is ipfs.token_file one of its API.Authorizations?")]
     Forbidden,
@@ -123,7 +132,14 @@ impl Ipfs {
         let limit = SLOWEST + Duration::from_secs(bytes / SLOWEST_RATE);
         let added = self.0.api.send(&command, file, limit).await?;
         let last = lines::<Added>(&added)?.pop().ok_or(IpfsError::Answer)?;
-        if last.hash == cid.to_string() { Ok(()) } else { Err(IpfsError::Differs(cid)) }
+        if last.hash == cid.to_string() {
+            return Ok(());
+        }
+        if let Ok(other) = last.hash.parse() {
+            // Nobody here will ever ask for that.
+            self.remove(other).await?;
+        }
+        Err(IpfsError::Differs(cid))
     }
 
     /// The bytes of a file as they come, from this node or through it from others of its swarm. They are not believed: whoever takes
@@ -199,9 +215,22 @@ impl Ipfs {
     /// # Errors
     /// [`IpfsError`].
     pub async fn pins(&self) -> Result<HashSet<Cid>, IpfsError> {
-        let said = self.0.api.ask("pin/ls?type=recursive&stream=true").await?;
-        // Others may use the node too, with names of other kinds.
-        Ok(lines::<Pinned>(&said)?.iter().filter_map(|pinned| pinned.cid.parse().ok()).collect())
+        let mut said = self.0.api.open("pin/ls?type=recursive&stream=true").await?;
+        let (mut pins, mut line) = (HashSet::new(), Vec::new());
+        while let Some(run) = said.next().await {
+            for part in run?.split_inclusive(|octet| *octet == b'\n') {
+                line.extend_from_slice(part);
+                if line.len() > PIN_BYTES_MAX {
+                    return Err(IpfsError::Answer);
+                }
+                if line.ends_with(b"\n") {
+                    // Others may use the node too, with names of other kinds.
+                    pins.extend(lines::<Pinned>(&line)?.iter().filter_map(|pinned| pinned.cid.parse::<Cid>().ok()));
+                    line.clear();
+                }
+            }
+        }
+        Ok(pins)
     }
 
     /// Reads a file from this node alone and compares it with its name: whether the node has all of it, and keeps it.
@@ -212,7 +241,21 @@ impl Ipfs {
         if !self.is_pinned(cid).await? {
             return Err(IpfsError::Unpinned(cid));
         }
-        let mut stream = self.get(cid, Reach::Here).await?;
+        self.compare(cid, bytes, Reach::Here).await
+    }
+
+    /// Makes the node keep a file of `bytes` bytes that others have, after it was seen to be that file and no more.
+    ///
+    /// # Errors
+    /// [`IpfsError`].
+    pub async fn fetch_and_pin(&self, cid: Cid, bytes: u64) -> Result<(), IpfsError> {
+        self.compare(cid, bytes, Reach::Swarm).await?;
+        self.pin(cid).await
+    }
+
+    /// Reads a file and compares it with its name and length.
+    async fn compare(&self, cid: Cid, bytes: u64, reach: Reach) -> Result<(), IpfsError> {
+        let mut stream = self.get(cid, reach).await?;
         let mut found = CidBuilder::default();
         while let Some(run) = stream.next().await {
             found.write_all(&run?).map_err(|error| IpfsError::Read(error.to_string()))?;

@@ -1,6 +1,6 @@
 //! One request to a kubo node's RPC API (`/api/v0`), over a connection of its own.
 //!
-//! kubo answers errors with status 500 and a JSON object, and what fails in the middle of an answer by breaking off. Must not know what
+//! kubo answers errors with status 500 and a JSON object, and says in a trailer what failed in the middle of an answer, which ends like a whole one. Must not know what
 //! is asked.
 
 use std::io::Read;
@@ -11,7 +11,8 @@ use futures::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::{Request, StatusCode, header};
+use hyper::header::{self, HeaderMap};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpStream;
@@ -37,7 +38,7 @@ pub(super) struct Api {
     /// Host and port.
     authority: String,
     authorization: Option<Zeroizing<String>>,
-    /// Longest wait for the next sign of life.
+    /// Longest wait for an answer, or for the next part of one that streams.
     patience: Duration,
 }
 
@@ -112,7 +113,7 @@ impl Api {
             request = request.header(header::AUTHORIZATION, authorization.as_str());
         }
         let request = request.body(body).map_err(IpfsError::away)?;
-        let response = sender.send_request(request).await.map_err(IpfsError::away)?;
+        let response = sender.send_request(request).await.map_err(|e| IpfsError::Broken(crate::chain_of(&e)))?;
         let (status, body) = (response.status(), response.into_body());
         if status == StatusCode::OK {
             return Ok(Answer { body, _connection: connection });
@@ -132,14 +133,15 @@ fn empty() -> Body {
 }
 
 async fn in_time<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, IpfsError> {
-    let silent = |_| IpfsError::Away(format!("it says nothing for {} s", patience.as_secs_f64()));
-    tokio::time::timeout(patience, work).await.map_err(silent)
+    tokio::time::timeout(patience, work).await.map_err(|_| IpfsError::Silent(patience.as_secs_f64().ceil() as u64))
 }
 
 impl Answer {
     async fn whole(self) -> Result<Bytes, IpfsError> {
         let collected = Limited::new(self.body, ANSWER_BYTES_MAX).collect().await;
-        Ok(collected.map_err(|e| IpfsError::Away(e.to_string()))?.to_bytes())
+        let collected = collected.map_err(|e| IpfsError::Broken(e.to_string()))?;
+        collected.trailers().map_or(Ok(()), failed)?;
+        Ok(collected.to_bytes())
     }
 
     fn stream(self, patience: Duration) -> BoxStream<'static, Result<Bytes, IpfsError>> {
@@ -147,16 +149,21 @@ impl Answer {
             loop {
                 match in_time(patience, answer.body.frame()).await? {
                     None => return Ok(None),
-                    Some(frame) => match frame.map_err(IpfsError::away)?.into_data() {
+                    Some(frame) => match frame.map_err(|e| IpfsError::Broken(crate::chain_of(&e)))?.into_data() {
                         Ok(run) => return Ok(Some((run, answer))),
-                        // Trailers.
-                        Err(_) => continue,
+                        Err(frame) => frame.trailers_ref().map_or(Ok(()), failed)?,
                     },
                 }
             }
         });
         runs.boxed()
     }
+}
+
+/// What a trailer says went wrong.
+fn failed(trailers: &HeaderMap) -> Result<(), IpfsError> {
+    let said = trailers.get("x-stream-error").and_then(|said| said.to_str().ok()).filter(|said| !said.is_empty());
+    said.map_or(Ok(()), |said| Err(IpfsError::Said(said.to_owned())))
 }
 
 /// What a file yields, read on a thread that may wait for a disk.

@@ -181,16 +181,25 @@ export LIBP2P_FORCE_PNET=1
 # kubo reports to its makers unless it is told not to.
 export IPFS_TELEMETRY=off
 if [ ! -f "$IPFS_PATH/version" ]; then
-    rm -rf "$IPFS_PATH"
-    mkdir "$IPFS_PATH"
+    if [ -e "$IPFS_PATH/blocks" ] || [ -e "$IPFS_PATH/datastore" ]; then
+        echo "$IPFS_PATH holds blocks and no version: bring it back whole, or move it away" >&2
+        exit 1
+    fi
+    mkdir -p "$IPFS_PATH"
+    trap 'rm -f "$dir/first.json"' EXIT
     cp "$dir/swarm.key" "$IPFS_PATH/swarm.key"
     # Secrets first, then what everybody may know, without its first brace.
     {{
         printf '{{"Identity": %s, "API": %s, ' "$(cat "$dir/identity.json")" "$(cat "$dir/api.json")"
         tail -c +2 "$dir/config.json"
     }} >"$dir/first.json"
-    "$ipfs" init --empty-repo "$dir/first.json" >/dev/null || {{ rm -rf "$IPFS_PATH"; exit 1; }}
+    "$ipfs" init --empty-repo "$dir/first.json" >/dev/null || {{
+        # Nothing was there before.
+        rm -rf "$IPFS_PATH/blocks" "$IPFS_PATH/datastore"
+        exit 1
+    }}
     rm "$dir/first.json"
+    trap - EXIT
 fi
 exec "$ipfs" daemon --enable-gc "$@"
 "#

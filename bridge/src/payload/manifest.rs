@@ -366,8 +366,8 @@ impl ManifestObject {
         }
         let link = if entries.optional_key(reader, 14)? { Some(read_link(reader)?) } else { None };
         entries.end(reader)?;
-        // The ledger holds the name of the bytes and nothing else of them.
-        if link.is_some_and(|link| map != Some(link.map())) {
+        // The ledger holds the name of the bytes and nothing else of them, and sealing adds little to a file.
+        if link.is_some_and(|link| map != Some(link.map()) || link.sealed_bytes > sealed_bytes_max(file_bytes)) {
             return Err(ManifestError::Value { what: "link into IPFS" });
         }
         let header = header.to_vec();
@@ -457,6 +457,11 @@ fn write_map(out: &mut Writer, map: &PieceMap) {
     out.unsigned(map.sealed_bytes);
     out.unsigned(map.piece_bytes);
     out.bytes(map.root.as_slice());
+}
+
+/// More than a file of so many bytes ever has when it is sealed.
+fn sealed_bytes_max(file_bytes: u64) -> u64 {
+    file_bytes.saturating_add(file_bytes / 16).saturating_add(1 << 20)
 }
 
 fn read_link(reader: &mut Reader<'_>) -> Result<Link, ManifestError> {
@@ -552,7 +557,8 @@ mod tests {
             meta_bytes: u64,
             by_series: bool,
         ) -> ManifestObject {
-            let map = link.as_ref().map_or(map, |link: &Link| Some(link.map()));
+            let link = link.map(|link: Link| Link { sealed_bytes: link.sealed_bytes.min(file_bytes), ..link });
+            let map = link.as_ref().map_or(map, |link| Some(link.map()));
             let [sop_class_uid, sop_instance_uid, series_uid, transfer_syntax] = uids;
             let [file_sha256, dataset_sha256, image] = digests;
             ManifestObject {

@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use super::{Retrieve, RetrieveError, Sealed, Trust};
 use crate::ipfs::{Ipfs, IpfsError, Named, Reach};
-use crate::payload::container::{Unsealed, unseal};
+use crate::payload::cid::CID_BYTES;
+use crate::payload::container::{UnsealError, Unsealed, unseal};
 use crate::payload::manifest::Link;
 
 /// Runs of bytes that may wait for decryption.
@@ -27,6 +28,9 @@ impl Retrieve {
         let mut found = Vec::new();
         while let Some(piece) = pieces.next().await {
             found.extend_from_slice(&piece?);
+            if found.len() > CID_BYTES {
+                break;
+            }
         }
         if found == link.piece() { Ok(()) } else { Err(IpfsError::Differs(link.cid).into()) }
     }
@@ -54,13 +58,15 @@ impl Retrieve {
             let mut arriving = Arriving { runs: arriving, run: Bytes::new(), failure: None };
             let mut named = Named::new(&mut arriving, link.sealed_bytes);
             let unsealed = unseal(&mut named, &key, &id, bytes_max, &mut out);
-            let found = named.finish();
+            // What does not open is not read to its end, which may be far.
+            let found = unsealed.is_ok().then(|| named.finish());
             // What the node says of itself explains more than what came of it.
             if let Some(failure) = arriving.failure {
                 return Err(failure.into());
             }
-            match found {
-                Ok(found) if found == (link.sealed_bytes, link.cid) => Ok((out, unsealed?)),
+            match (unsealed, found) {
+                (Ok(unsealed), Some(Ok(found))) if found == (link.sealed_bytes, link.cid) => Ok((out, unsealed)),
+                (Err(error @ UnsealError::Write(_)), _) => Err(error.into()),
                 _ => Err(IpfsError::Differs(link.cid).into()),
             }
         });

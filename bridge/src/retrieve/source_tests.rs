@@ -236,7 +236,7 @@ async fn what_is_wanted_together_is_asked_for_together_and_then_here() {
     assert_eq!(world.files_here(), 20);
     assert!(failures(world.open_all().await).is_empty());
     assert_eq!(world.asked().len(), 1, "it is here");
-    assert_eq!(world.archive.evict(&Uid::new(STUDY_UID).unwrap()).await.unwrap().0, 20);
+    assert_eq!(world.archive.evict(&Uid::new(STUDY_UID).unwrap(), Vec::new()).await.unwrap().0, 20);
     world.open(&world.objects()[3]).await.unwrap();
     assert_eq!(world.asked(), [20, 20]);
 }
