@@ -28,9 +28,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# This builds the program too: package bridge has integration tests of its own. Most tests wait for other programs, so more run at once than
-# there are cores.
-unit: export RUST_TEST_THREADS ?= 4
+# This builds the program too: package bridge has integration tests of its own.
 unit:
 	cargo test --workspace --locked --no-fail-fast
 
