@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use alloy::primitives::Address;
 use alloy::signers::local::PrivateKeySigner;
@@ -51,6 +52,8 @@ pub struct World {
     pub python: PathBuf,
     pub a: Bridge,
     pub dir: tempfile::TempDir,
+    /// Its account. Opening its keystore takes a second.
+    repository: OnceLock<String>,
 }
 
 pub fn keyring(site: &Bridge) -> Keyring {
@@ -60,7 +63,8 @@ pub fn keyring(site: &Bridge) -> Keyring {
 impl World {
     pub fn new(a: impl FnOnce() -> Bridge) -> Option<Self> {
         let python = crate::peers::python()?;
-        Some(Self { runtime: Runtime::new().unwrap(), python, a: a(), dir: tempfile::tempdir().unwrap() })
+        let (runtime, dir, repository) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap(), OnceLock::new());
+        Some(Self { runtime, python, a: a(), dir, repository })
     }
 
     pub fn store(&self, phantoms: &[Phantom]) {
@@ -80,7 +84,7 @@ impl World {
     }
 
     pub fn repository(&self) -> String {
-        keyring(&self.a).source().address().to_string()
+        self.repository.get_or_init(|| keyring(&self.a).source().address().to_string()).clone()
     }
 
     pub fn allow(&self, study: u32, grantee: &Person, more: &[&str]) {
