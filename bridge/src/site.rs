@@ -441,6 +441,10 @@ impl Site {
             let state = format!("{:?}", row.state).to_lowercase();
             return Err(SiteError::NotFinal { uid: uid.to_owned(), state });
         }
+        let _alone = match &self.0.ipfs {
+            Some(ipfs) => Some(ipfs.alone().await),
+            None => None,
+        };
         let proven = self.proven_in_ipfs(&study_uid).await?;
         Ok(self.0.archive.evict(&study_uid, proven).await?)
     }

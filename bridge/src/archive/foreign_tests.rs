@@ -482,6 +482,7 @@ async fn what_is_in_ipfs_is_kept_while_all_of_it_is_granted_and_let_go_with_its_
 
     archive.record_kept(image, Kept::Unsound).await.unwrap();
     assert_eq!(archive.not_pinned(true).unwrap().iter().filter(|one| one.unsound).count(), 1);
+    assert!(archive.is_unsound(image).unwrap());
 
     // Another study cannot take its names along.
     let thief = study_id(2);

@@ -93,6 +93,17 @@ impl Archive {
         self.write(move |db| Ok(db.execute(sql, params![image.as_slice(), number])? == 1)).await
     }
 
+    /// Whether what the node has of an image was found to be something else.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn is_unsound(&self, image: B256) -> Result<bool, ArchiveError> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached("SELECT 1 FROM image WHERE id = ?1 AND pinned = ?2")?;
+            Ok(statement.exists(params![image.as_slice(), UNSOUND])?)
+        })
+    }
+
     /// The node is to let go what it was given under a name that nothing here bears.
     ///
     /// # Errors

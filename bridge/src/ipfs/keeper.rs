@@ -184,11 +184,13 @@ impl Keeper {
         match &one.own {
             // It was put there before its name went onto the ledger; only what the node lost since is sealed again.
             Some(study) if one.unsound || !self.ipfs.is_pinned(cid).await? => {
-                tracing::error!(%cid, "the IPFS node lost an object; putting it there again");
-                if one.unsound {
-                    // It would not write blocks that it believes to have.
-                    self.ipfs.remove(cid).await?;
+                // Nobody gives up a file for what is being taken out here.
+                let _alone = self.ipfs.alone().await;
+                if one.unsound && !self.archive.is_unsound(one.image)? {
+                    // It was read back meanwhile, and its file may be gone.
+                    return Ok(());
                 }
+                tracing::error!(%cid, "the IPFS node lost an object; putting it there again");
                 self.put_again(study, one).await?;
             }
             Some(_) => {}
@@ -212,6 +214,10 @@ impl Keeper {
             }
             sealed => sealed?,
         };
+        if one.unsound {
+            // It would not write blocks that it believes to have. All of the bytes are here.
+            self.ipfs.remove(one.link.cid).await?;
+        }
         let put = self.ipfs.put(sealed, one.link.sealed_bytes, one.link.cid).await;
         self.assembler.forget_sealed(&[one.image]);
         Ok(put?)

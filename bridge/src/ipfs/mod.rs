@@ -77,6 +77,8 @@ pub struct Ipfs(Arc<Inner>);
 
 struct Inner {
     api: Api,
+    /// Held while a file is given up for what the node has, and while what it has is replaced.
+    alone: tokio::sync::Mutex<()>,
     pin_timeout: Duration,
 }
 
@@ -102,7 +104,12 @@ impl Ipfs {
             settings.token_file.as_ref().map(|path| std::fs::read_to_string(path).map(Zeroizing::new)).transpose()?;
         let token = token.as_ref().map(|text| text.lines().next().unwrap_or_default().trim());
         let api = Api::new(&settings.api_url, token, settings.timeout);
-        Ok(Self(Arc::new(Inner { api, pin_timeout: settings.pin_timeout })))
+        Ok(Self(Arc::new(Inner { api, alone: tokio::sync::Mutex::default(), pin_timeout: settings.pin_timeout })))
+    }
+
+    /// While this is held, nobody else relies on what the node has in place of a file, or replaces it.
+    pub async fn alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.alone.lock().await
     }
 
     /// What the node calls its version.

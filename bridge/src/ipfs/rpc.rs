@@ -118,8 +118,11 @@ impl Api {
         if status == StatusCode::OK {
             return Ok(Answer { body, _connection: connection });
         }
-        let said =
-            Limited::new(body, ERROR_BYTES_MAX).collect().await.map_err(|e| IpfsError::Away(e.to_string()))?.to_bytes();
+        let said = Limited::new(body, ERROR_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|e| IpfsError::Broken(e.to_string()))?
+            .to_bytes();
         Err(match serde_json::from_slice::<Said>(&said) {
             Ok(Said { message }) => IpfsError::Said(message),
             Err(_) if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED => IpfsError::Forbidden,
