@@ -3,6 +3,7 @@
 //! Takes its listener and its shutdown signal as arguments, so that a test can start the real thing on port 0. Must not
 //! read the environment or end the process.
 
+mod promote;
 mod rotate;
 
 use std::fs::{self, File};
@@ -43,12 +44,14 @@ use crate::ledger::{
     SignerError, Watch,
 };
 use crate::outbox::SiteOutbox;
+use crate::promote::{self as promotion, Words, WordsError};
 use crate::publish::{PublishConfig, Publisher};
 use crate::retrieve::Retrieve;
 use crate::site::{Parts, PublisherSlot, Site};
 use crate::tls::{self, TlsError};
 use crate::tokens::{self, TokenError, Tokens};
 use crate::xds;
+pub use promote::{Before, PromoteError, Promoted};
 pub use rotate::{RotateError, Rotated};
 
 /// What the site's own account gets on its own embedded ledger, where wei have no price.
@@ -96,6 +99,9 @@ pub enum StartError {
     /// A rule by which studies are derived cannot be used.
     #[error("derived studies")]
     Derive(#[from] DeriveError),
+    /// What is to be said again after a promotion cannot be read.
+    #[error("promotion")]
+    Words(#[from] WordsError),
     /// The audit log has no writer.
     #[error("audit log")]
     Audit(#[source] std::io::Error),
@@ -162,6 +168,8 @@ pub struct Core {
     /// Notified when the embedded ledger has made a block.
     follow_wake: Arc<Notify>,
     publisher: PublisherSlot,
+    /// What owners said on a ledger before and is left to say on this one.
+    words: Words,
     embedded: Option<EmbeddedLedger>,
     /// The ledger, when it took longer to open than a start waits.
     connecting: Option<Connecting>,
@@ -197,6 +205,8 @@ impl Core {
         let slot = LedgerSlot::default();
         let path = data_dir.join("consent.sqlite");
         let consents = blocking(move || Consents::open(&path)).await??;
+        let dir = data_dir.clone();
+        let words = blocking(move || Words::open(&dir)).await??;
         let (dir, settings) = (data_dir.clone(), config.clone());
         let (rules, derived) =
             blocking(move || Ok::<_, DeriveError>((derive::check(&settings)?, Derived::open(&dir)?))).await??;
@@ -234,6 +244,7 @@ impl Core {
             consents: consents.clone(),
             ledger: slot.clone(),
             derived,
+            words: words.clone(),
             audit: audit.clone(),
             ae_title: config.dicom.ae_title.to_string(),
         };
@@ -247,6 +258,7 @@ impl Core {
             ledger: slot.clone(),
             consents: consents.clone(),
             publisher: publisher.clone(),
+            words: words.clone(),
             publishing: config.publish.enabled,
             key_per_study: config.exchange.key_per_study,
             source: source_account(&config.ledger, &keyring).to_string(),
@@ -268,6 +280,7 @@ impl Core {
             consents,
             follow_wake: Arc::default(),
             publisher,
+            words,
             embedded: None,
             connecting: None,
             tasks,
@@ -498,6 +511,7 @@ impl App {
         core.start_ledger_work();
         core.tasks.spawn(core.site.parts().eraser.clone().run(core.background.clone()));
         core.start_ipfs_keeper();
+        core.tasks.spawn(promotion::say(core.speaking(), core.background.clone()));
         let deriver = core.site.parts().deriver.clone();
         core.tasks.spawn_on(deriver.run(core.background.clone()), &core.behind.handle());
         let (exchange, xds) = core.start_exchange(&mut certificates, &doors).await?;
@@ -801,6 +815,17 @@ impl Core {
         };
         let address = http::serve(listener, tls, parts, doors.clone()).map_err(|e| StartError::Bind(bind, e))?;
         Ok(Some(address))
+    }
+
+    fn speaking(&self) -> promotion::Parts {
+        promotion::Parts {
+            words: self.words.clone(),
+            archive: self.site.archive().clone(),
+            keyring: self.keyring.clone(),
+            consents: self.consents.clone(),
+            ledger: self.slot.clone(),
+            audit: self.site.audit().clone(),
+        }
     }
 
     fn start_ipfs_keeper(&self) {

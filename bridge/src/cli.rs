@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, Core};
+use crate::app::{App, Before, Core};
 use crate::archive::Part10Error;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
@@ -280,6 +280,22 @@ async fn command(
                 println!("the ledger is there again, up to block {} {}", head.number, head.hash);
             }
         }
+        Command::Ledger(LedgerCommand::Promote { from, from_admin }) => {
+            let no_account = |given: &String| Failed(format!("--from-admin {given} is no account"));
+            let admin = from_admin.map(|given| given.parse().map_err(|_| no_account(&given))).transpose()?;
+            start_logging(&config);
+            let promoted = Core::promote(config, Before { url: from, admin }).await?;
+            let rows = [
+                ("from chain", promoted.chain_id.to_string()),
+                ("its block 0", promoted.genesis.to_string()),
+                ("kept in", promoted.kept.display().to_string()),
+                ("studies", promoted.studies.to_string()),
+                ("objects", promoted.objects.to_string()),
+                ("words to say again", promoted.words.to_string()),
+                ("owners elsewhere", promoted.elsewhere.to_string()),
+            ];
+            output.done("promoted", &rows);
+        }
         Command::Token(command) => token::run(command, &config, output).await?,
         Command::Audit(command) => return audit::run(command, &config, output).await,
         Command::Api => print!("{}", crate::http::openapi()),
@@ -307,6 +323,16 @@ enum LedgerCommand {
     Import {
         /// What `ledger export` wrote.
         file: PathBuf,
+    },
+    /// Take this site and its studies from the embedded ledger to the network that the configuration names now: the same study ids, owners and
+    /// grants. The bridge must not run.
+    Promote {
+        /// JSON-RPC endpoint of a node of the ledger to come from, where that is not the embedded one of this site.
+        #[arg(long, value_name = "URL")]
+        from: Option<String>,
+        /// Account that administered the consortium there, where this site cannot tell.
+        #[arg(long, value_name = "ACCOUNT")]
+        from_admin: Option<String>,
     },
 }
 

@@ -439,6 +439,15 @@ impl Keyring {
         Ok(self.study(study_uid)?.unwrap_or(keys))
     }
 
+    /// Forgets which words began epochs of a study: on another ledger their numbers are given again. The epochs stay.
+    ///
+    /// # Errors
+    /// [`KeyringError::Database`].
+    pub fn forget_reasons(&self, study_uid: &Uid) -> Result<(), KeyringError> {
+        self.database().execute("DELETE FROM epoch_reason WHERE study_uid = ?1", [study_uid.as_str()])?;
+        Ok(())
+    }
+
     /// Begins an epoch of a study with a session key that is given. Durable before this returns.
     ///
     /// # Errors

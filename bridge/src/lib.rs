@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod network;
 pub mod outbox;
 pub mod payload;
+pub mod promote;
 pub mod publish;
 pub mod retrieve;
 pub mod site;

@@ -22,6 +22,7 @@ use crate::ipfs::{Ipfs, IpfsError};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerKind, LedgerSlot};
 use crate::payload::manifest::Manifest;
+use crate::promote::{Left, Words, WordsError};
 use crate::publish::PublishStatus;
 use crate::retrieve::{Retrieve, RetrieveError};
 
@@ -67,6 +68,9 @@ pub enum SiteError {
     /// The record of derived studies failed.
     #[error("derived studies")]
     Derived(#[from] DeriveError),
+    /// What is left to say after a promotion cannot be read.
+    #[error("promotion")]
+    Words(#[from] WordsError),
     /// The files are the only copy that is certain: the IPFS node cannot be seen to keep another.
     #[error("the study's files stay")]
     Ipfs(#[from] IpfsError),
@@ -246,6 +250,9 @@ pub struct SiteStatus {
     pub source: String,
     /// The ledger, if one is connected.
     pub ledger: Option<LedgerHealth>,
+    /// What is left to say of what owners said on the ledger before, while there is any.
+    #[serde(default)]
+    pub promotion: Option<Left>,
     /// The audit log, unless it is switched off.
     #[serde(default)]
     pub audit: Option<AuditStatus>,
@@ -306,6 +313,8 @@ pub struct Parts {
     pub eraser: Eraser,
     /// Derives studies.
     pub deriver: Deriver,
+    /// What is left to say of what was said on a ledger before.
+    pub words: Words,
     /// What the publisher says, once it runs.
     pub publisher: PublisherSlot,
     /// Whether studies are brought onto the ledger.
@@ -650,6 +659,7 @@ impl Site {
             local_bytes: totals.local_bytes,
             source: self.0.source.clone(),
             ledger,
+            promotion: Some(self.0.words.left()?).filter(|left| left.words > 0),
             audit: self.0.audit.status(),
             ipfs: self.ipfs_health().await,
         })

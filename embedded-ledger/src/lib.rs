@@ -388,6 +388,14 @@ impl EmbeddedLedger {
     }
 }
 
+/// Chain id of the ledger in a file, which is made when there is none; nothing of a new file.
+///
+/// # Errors
+/// [`StoreError`], also while the ledger is open.
+pub fn chain_id_of(file: &std::path::Path) -> Result<Option<u64>, StoreError> {
+    Store::open(file)?.chain_id()
+}
+
 /// Makes a ledger again from a copy, in the file of `config`, which must not exist. Everything in it is executed and compared with what was
 /// copied, block by block; when this fails, nothing is left. Returns the newest block.
 ///

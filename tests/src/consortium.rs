@@ -157,9 +157,18 @@ impl Consortium {
 
     /// The same with a node elsewhere.
     pub fn start_at(&self, url: &str, exchange: &str, signer: &str) -> Bridge {
-        let lines = self.ledger.lines();
-        let ledger = format!("[ledger]\nkind = \"rpc\"\nurl = \"{url}\"\nadmin = \"{}\"\n{lines}{signer}", self.admin);
-        Bridge::start(&format!("{OPEN}{ledger}[publish]\nsettle_ms = 200\n{exchange}"))
+        let ledger = self.ledger_lines(url);
+        Bridge::start(&format!("{OPEN}{ledger}{signer}[publish]\nsettle_ms = 200\n{exchange}"))
+    }
+
+    /// Where a node answers.
+    pub fn url(&self, site: usize) -> String {
+        self.ledger.url(site)
+    }
+
+    /// `[ledger]` of a site whose node is at `url`.
+    pub fn ledger_lines(&self, url: &str) -> String {
+        format!("[ledger]\nkind = \"rpc\"\nurl = \"{url}\"\nadmin = \"{}\"\n{}", self.admin, self.ledger.lines())
     }
 
     /// Funds an account and admits it as a source.

@@ -94,7 +94,8 @@ impl Bridge {
         self.dir.path().join("bridge.toml")
     }
 
-    fn write_config(&self) {
+    /// Writes the configuration, for commands before the next start.
+    pub fn write_config(&self) {
         let mut toml = self.toml.clone();
         let mut lines = vec![("site", format!("data_dir = {:?}", self.data))];
         if !toml.contains(NO_PLAIN_DICOM) {

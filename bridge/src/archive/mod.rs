@@ -19,6 +19,7 @@
 //!
 //! Must not know associations, queries' wire form, chains or keys.
 
+mod again;
 mod attributes;
 mod buffer;
 mod captures;

@@ -128,7 +128,7 @@ pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
 
 pub(super) const SELECT_IMAGE: &str = "SELECT id, kind, subject, version, epoch, pieces, piece_bytes, sealed_bytes, root, mode, media_type, series, cid, cid_bytes FROM image";
-const SELECT_PUBLICATION: &str =
+pub(super) const SELECT_PUBLICATION: &str =
     "SELECT st.uid, p.study_id, p.version, p.manifest_image, p.defined, p.announced, p.begun_ms,
    p.viewable_ms, p.final_ms FROM publication p JOIN study st ON p.study = st.id";
 
@@ -448,7 +448,7 @@ fn insert_image(
     Ok(())
 }
 
-fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
+pub(super) fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
     Ok(Publication {
         study_uid: uid(row, 0)?,
         study_id: B256::from(row.get::<_, [u8; 32]>(1)?),

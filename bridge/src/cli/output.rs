@@ -263,6 +263,12 @@ fn status_lines(status: &SiteStatus) {
             println!("trouble   {trouble}");
         }
     }
+    if let Some(left) = &status.promotion {
+        println!("promotion {} words of owners are left to be said on this ledger", left.words);
+        if let Some(trouble) = &left.trouble {
+            println!("trouble   {trouble}");
+        }
+    }
     audit_lines(status.audit.as_ref());
 }
 

@@ -63,6 +63,10 @@ impl Deriver {
         if info.tombstoned {
             return Ok(Said::All);
         }
+        // What was said on a ledger before comes first: who was shut out there stays out.
+        if self.0.parts.words.wait(id)? {
+            return Ok(Said::NotAll);
+        }
         let Some(keys) = keyring.study(study)? else { return Ok(Said::All) };
         // Whose key is elsewhere decides himself.
         let Some(key) = keyring.custody_key(keys.owner_index, info.owner)? else { return Ok(Said::All) };

@@ -38,6 +38,7 @@ use crate::deidentify::FileError;
 use crate::follow::{Consents, FollowError};
 use crate::keyring::{Keyring, KeyringError};
 use crate::ledger::{LedgerError, LedgerSlot};
+use crate::promote::{Words, WordsError};
 use crate::retrieve::{Retrieve, RetrieveError};
 use rule::OpenRule;
 use store::Begun;
@@ -52,6 +53,9 @@ const POSTPONED_MAX: Duration = Duration::from_secs(600);
 /// Why a study was not derived, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum DeriveError {
+    /// What is left to say of what was said on a ledger before cannot be read.
+    #[error(transparent)]
+    Words(#[from] WordsError),
     /// The asker: there is no such study.
     #[error("no study \"{0}\" was received here")]
     Unknown(String),
@@ -209,6 +213,8 @@ pub struct Parts {
     pub ledger: LedgerSlot,
     /// What was derived from what.
     pub derived: Derived,
+    /// What is left to say of what was said on a ledger before; nothing else is said about a study until then.
+    pub words: Words,
     /// Where it is recorded what rules did by themselves.
     pub audit: Audit,
     /// Our AE title, which stands as the sender of what is made here.

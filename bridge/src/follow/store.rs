@@ -209,6 +209,14 @@ impl Consents {
         Ok(())
     }
 
+    /// Which chain and which consortium is followed, if any was.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn chain(&self) -> Result<Option<Chain>, FollowError> {
+        Ok(followed_chain(&self.database())?)
+    }
+
     /// The newest block applied.
     ///
     /// # Errors

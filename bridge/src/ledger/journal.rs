@@ -17,7 +17,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// The file is of another chain or key: the operator gave the wrong data directory or the chain was set up anew.
-    #[error("the journal belongs to {kept}, but this ledger is {given}")]
+    #[error(
+        "the journal belongs to {kept}, but this ledger is {given}; `pacs-bridge ledger promote` takes a site from one ledger to another"
+    )]
     OtherOwner {
         /// What the journal was opened for first.
         kept: String,
