@@ -60,6 +60,8 @@ const EMBEDDED_FUNDS_WEI: u128 = u128::MAX / 4;
 const NO_ENDPOINT: &str = "urn:pacs-bridge:no-endpoint";
 /// How often a node that does not answer is tried again.
 const NODE_RETRY: Duration = Duration::from_secs(5);
+/// How often a network's node is asked for a new block.
+const NETWORK_POLL_MS: u64 = 200;
 /// Longest time for which a start waits for the ledger.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// The ledger being opened; given up when nobody waits for it any more.
@@ -390,10 +392,9 @@ impl Core {
             held_keys: self.keyring.held_keys(),
             identity: Some(self.keyring.source().clone()),
             read_parallel: if embedded { READ_PARALLEL_EMBEDDED } else { READ_PARALLEL },
-            sender: SenderConfig {
-                depth: settings.confirmations.into(),
-                poll_ms: if embedded { 50 } else { 200 },
-                ..SenderConfig::default()
+            sender: match embedded {
+                true => SenderConfig { depth: settings.confirmations.into(), ..SenderConfig::default() },
+                false => SenderConfig::network(settings.confirmations.into(), NETWORK_POLL_MS),
             },
         })
     }
@@ -860,8 +861,11 @@ impl Core {
             }
             let Some((outbox, status)) = publish else { return };
             let source = Arc::new(outbox.clone());
-            let publisher =
-                Publisher::new(source.clone(), source, ledger.clone(), SystemClock, PublishConfig::default());
+            let how = match ledger.kind() {
+                ledger::LedgerKind::Embedded => PublishConfig::default(),
+                ledger::LedgerKind::Network => PublishConfig::network(ledger.depth()),
+            };
+            let publisher = Publisher::new(source.clone(), source, ledger.clone(), SystemClock, how);
             let _ = status.set(publisher.status());
             tasks.spawn(outbox.plan_versions(publisher.waker(), stop.clone()));
             publisher.run(stop).await;

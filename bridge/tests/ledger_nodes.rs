@@ -7,10 +7,14 @@ mod support;
 use alloy::primitives::{B256, U256, keccak256};
 use alloy::rpc::client::RpcClient;
 use alloy::signers::local::PrivateKeySigner;
+use bridge::ledger::node::Node as _;
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::owner::OwnerSeed;
 use bridge::ledger::sender::SenderConfig;
-use bridge::ledger::{Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, PieceMode, open, open_embedded};
+use bridge::ledger::{
+    Amendment, Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, Opening, Part, Piece, PieceMode, Seal,
+    StudyOwner, open, open_embedded,
+};
 use bridge::publish::{PublishConfig, Publisher};
 use embedded_ledger::EmbeddedLedger;
 use futures::TryStreamExt as _;
@@ -174,8 +178,62 @@ fn publish_die_and_read_back(reach: &Reach, mode: PieceMode) {
     runtime.block_on(async {
         let ledger = reach.open(mode, &journal).await;
         check_everything(&ledger, mode, &outbox, &late).await;
+        opens_at_once(&ledger, mode).await;
         refusals(&ledger, reach, mode, dir.path()).await;
     });
+}
+
+/// Images of so many pieces each, with what ends them.
+fn part(name: &str, study: B256, images: &[u32]) -> Part {
+    let mut part = Part::default();
+    for (number, pieces) in images.iter().enumerate() {
+        let image = keccak256(format!("{name} {number}"));
+        let of =
+            |index: u32| Piece { study, image, index, bytes: format!("{name} {number} {index}").into_bytes().into() };
+        let all: Vec<Piece> = (0..*pieces).map(of).collect();
+        let hashes = all.iter().map(|piece| contracts::merkle::piece_hash(&piece.bytes));
+        let root = contracts::merkle::root(hashes).unwrap();
+        part.seals.push(Seal { image, pieces: *pieces, root });
+        part.pieces.extend(all);
+    }
+    part
+}
+
+/// As much at once as the publisher ever sends: its gas is computed, because the node cannot tell what it will take.
+async fn opens_at_once(ledger: &Ledger, mode: PieceMode) {
+    let study = keccak256(format!("at once, {mode:?}"));
+    let name = |what: &str| format!("{mode:?} {what}");
+    let (urgent, rest) = (part(&name("urgent"), study, &[1; 63]), part(&name("rest"), study, &[33, 32]));
+    let manifest = urgent.seals[7];
+    let amendment = Amendment { study, version: 1, image: manifest.image, root: manifest.root };
+    let owner = StudyOwner::Custodial { index: 9 };
+    let mut opening = Opening { study, owner, derived_from: B256::ZERO, urgent, amendment, rest };
+    let located = ledger.open(&opening).await.unwrap();
+    assert_eq!(located.len(), 63 + 65);
+    let known = ledger.study(study).await.unwrap().unwrap();
+    assert_eq!((known.version, known.manifest_image), (1, manifest.image));
+    let site = ledger.source().await.unwrap();
+    let pieces: Vec<&Piece> = opening.urgent.pieces.iter().chain(&opening.rest.pieces).collect();
+    for (piece, place) in pieces.into_iter().zip(&located) {
+        assert_eq!(ledger.load_piece(site, mode, place).await.unwrap(), piece.bytes);
+    }
+
+    // Nothing of it is sent again, and what is not there is told from what is.
+    let nonce = ledger.node().nonce(ledger.account()).await.unwrap();
+    let again = ledger.open(&opening).await.unwrap();
+    assert_eq!((again.len(), ledger.node().nonce(ledger.account()).await.unwrap()), (located.len(), nonce));
+    opening.amendment = Amendment { image: B256::repeat_byte(3), ..amendment };
+    assert!(matches!(ledger.open(&opening).await, Err(LedgerError::Unavailable(_))), "another manifest is there");
+
+    // What ends an image that is not whole reverts, what comes after it does not, and the sender hears of it.
+    let mut broken = Opening { study: keccak256(format!("broken, {mode:?}")), ..opening };
+    broken.urgent = part(&name("broken"), broken.study, &[2]);
+    broken.urgent.pieces.pop();
+    broken.rest = part(&name("whole"), broken.study, &[2]);
+    let manifest = broken.urgent.seals[0];
+    broken.amendment = Amendment { study: broken.study, version: 1, image: manifest.image, root: manifest.root };
+    assert!(matches!(ledger.open(&broken).await, Err(LedgerError::Unavailable(_))));
+    assert_eq!(ledger.image(manifest.image).await.unwrap().sealed, None);
 }
 
 /// What must not work, and what must not be taken for an error.

@@ -96,6 +96,34 @@ fn a_node_that_is_away_is_waited_for_and_one_that_lost_something_gets_it_again()
 }
 
 #[test]
+fn a_node_that_is_killed_while_it_takes_objects_has_all_of_them_in_the_end() {
+    let Some(mut swarm) = Swarm::start(1) else { return };
+    let (runtime, site) = (Runtime::new().unwrap(), site(&swarm));
+    let sent = store_from(&runtime, &site, "CT1", slices(1, 6, 2048));
+    let is_final = || site.json(&["studies"])[0]["state"] == "final";
+    let mut kills = 0;
+    while kills < 4 {
+        // At once, and after every few blocks that it has written.
+        let (before, finished) = (swarm.blocks(0).len(), is_final());
+        if finished {
+            break;
+        }
+        wait_for("the next blocks", || swarm.blocks(0).len() > before || is_final());
+        swarm.kill(0);
+        swarm.run(0);
+        kills += 1;
+    }
+    assert!(kills > 0, "it was never killed");
+    site.wait_final(1);
+    assert_eq!(swarm.pins(0).len(), sent.len());
+    assert!(swarm.ipfs(0, &["repo", "verify"]).status.success(), "a block is damaged");
+    site.wait_filed(sent.len() as u64);
+    site.json(&["evict", &subject(1).study_uid]);
+    assert_eq!(got(&runtime, &site, 1), sent);
+    assert!(verdict(&site, 1).0);
+}
+
+#[test]
 fn other_bytes_than_were_put_there_are_handed_to_nobody_and_no_file_is_given_up_for_them() {
     let Some(swarm) = Swarm::start(1) else { return };
     let (runtime, site) = (Runtime::new().unwrap(), site(&swarm));

@@ -569,6 +569,13 @@ pub struct Announcement {
 /// States on the ledger how this site is known to others, and tries until that is so.
 pub async fn announce(ledger: LedgerSlot, keyring: Keyring, announcement: Announcement, stop: CancellationToken) {
     let tls_key = announcement.tls_key;
+    // Others wait for this: it is said as soon as there is a ledger, however long that took.
+    while ledger.get().is_none() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY_MIN) => {}
+        }
+    }
     let mut wait = RETRY_MIN;
     let mut is_said = false;
     loop {

@@ -103,6 +103,15 @@ pub struct Amendment {
     pub root: B256,
 }
 
+impl Amendment {
+    /// The call that announces it.
+    pub(super) fn call(&self) -> Bytes {
+        let Self { study, version, image, root } = *self;
+        let amend = Studies::amendCall { studyId: study, version, manifestImage: image, manifestRoot: root };
+        amend.abi_encode().into()
+    }
+}
+
 /// A study as the chain knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StudyOnChain {
@@ -327,6 +336,10 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(Some(source).filter(|s| *s != Address::ZERO))
     }
 
+    pub(super) fn sender(&self) -> &Sender {
+        &self.inner.sender
+    }
+
     /// The source for which the account acts.
     pub async fn source(&self) -> Result<Address, LedgerError> {
         if let Some(source) = self.inner.source.get() {
@@ -341,7 +354,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         self.study_at(study, self.deep().await?).await
     }
 
-    async fn study_at(&self, study: B256, at: At) -> Result<Option<StudyOnChain>, LedgerError> {
+    pub(super) async fn study_at(&self, study: B256, at: At) -> Result<Option<StudyOnChain>, LedgerError> {
         let s = self.ask(self.addresses().studies, Studies::getStudyCall { studyId: study }, at).await?;
         let (owner, source, _seq, version, tombstoned, manifest_image, manifest_root) = s.into();
         let known = StudyOnChain { owner, source, version, tombstoned, manifest_image, manifest_root };
@@ -384,6 +397,19 @@ impl<N: Node, K: Clock> Client<N, K> {
         if let Some(known) = self.study(study).await? {
             return self.check_ours(&known).await;
         }
+        let define = self.definition(study, owner, derived_from).await?;
+        let look = |at| async move { self.study_at(study, at).await };
+        let known = self.ensure(self.addresses().studies, define, look).await?;
+        self.check_ours(&known).await
+    }
+
+    /// The call that defines a study, with the owner's consent.
+    pub(super) async fn definition(
+        &self,
+        study: B256,
+        owner: &StudyOwner,
+        derived_from: B256,
+    ) -> Result<Bytes, LedgerError> {
         let custodial = matches!(owner, StudyOwner::Custodial { .. } | StudyOwner::Held { .. });
         let (owner, deadline, signature) = self.consent(study, owner, derived_from).await?;
         let define = Studies::defineStudyCall {
@@ -394,13 +420,10 @@ impl<N: Node, K: Clock> Client<N, K> {
             deadline,
             ownerSignature: signature,
         };
-        let define = define.abi_encode();
-        let look = |at| async move { self.study_at(study, at).await };
-        let known = self.ensure(self.addresses().studies, define.into(), look).await?;
-        self.check_ours(&known).await
+        Ok(define.abi_encode().into())
     }
 
-    async fn check_ours(&self, known: &StudyOnChain) -> Result<(), LedgerError> {
+    pub(super) async fn check_ours(&self, known: &StudyOnChain) -> Result<(), LedgerError> {
         if known.source != self.source().await? {
             return Err(LedgerError::Refused(format!("the study id is taken by source {}", known.source)));
         }
@@ -438,14 +461,12 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     /// Announces a manifest version. A version below the newest counts as announced: versions never fall.
     pub async fn amend(&self, a: &Amendment) -> Result<(), LedgerError> {
-        let Amendment { study, version, image, root } = *a;
-        let amend =
-            Studies::amendCall { studyId: study, version, manifestImage: image, manifestRoot: root }.abi_encode();
+        let Amendment { study, version, image, .. } = *a;
         let look = |at| async move {
             let known = self.study_at(study, at).await?;
             Ok(known.filter(|k| k.version >= version))
         };
-        let known = self.ensure(self.addresses().studies, amend.into(), look).await?;
+        let known = self.ensure(self.addresses().studies, a.call(), look).await?;
         if known.version == version && known.manifest_image != image {
             return Err(LedgerError::Refused(format!("manifest version {version} is announced with another image")));
         }
@@ -459,7 +480,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         self.image_at(image, self.deep().await?).await
     }
 
-    async fn image_at(&self, image: B256, at: At) -> Result<ImageOnChain, LedgerError> {
+    pub(super) async fn image_at(&self, image: B256, at: At) -> Result<ImageOnChain, LedgerError> {
         let call = Pieces::getImageCall { source: self.source().await?, image };
         let i = self.ask(self.pieces_contract(self.mode()), call, at).await?;
         let sealed = (i.pieces != 0).then_some((i.pieces, i.root));
@@ -504,7 +525,7 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 
     /// Finds a piece that some earlier transaction stored, once it is deep enough.
-    async fn locate(&self, piece: &Piece) -> Result<Located, LedgerError> {
+    pub(super) async fn locate(&self, piece: &Piece) -> Result<Located, LedgerError> {
         for _ in 0..LOCATE_TRIES {
             let found = self.find_piece(piece.image, Some(piece.index)).await?;
             if let Some(located) = found.into_iter().next() {
@@ -518,7 +539,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         Err(LedgerError::Unavailable("a stored piece is not deep enough yet".into()))
     }
 
-    async fn hash_of(&self, image: B256, index: u32, at: At) -> Result<B256, LedgerError> {
+    pub(super) async fn hash_of(&self, image: B256, index: u32, at: At) -> Result<B256, LedgerError> {
         let source = self.source().await?;
         self.ask(self.pieces_contract(self.mode()), Pieces::pieceHashOfCall { source, image, index }, at).await
     }
@@ -741,7 +762,7 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     // ---- below: how it is done -----------------------------------------------------------------------------------------
 
-    fn pieces_contract(&self, mode: PieceMode) -> Address {
+    pub(super) fn pieces_contract(&self, mode: PieceMode) -> Address {
         self.inner.config.addresses.pieces(mode)
     }
 
@@ -833,11 +854,11 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 }
 
-fn differs(image: B256, index: u32) -> LedgerError {
+pub(super) fn differs(image: B256, index: u32) -> LedgerError {
     LedgerError::Differs(format!("piece {index} of image {image} has other bytes on the ledger"))
 }
 
-fn is_sealed(known: &ImageOnChain, seal: &Seal) -> Result<bool, LedgerError> {
+pub(super) fn is_sealed(known: &ImageOnChain, seal: &Seal) -> Result<bool, LedgerError> {
     match known.sealed {
         None => Ok(false),
         Some(sealed) if sealed == (seal.pieces, seal.root) => Ok(true),

@@ -10,6 +10,7 @@
 //! * [`key_bindings`]: what accounts say about P-256 keys.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
+mod ahead;
 mod anchors;
 mod client;
 pub mod consent;
@@ -29,6 +30,7 @@ pub mod sender;
 pub mod signer;
 pub mod slots;
 
+pub use ahead::{Opening, Part};
 pub use anchors::AnchorOnChain;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,
@@ -36,7 +38,7 @@ pub use client::{
 pub use consent::{Delivery, Sent, Word};
 pub use endpoints::{Endpoints, Watch};
 pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
-pub use pieces::{Located, Piece, PieceLocation, PieceMode, Seal};
+pub use pieces::{Located, PIECES_MAX, Piece, PieceLocation, PieceMode, Seal};
 pub use signer::{RemoteConfig, RemoteSigner, Signer, SignerError};
 
 /// The ledger client over JSON-RPC, as the daemon uses it.

@@ -56,6 +56,8 @@ pub struct Seal {
 
 /// Most bytes of a whole transaction that every node takes.
 pub const TRANSACTION_BYTES_MAX: usize = 131_072;
+/// Pieces in one transaction at most: each costs up to 240,000 gas besides its bytes.
+pub const PIECES_MAX: usize = 48;
 /// What encoding adds to the bytes of each piece of a batch, padding included, and to a transaction.
 pub const PIECE_OVERHEAD_BYTES: usize = 256;
 
@@ -94,6 +96,11 @@ pub fn seal_call(seals: &[Seal]) -> Bytes {
             Pieces::sealImagesCall { batch: many.iter().map(input).collect() }.abi_encode().into()
         }
     }
+}
+
+/// A gas limit that is enough to end images of at most 4,096 pieces each, computed because the node cannot tell while their pieces are on their way.
+pub fn seal_gas(seals: &[Seal]) -> u64 {
+    60_000 + seals.iter().map(|seal| 100_000 + u64::from(seal.pieces) * 4_000).sum::<u64>()
 }
 
 /// A gas limit that is enough under London and under Prague's calldata floor. It is computed, not asked for: asking would run

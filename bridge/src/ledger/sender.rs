@@ -118,6 +118,31 @@ impl Default for SenderConfig {
     }
 }
 
+/// What a block of 40 million gas takes of pieces as calldata, and some more.
+const BLOCK_BYTES: usize = 3 << 20;
+/// Transactions with pieces in such a block, and some more.
+const BLOCK_TRANSACTIONS: usize = 32;
+
+/// Blocks' worth that must be on their way at once so that no block on a network goes by unfilled: a transaction is passed on to whoever makes the next
+/// block, which is filled when the one before it comes, and waits until its own is deep enough.
+fn blocks_ahead(depth: u64) -> usize {
+    usize::try_from(depth.clamp(1, 16)).unwrap_or(1) + 3
+}
+
+/// Bytes and transactions that a network is given at once.
+pub(crate) fn network_window(depth: u64) -> (usize, usize) {
+    (blocks_ahead(depth) * BLOCK_BYTES, blocks_ahead(depth) * BLOCK_TRANSACTIONS)
+}
+
+impl SenderConfig {
+    /// For a network with its own pace.
+    #[must_use]
+    pub fn network(depth: u64, poll_ms: u64) -> Self {
+        let (in_flight_bytes_max, in_flight_max) = network_window(depth);
+        Self { depth, poll_ms, in_flight_max, in_flight_bytes_max, ..Self::default() }
+    }
+}
+
 /// What the sender is doing, for health pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SenderStatus {
@@ -156,6 +181,26 @@ impl Sender {
         let id = call.id();
         self.queue.send(Submit { call, id, reply }).await.map_err(|_| SendError::Interrupted)?;
         answer.await.map_err(|_| SendError::Interrupted)?
+    }
+
+    /// Sends calls that count on each other, one after the other without a wait between them, and waits until all are final. The answers are in
+    /// the order of the calls, which is that of their nonces, except for a call that is in flight already: that has an earlier one.
+    pub async fn send_all(&self, calls: Vec<Call>) -> Vec<Result<Placed, SendError>> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for call in calls {
+            let (reply, answer) = oneshot::channel();
+            let id = call.id();
+            let sent = self.queue.send(Submit { call, id, reply }).await;
+            answers.push(sent.map(|()| answer).map_err(|_| SendError::Interrupted));
+        }
+        let mut placed = Vec::with_capacity(answers.len());
+        for answer in answers {
+            placed.push(match answer {
+                Ok(answer) => answer.await.unwrap_or(Err(SendError::Interrupted)),
+                Err(error) => Err(error),
+            });
+        }
+        placed
     }
 
     /// What the sender is doing.

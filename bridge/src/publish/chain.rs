@@ -3,7 +3,7 @@
 use super::Chain;
 use crate::ledger::node::{Clock, Node};
 use crate::ledger::pieces::PIECE_OVERHEAD_BYTES;
-use crate::ledger::{Amendment, Client, ImageOnChain, LedgerError, Located, Piece, Seal, StudyOwner};
+use crate::ledger::{Amendment, Client, ImageOnChain, LedgerError, Located, Opening, Piece, Seal, StudyOwner};
 use alloy::primitives::B256;
 use thiserror::Error;
 
@@ -30,6 +30,10 @@ impl From<LedgerError> for ChainError {
 impl<N: Node, K: Clock> Chain for Client<N, K> {
     fn payload_bytes_max(&self) -> (usize, usize) {
         (Client::payload_bytes_max(self), PIECE_OVERHEAD_BYTES)
+    }
+
+    async fn open(&self, opening: &Opening) -> Result<Vec<Located>, ChainError> {
+        Ok(Client::open(self, opening).await?)
     }
 
     async fn defined(&self, study: B256) -> Result<bool, ChainError> {

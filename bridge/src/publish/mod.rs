@@ -2,8 +2,9 @@
 //! hold ([`work`]); everything that is done to the ledger may be repeated; progress is recorded only after its effect was seen
 //! at the configured depth. So a crash anywhere costs repeated looks, never a lost or a doubled piece.
 //!
-//! Order, per study: Define Study, previews, manifest, its announcement; then the objects. Across studies: everything that makes
-//! a study viewable goes before the objects of any, and objects of several studies take turns.
+//! Order, per study: Define Study, previews, manifest, its announcement; then the objects. Where that is little it is sent at once, in this order,
+//! which is that in which the chain carries it out; where it is much, or something of it failed, each step waits for the one before.
+//! Across studies: everything that makes a study viewable goes before the objects of any, and objects of several studies take turns.
 //!
 //! It must not know RPC, nonces, SQL, DICOM or encryption: it sees ids, pieces and roots through three seams.
 //!
@@ -19,7 +20,7 @@ mod simulation;
 pub mod work;
 mod worker;
 
-pub use crate::ledger::{Amendment, ImageOnChain, Located, Piece, PieceLocation, Seal, StudyOwner};
+pub use crate::ledger::{Amendment, ImageOnChain, Located, Opening, Part, Piece, PieceLocation, Seal, StudyOwner};
 pub use chain::ChainError;
 pub use pieces::ChannelPieces;
 pub use work::{ImageKind, ImageProgress, Plan, PlannedImage, Progress, Seen};
@@ -90,6 +91,9 @@ pub trait SealedPieces: Send + 'static {
 pub trait Chain: Send + Sync + 'static {
     /// Bytes of pieces that fit one transaction, and what each piece adds to its own bytes.
     fn payload_bytes_max(&self) -> (usize, usize);
+    /// Sends everything that makes a study viewable at once, as far as it is not there, and says where its pieces are when all of it was seen. Where that
+    /// does not work, any of it may be there.
+    fn open(&self, opening: &Opening) -> impl Future<Output = Result<Vec<Located>, ChainError>> + Send;
     /// Whether a study is defined.
     fn defined(&self, study: B256) -> impl Future<Output = Result<bool, ChainError>> + Send;
     /// Define Study. `derived_from` commits to the study that it was made from, if that is to be said.

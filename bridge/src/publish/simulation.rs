@@ -952,6 +952,8 @@ fn world(seed: u64) -> World {
         window_bytes: 20 + clock.chance(200) as usize,
         urgent_bytes: 20,
         transactions_max: 1 + clock.chance(8) as usize,
+        // Step by step, what is viewable at once, or all of it.
+        ahead_bytes: [0, 150, 1 << 20][clock.chance(3) as usize],
         studies_max: 1 + clock.chance(3) as usize,
         scan_ms: 3_000,
         retry_ms_max: 10_000,

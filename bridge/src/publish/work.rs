@@ -1,7 +1,8 @@
 //! What comes next for a study: a pure function of its plan, of what was seen on chain and of what is under way. No clock, no
 //! file, no chain.
 
-use super::{Amendment, Located, Seal, StudyOwner};
+use super::{Amendment, Located, Opening, Part, Piece, Seal, StudyOwner};
+use crate::ledger::PIECES_MAX;
 use alloy::primitives::B256;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -196,6 +197,13 @@ pub struct PieceRef {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Read these pieces, and send everything that makes the study viewable at once, with its objects where `whole`.
+    Open {
+        /// Pieces that were not seen.
+        pieces: Vec<PieceRef>,
+        /// The objects too.
+        whole: bool,
+    },
     /// Define the study.
     Define,
     /// Read these pieces and store them in one transaction.
@@ -226,10 +234,12 @@ pub struct Fit {
     pub bytes_max: usize,
     /// What each piece adds to its own bytes.
     pub overhead_bytes: usize,
+    /// Bytes of a study that may be sent before anything of it was seen.
+    pub ahead_bytes_max: u64,
 }
 
-/// Pieces in one transaction at most: each costs up to 240,000 gas besides its bytes.
-const PIECES_MAX: usize = 48;
+/// Pieces that are sent before anything of them was seen, at most.
+const AHEAD_PIECES_MAX: u64 = 128;
 /// Images sealed in one transaction at most.
 const SEALS_MAX: usize = 64;
 /// Pieces of images sealed together at most; the contract hashes 4,096 in one call itself.
@@ -248,22 +258,84 @@ pub struct Work {
     calling: bool,
     /// Pieces are being read.
     reading: bool,
+    /// What makes the study viewable was sent at once in this run. What is missing of it then goes step by step.
+    opened: bool,
+    /// Objects cannot be read now, and must not hold up what makes the study viewable.
+    apart: bool,
 }
 
 impl Work {
     /// Begins with a plan and what was seen before.
     pub fn new(plan: Plan, progress: Progress) -> Self {
-        Self { plan: Arc::new(plan), progress, next: PieceRef { image: 0, index: 0 }, calling: false, reading: false }
+        let next = PieceRef { image: 0, index: 0 };
+        Self { plan: Arc::new(plan), progress, next, calling: false, reading: false, opened: false, apart: false }
     }
 
     /// What comes next in a lane.
     pub fn next_step(&self, lane: Lane, fit: Fit) -> Step {
+        if let Some(step) = self.opening_step(lane, fit) {
+            return step;
+        }
         match lane {
             Lane::Urgent if !self.progress.defined => self.unless_calling(Step::Define),
             Lane::Urgent if self.viewable() => Step::Wait,
             Lane::Bulk if !self.viewable() => Step::Wait,
             _ => self.next_of(lane, fit),
         }
+    }
+
+    /// Everything at once, before anything else was begun, where it is little enough.
+    fn opening_step(&self, lane: Lane, fit: Fit) -> Option<Step> {
+        let never = fit.ahead_bytes_max == 0;
+        if never || lane == Lane::Bulk || self.opened || self.calling || self.reading || self.viewable() {
+            return None;
+        }
+        let little = |whole| self.fits_ahead(whole, fit).then(|| Step::Open { pieces: self.missing(whole), whole });
+        Some(true).filter(|_| !self.apart).and_then(little).or_else(|| little(false))
+    }
+
+    /// What is viewable first, and the objects after it where `whole`.
+    fn ahead(&self, whole: bool) -> impl Iterator<Item = (usize, &PlannedImage)> {
+        self.of(Lane::Urgent).chain(self.of(Lane::Bulk).filter(move |_| whole))
+    }
+
+    fn fits_ahead(&self, whole: bool, fit: Fit) -> bool {
+        let open = self.ahead(whole).map(|(_, image)| image).filter(|image| !self.progress.sealed(&image.image));
+        let (mut images, mut pieces, mut bytes) = (0, 0, 0);
+        for image in open {
+            (images, pieces, bytes) = (images + 1, pieces + u64::from(image.pieces), bytes + image.bytes);
+            if images > SEALS_MAX || pieces > AHEAD_PIECES_MAX || bytes > fit.ahead_bytes_max {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn missing(&self, whole: bool) -> Vec<PieceRef> {
+        let open = self.ahead(whole).filter(|(_, image)| !self.progress.sealed(&image.image));
+        let of = |(position, image): (usize, &PlannedImage)| {
+            let missing: Vec<u32> = (0..image.pieces).filter(|i| !self.progress.holds(&image.image, *i)).collect();
+            missing.into_iter().map(move |index| PieceRef { image: position, index })
+        };
+        open.flat_map(of).collect()
+    }
+
+    /// What is sent for a begun [`Step::Open`], with its pieces as they were read.
+    pub fn opening(&self, pieces: Vec<Piece>, whole: bool) -> Option<Opening> {
+        let part = |lane| {
+            let open = self.of(lane).map(|(_, image)| image).filter(|image| !self.progress.sealed(&image.image));
+            let seals = open.map(|i| Seal { image: i.image, pieces: i.pieces, root: i.root }).collect();
+            Part { pieces: Vec::new(), seals }
+        };
+        let mut urgent = part(Lane::Urgent);
+        let mut rest = if whole { part(Lane::Bulk) } else { Part::default() };
+        for piece in pieces {
+            let is_urgent = urgent.seals.iter().any(|seal| seal.image == piece.image);
+            if is_urgent { urgent.pieces.push(piece) } else { rest.pieces.push(piece) }
+        }
+        let Plan { study, owner, derived_from, .. } = self.plan.as_ref();
+        let amendment = self.announcement()?;
+        Some(Opening { study: *study, owner: owner.clone(), derived_from: *derived_from, urgent, amendment, rest })
     }
 
     fn next_of(&self, lane: Lane, fit: Fit) -> Step {
@@ -353,6 +425,7 @@ impl Work {
     /// A step was begun.
     pub fn begin(&mut self, step: &Step) {
         match step {
+            Step::Open { .. } => (self.calling, self.reading, self.opened) = (true, true, true),
             Step::Store(pieces) => {
                 self.reading = true;
                 if let Some(last) = pieces.last() {
@@ -364,9 +437,18 @@ impl Work {
         }
     }
 
-    /// The pieces of a begun [`Step::Store`] were read; they are still to be stored.
+    /// The pieces of a begun [`Step::Store`] or [`Step::Open`] were read; they are still to be stored.
     pub fn read(&mut self) {
         self.reading = false;
+    }
+
+    /// The pieces of a begun [`Step::Open`] cannot be read. True when some of them need not be.
+    pub fn unread(&mut self, whole: bool) -> bool {
+        (self.calling, self.reading) = (false, false);
+        if whole {
+            (self.apart, self.opened) = (true, false);
+        }
+        whole
     }
 
     /// A call other than a store has ended.
@@ -380,7 +462,7 @@ mod tests {
     use super::*;
     use crate::ledger::PieceLocation;
 
-    const FIT: Fit = Fit { bytes_max: 100, overhead_bytes: 10 };
+    const FIT: Fit = Fit { bytes_max: 100, overhead_bytes: 10, ahead_bytes_max: 10_000 };
 
     fn image(id: u8, kind: ImageKind, pieces: u32, piece_bytes: u32) -> PlannedImage {
         let (image, root) = (B256::with_last_byte(id), B256::with_last_byte(id + 100));
@@ -396,6 +478,11 @@ mod tests {
         ];
         let owner = StudyOwner::Custodial { index: 0 };
         Work::new(Plan { study: B256::ZERO, version: 1, owner, derived_from: B256::ZERO, images }, Progress::default())
+    }
+
+    /// After everything was tried at once.
+    fn step_by_step() -> Work {
+        Work { opened: true, ..work() }
     }
 
     fn stored(image: u8, index: u32) -> Located {
@@ -415,7 +502,7 @@ mod tests {
 
     #[test]
     fn the_order_is_define_previews_manifest_announce_objects() {
-        let mut w = work();
+        let mut w = step_by_step();
         assert_eq!(w.plan.fault(), None);
         assert_eq!(do_step(&mut w, Lane::Bulk), Step::Wait);
         assert_eq!(do_step(&mut w, Lane::Urgent), Step::Define);
@@ -455,7 +542,7 @@ mod tests {
 
     #[test]
     fn after_a_restart_only_what_is_missing_is_handed_out() {
-        let mut w = work();
+        let mut w = step_by_step();
         w.progress.apply(&Seen::Defined);
         w.progress.apply(&Seen::Stored(vec![stored(1, 0), stored(4, 1)]));
         w.progress.apply(&Seen::Sealed(vec![B256::with_last_byte(1)]));
@@ -465,6 +552,49 @@ mod tests {
         assert_eq!(do_step(&mut w, Lane::Bulk), refs(&[(3, 0)]));
         w.read();
         assert_eq!(do_step(&mut w, Lane::Bulk), refs(&[(3, 2)]));
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn what_is_little_goes_at_once_and_only_once() {
+        let mut w = work();
+        w.progress.apply(&Seen::Stored(vec![stored(2, 0), stored(4, 1)]));
+        assert_eq!(do_step(&mut w, Lane::Bulk), Step::Wait);
+        let piece = |image: usize, index| PieceRef { image, index };
+        let pieces = vec![piece(0, 0), piece(2, 0), piece(3, 0), piece(3, 2)];
+        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Open { pieces, whole: true });
+        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Wait, "it is under way");
+        let read = [(1, 0), (3, 0), (4, 0), (4, 2)].map(|(image, index)| Piece {
+            study: B256::ZERO,
+            image: B256::with_last_byte(image),
+            index,
+            bytes: Default::default(),
+        });
+        let opening = w.opening(read.to_vec(), true).unwrap();
+        assert_eq!((opening.urgent.pieces.len(), opening.urgent.seals.len()), (2, 3));
+        assert_eq!((opening.rest.pieces.len(), opening.rest.seals.len()), (2, 1));
+        w.read();
+        w.called();
+        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Define, "nothing came of it");
+    }
+
+    #[test]
+    fn objects_that_cannot_be_read_hold_up_nothing_else() {
+        let mut w = work();
+        assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Open { whole: true, .. }));
+        assert!(w.unread(true));
+        assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Open { whole: false, pieces } if pieces.len() == 3));
+        assert!(!w.unread(false), "without these it is not viewable");
+    }
+
+    #[test]
+    fn what_is_much_goes_step_by_step_or_after_what_is_viewable() {
+        let mut w = work();
+        Arc::make_mut(&mut w.plan).images[3].bytes = FIT.ahead_bytes_max;
+        assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Open { whole: false, pieces } if pieces.len() == 3));
+        let mut w = work();
+        Arc::make_mut(&mut w.plan).images[0].bytes = FIT.ahead_bytes_max;
+        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Define);
     }
 
     #[test]

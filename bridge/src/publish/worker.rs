@@ -3,8 +3,9 @@
 
 use super::feed::Feed;
 use super::work::{Fit, Lane, PieceRef, Plan, Progress, Seen, Step, Work};
-use super::{Amendment, Chain, ChainError, Outbox, Piece, Seal, Source, SourceError, StudyJob, StudyOwner};
+use super::{Amendment, Chain, ChainError, Opening, Outbox, Piece, Seal, Source, SourceError, StudyJob, StudyOwner};
 use crate::ledger::node::{Backoff, Clock, SystemClock};
+use crate::ledger::sender::network_window;
 use alloy::primitives::B256;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -23,6 +24,9 @@ pub struct PublishConfig {
     pub urgent_bytes: usize,
     /// Transactions on their way at most.
     pub transactions_max: usize,
+    /// Bytes of a study that may be sent before anything of it was seen: about what a block takes, so that little is lost where the first of
+    /// it is refused. With 0 each step waits for the one before.
+    pub ahead_bytes: u64,
     /// Studies planned at a time at most; others wait in the outbox.
     pub studies_max: usize,
     /// How often the outbox is scanned without being told.
@@ -39,11 +43,23 @@ impl Default for PublishConfig {
             window_bytes: 6 << 20,
             urgent_bytes: 1 << 20,
             transactions_max: 56,
+            ahead_bytes: 1 << 20,
             studies_max: 64,
             scan_ms: 5_000,
             retry_ms_max: 30_000,
             blocked_retry_ms: 600_000,
         }
+    }
+}
+
+impl PublishConfig {
+    /// For a network with its own pace: as much as its sender has on its way, less what others send.
+    #[must_use]
+    pub fn network(depth: u64) -> Self {
+        let own = Self::default();
+        let (bytes, transactions) = network_window(depth);
+        let window_bytes = bytes.saturating_sub(2 * own.urgent_bytes).max(own.window_bytes);
+        Self { window_bytes, transactions_max: transactions.saturating_sub(8).max(own.transactions_max), ..own }
     }
 }
 
@@ -132,6 +148,15 @@ impl From<SourceError> for Halt {
     }
 }
 
+/// What pieces are read for.
+#[derive(Clone, Copy)]
+enum For {
+    /// To be stored.
+    Store,
+    /// To be sent with everything else that makes the study viewable, and with its objects where `whole`.
+    Open { whole: bool },
+}
+
 /// What is done to the chain.
 enum Effect {
     Define(StudyOwner, B256),
@@ -145,8 +170,9 @@ enum Effect {
 enum Done<S: Source> {
     Scanned(Vec<StudyJob>),
     Planned(StudyJob, Result<Box<(Plan, Progress)>, Halt>),
-    Read { run: u64, feed: Feed<S>, bytes: usize, result: Result<Vec<Piece>, SourceError> },
+    Read { run: u64, feed: Feed<S>, bytes: usize, purpose: For, result: Result<Vec<Piece>, SourceError> },
     Stored { run: u64, bytes: usize, result: Result<Vec<Seen>, String> },
+    Opened { run: u64, bytes: usize, seen: Vec<Seen> },
     Called { run: u64, result: Result<Vec<Seen>, String> },
 }
 
@@ -284,12 +310,13 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
 
     fn next_step(&mut self, run: u64, lane: Lane) -> Option<Step> {
         let (bytes_max, overhead_bytes) = self.context.chain.payload_bytes_max();
+        let ahead_bytes_max = self.context.config.ahead_bytes;
         let active = self.active.get_mut(&run)?;
         let idle = &mut active.idle[lane as usize];
         if *idle {
             return None;
         }
-        let step = active.work.next_step(lane, Fit { bytes_max, overhead_bytes });
+        let step = active.work.next_step(lane, Fit { bytes_max, overhead_bytes, ahead_bytes_max });
         *idle = step == Step::Wait;
         (!*idle).then_some(step)
     }
@@ -312,7 +339,8 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Step::Seal(seals) => Effect::Seal(seals),
             Step::Announce(amendment) => Effect::Announce(amendment),
             Step::Finish => Effect::Finish,
-            Step::Store(wanted) => return self.begin_read(run, wanted),
+            Step::Store(wanted) => return self.begin_read(run, wanted, For::Store),
+            Step::Open { pieces, whole } => return self.begin_read(run, pieces, For::Open { whole }),
             Step::Wait => return,
         };
         self.transactions += 1;
@@ -320,7 +348,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         self.under_way.push(Box::pin(call));
     }
 
-    fn begin_read(&mut self, run: u64, wanted: Vec<PieceRef>) {
+    fn begin_read(&mut self, run: u64, wanted: Vec<PieceRef>, purpose: For) {
         let Some(active) = self.active.get_mut(&run) else { return };
         let Some(mut feed) = active.feed.take() else { return };
         let plan = &active.work.plan;
@@ -331,7 +359,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         let (source, job, plan) = (self.context.source.clone(), active.job, active.work.plan.clone());
         self.under_way.push(Box::pin(async move {
             let result = feed.read(&source, &job, &plan, &wanted).await;
-            Done::Read { run, feed, bytes, result }
+            Done::Read { run, feed, bytes, purpose, result }
         }));
     }
 
@@ -341,7 +369,14 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         match done {
             Done::Scanned(jobs) => self.scanned(jobs),
             Done::Planned(job, result) => self.planned(job, result),
-            Done::Read { run, feed, bytes, result } => self.was_read(run, feed, bytes, result),
+            Done::Read { run, feed, bytes, purpose, result } => self.was_read(run, feed, bytes, purpose, result),
+            Done::Opened { run, bytes, seen } => {
+                self.bytes -= bytes;
+                if let Some(active) = self.active.get_mut(&run) {
+                    active.work.called();
+                }
+                self.ended(run, Ok(seen));
+            }
             Done::Stored { run, bytes, result } => {
                 self.bytes -= bytes;
                 self.ended(run, result);
@@ -383,7 +418,14 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         }
     }
 
-    fn was_read(&mut self, run: u64, feed: Feed<S>, bytes: usize, result: Result<Vec<Piece>, SourceError>) {
+    fn was_read(
+        &mut self,
+        run: u64,
+        feed: Feed<S>,
+        bytes: usize,
+        purpose: For,
+        result: Result<Vec<Piece>, SourceError>,
+    ) {
         let release = |publisher: &mut Self| {
             publisher.bytes -= bytes;
             publisher.transactions -= 1;
@@ -396,14 +438,34 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         match result {
             Ok(pieces) => {
                 let context = self.context.clone();
+                let opening = match purpose {
+                    For::Store => None,
+                    // A plan without a manifest was refused before.
+                    For::Open { whole } => active.work.opening(pieces.clone(), whole),
+                };
+                let (plan, progress) = (active.work.plan.clone(), active.work.progress.clone());
                 self.under_way.push(Box::pin(async move {
-                    Done::Stored { run, bytes, result: context.until_seen(&job, &Effect::Store(pieces)).await }
+                    match opening {
+                        Some(opening) => {
+                            let seen = context.open(&job, &opening, &plan, &progress).await;
+                            Done::Opened { run, bytes, seen }
+                        }
+                        None => {
+                            let result = context.until_seen(&job, &Effect::Store(pieces)).await;
+                            Done::Stored { run, bytes, result }
+                        }
+                    }
                 }));
             }
             Err(error) => {
+                let less = matches!(purpose, For::Open { whole } if active.work.unread(whole));
                 release(self);
-                self.active.remove(&run);
-                self.park(job, error.into());
+                if less {
+                    tracing::debug!(study = %job.study, %error, "the objects of a study cannot be read now");
+                } else {
+                    self.active.remove(&run);
+                    self.park(job, error.into());
+                }
             }
         }
     }
@@ -553,6 +615,26 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
         Ok(seen)
     }
 
+    /// Sends everything at once; where that does not work, what is there counts, and the rest goes step by step.
+    async fn open(&self, job: &StudyJob, opening: &Opening, plan: &Plan, progress: &Progress) -> Vec<Seen> {
+        let seen = match self.chain.open(opening).await {
+            Ok(located) => {
+                let seals = opening.urgent.seals.iter().chain(&opening.rest.seals);
+                let sealed = seals.map(|seal| seal.image).collect();
+                let announced = Seen::Announced(opening.amendment.version);
+                vec![Seen::Defined, Seen::Stored(located), Seen::Sealed(sealed), announced]
+            }
+            Err(error) => {
+                tracing::info!(study = %job.study, %error, "a study goes onto the ledger step by step");
+                self.look(plan, progress).await.unwrap_or_default()
+            }
+        };
+        if !seen.is_empty() {
+            self.record(job, &seen).await;
+        }
+        seen
+    }
+
     async fn perform(&self, job: &StudyJob, effect: &Effect) -> Result<Vec<Seen>, ChainError> {
         match effect {
             Effect::Define(owner, derived_from) => {
@@ -606,11 +688,16 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
         }
         for planned in plan.images.iter().filter(|i| !progress.sealed(&i.image)) {
             let there = self.chain.image(planned.image).await?;
-            if there.stored > progress.count(&planned.image) {
-                seen.push(Seen::Stored(self.chain.find(planned.image).await?));
+            let mut known = progress.images.get(&planned.image).cloned().unwrap_or_default();
+            if there.stored > known.count() {
+                let found = self.chain.find(planned.image).await?;
+                found.iter().for_each(|piece| known.insert(piece.index));
+                seen.push(Seen::Stored(found));
             }
             match there.sealed {
                 None => {}
+                // It was sent ahead, and where some of its pieces are must still be found.
+                Some(_) if known.count() < planned.pieces => {}
                 Some(sealed) if sealed == (planned.pieces, planned.root) => {
                     seen.push(Seen::Sealed(vec![planned.image]))
                 }

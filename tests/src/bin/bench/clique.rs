@@ -74,22 +74,23 @@ impl Network {
 
     /// The site's ledger client, as the bridge opens it. One at a time: a key has one sender.
     pub(crate) async fn ledger(&self, mode: PieceMode) -> Outcome<Ledger> {
+        self.ledger_at(mode, self.geth.network.confirmations as u64).await
+    }
+
+    /// The same, for which a block counts when it has so many from the tip, itself included.
+    pub(crate) async fn ledger_at(&self, mode: PieceMode, depth: u64) -> Outcome<Ledger> {
         let config = LedgerConfig {
             kind: LedgerKind::Network,
             chain_id: GETH_CHAIN_ID,
             admin: self.site(),
             deploy: true,
             mode,
-            journal: self.journals.path().join(format!("{mode:?}.sqlite")),
+            journal: self.journals.path().join(format!("{mode:?}-{depth}.sqlite")),
             owner_seed: None,
             held_keys: Default::default(),
             identity: None,
             read_parallel: READ_PARALLEL,
-            sender: SenderConfig {
-                depth: self.geth.network.confirmations as u64,
-                poll_ms: LEDGER_POLL_MS,
-                ..SenderConfig::default()
-            },
+            sender: SenderConfig::network(depth, LEDGER_POLL_MS),
         };
         let node = RpcClient::new_http(self.geth.url(0).parse().map_err(words)?);
         open(node, self.site.clone(), config, Arc::default()).await.map_err(|e| bridge::chain_of(&e))
