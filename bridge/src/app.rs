@@ -172,6 +172,8 @@ pub struct Core {
     publisher: PublisherSlot,
     /// What owners said on a ledger before and is left to say on this one.
     words: Words,
+    /// It defines nothing on its ledger any more.
+    leaving: bool,
     embedded: Option<EmbeddedLedger>,
     /// The ledger, when it took longer to open than a start waits.
     connecting: Option<Connecting>,
@@ -189,6 +191,14 @@ impl Core {
     /// [`StartError`]. A node that does not answer is no error: intake must not depend on it.
     pub async fn open(config: Config) -> Result<Self, StartError> {
         let mut core = Self::open_apart(config).await?;
+        core.open_ledger().await?;
+        Ok(core)
+    }
+
+    /// As [`Core::open`], for a site that leaves its ledger and says nothing of itself there any more.
+    async fn open_leaving(config: Config) -> Result<Self, StartError> {
+        let mut core = Self::open_apart(config).await?;
+        core.leaving = true;
         core.open_ledger().await?;
         Ok(core)
     }
@@ -283,6 +293,7 @@ impl Core {
             follow_wake: Arc::default(),
             publisher,
             words,
+            leaving: false,
             embedded: None,
             connecting: None,
             tasks,
@@ -356,6 +367,7 @@ impl Core {
             config: self.ledger_config(signing_account(&self.config.ledger, &self.keyring))?,
             endpoint: self.endpoint(),
             slot: self.slot.clone(),
+            define: !self.leaving,
         })
     }
 
@@ -995,6 +1007,8 @@ struct Connection {
     config: LedgerConfig,
     endpoint: String,
     slot: LedgerSlot,
+    /// The site is made known there as a source.
+    define: bool,
 }
 
 impl Connection {
@@ -1002,7 +1016,9 @@ impl Connection {
     async fn open(&self, node: Endpoints, wake: Arc<Notify>) -> Result<(), StartError> {
         let signer = signer(&self.settings, &self.keyring).await?;
         let ledger = ledger::open_endpoints(node, signer, self.config.clone(), wake).await?;
-        ledger.ensure_source_defined(&self.endpoint).await?;
+        if self.define {
+            ledger.ensure_source_defined(&self.endpoint).await?;
+        }
         // The slot is filled once; a second connection would be the same ledger.
         let _ = self.slot.set(ledger);
         Ok(())

@@ -348,7 +348,7 @@ impl Assembler {
             (Some((map, link)), _) => (Some(map), link, sha256_from(&mut file, 0).map_err(read)?),
             (None, Custody::AtSource) => (None, None, sha256_from(&mut file, 0).map_err(read)?),
             (None, Custody::OnChain) => {
-                let (map, plain_sha256) = self.seal_to_spool(&key, &id, &mut file)?;
+                let (map, plain_sha256) = self.seal_to_spool(&key, &id, self.0.settings.piece_bytes, &mut file)?;
                 (Some(map), None, plain_sha256)
             }
             (None, Custody::Ipfs) => {
@@ -450,7 +450,8 @@ impl Assembler {
     fn plain_image(&self, keys: &StudyKeys, named: &Named<'_>, plain: Vec<u8>) -> Result<PlannedImage, AssembleError> {
         let Named { kind, subject, series, version, media_type } = *named;
         let id = image_id(&keys.salt, kind, subject.as_str(), &Sha256::digest(&plain).into(), version);
-        let (map, _) = self.seal_to_spool(&keys.sealing(kind, series), &id, &mut io::Cursor::new(&plain))?;
+        let (key, piece_bytes) = (keys.sealing(kind, series), self.0.settings.piece_bytes);
+        let (map, _) = self.seal_to_spool(&key, &id, piece_bytes, &mut io::Cursor::new(&plain))?;
         Ok(PlannedImage {
             id,
             kind,
@@ -469,10 +470,11 @@ impl Assembler {
         &self,
         key: &SessionKey,
         id: &B256,
+        piece_bytes: u32,
         source: &mut R,
     ) -> Result<(PieceMap, [u8; 32]), AssembleError> {
         self.to_spool(id, |out| {
-            let mut splitter = Splitter::new(self.0.settings.piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
+            let mut splitter = Splitter::new(piece_bytes, |_, piece: &[u8]| out.write_all(piece))?;
             let sealed = seal(source, key, id, SealOptions::default(), &mut splitter)?;
             Ok((splitter.finish()?, sealed.plain_sha256))
         })
@@ -538,8 +540,10 @@ impl Assembler {
         let key = keys
             .and_then(|keys| keys.opening(image.kind, image.series.as_ref(), image.epoch))
             .ok_or(AssembleError::Gone)?;
+        // As it was cut when it was planned, whatever is configured since.
+        let piece_bytes = image.map.piece_bytes;
         let map = match plain {
-            Some(plain) => self.seal_to_spool(&key, &image.id, &mut io::Cursor::new(plain))?.0,
+            Some(plain) => self.seal_to_spool(&key, &image.id, piece_bytes, &mut io::Cursor::new(plain))?.0,
             None => {
                 let stored = self.0.archive.received_instance(&image.subject)?;
                 let stored = stored.ok_or(AssembleError::Missing(image.subject))?;
@@ -547,7 +551,7 @@ impl Assembler {
                 let opened = self.0.archive.open_file(&stored).map_err(read)?;
                 let mut file = opened.ok_or(AssembleError::Missing(image.subject))?;
                 match image.link {
-                    None => self.seal_to_spool(&key, &image.id, &mut file)?.0,
+                    None => self.seal_to_spool(&key, &image.id, piece_bytes, &mut file)?.0,
                     // Their name says more than the piece that holds it.
                     Some(_) => self.seal_for_ipfs(&key, &image.id, &mut file)?.0.map(),
                 }

@@ -569,6 +569,18 @@ impl Keyring {
         self.wipe_journal(&database)
     }
 
+    /// The same, but for a key that this site has for that study alone: what is granted again may be granted to it.
+    ///
+    /// # Errors
+    /// [`KeyringError`].
+    pub fn forget_foreign(&self, study_id: B256) -> Result<(), KeyringError> {
+        let database = self.database();
+        database.execute("DELETE FROM foreign_key WHERE study_id = ?1", [study_id.as_slice()])?;
+        let one_answer = params![study_id.as_slice(), MadeFor::OneAnswer as u8];
+        database.execute("DELETE FROM made_key WHERE study_id = ?1 AND made_for = ?2", one_answer)?;
+        self.wipe_journal(&database)
+    }
+
     /// The certificate of the key that one answer about another site's study is to need, made and durable if there was none.
     ///
     /// # Errors

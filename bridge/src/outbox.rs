@@ -185,6 +185,10 @@ impl Outbox for SiteOutbox {
         Ok(open.into_iter().map(|p| StudyJob { study: p.study_id, version: p.version }).collect())
     }
 
+    fn wants(&self, job: &StudyJob) -> bool {
+        self.archive.study_of_id(&job.study).is_ok_and(|known| known.is_some())
+    }
+
     async fn progress(&self, job: &StudyJob) -> Result<Progress, OutboxError> {
         let uid = self.uid(job).map_err(outbox)?;
         let mut progress = Progress::default();
@@ -245,6 +249,7 @@ impl Source for SiteOutbox {
             bytes: image.map.sealed_bytes,
             piece_bytes: image.map.piece_bytes,
             root: image.map.root,
+            elsewhere: image.link.is_some(),
         });
         let derivation = self.derived.of_derived(&uid).map_err(later)?;
         let owner = match derivation.as_ref().map(Derivation::owner) {

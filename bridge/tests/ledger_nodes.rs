@@ -208,7 +208,9 @@ async fn opens_at_once(ledger: &Ledger, mode: PieceMode) {
     let amendment = Amendment { study, version: 1, image: manifest.image, root: manifest.root };
     let owner = StudyOwner::Custodial { index: 9 };
     let mut opening = Opening { study, owner, derived_from: B256::ZERO, urgent, amendment, rest };
-    let located = ledger.open(&opening).await.unwrap();
+    assert!(ledger.open(&opening, &|| false).await.is_err(), "it is not wanted any more");
+    assert_eq!(ledger.study(study).await.unwrap(), None);
+    let located = ledger.open(&opening, &|| true).await.unwrap();
     assert_eq!(located.len(), 63 + 65);
     let known = ledger.study(study).await.unwrap().unwrap();
     assert_eq!((known.version, known.manifest_image), (1, manifest.image));
@@ -220,10 +222,13 @@ async fn opens_at_once(ledger: &Ledger, mode: PieceMode) {
 
     // Nothing of it is sent again, and what is not there is told from what is.
     let nonce = ledger.node().nonce(ledger.account()).await.unwrap();
-    let again = ledger.open(&opening).await.unwrap();
+    let again = ledger.open(&opening, &|| true).await.unwrap();
     assert_eq!((again.len(), ledger.node().nonce(ledger.account()).await.unwrap()), (located.len(), nonce));
     opening.amendment = Amendment { image: B256::repeat_byte(3), ..amendment };
-    assert!(matches!(ledger.open(&opening).await, Err(LedgerError::Unavailable(_))), "another manifest is there");
+    assert!(
+        matches!(ledger.open(&opening, &|| true).await, Err(LedgerError::Unavailable(_))),
+        "another manifest is there"
+    );
 
     // What ends an image that is not whole reverts, what comes after it does not, and the sender hears of it.
     let mut broken = Opening { study: keccak256(format!("broken, {mode:?}")), ..opening };
@@ -232,7 +237,7 @@ async fn opens_at_once(ledger: &Ledger, mode: PieceMode) {
     broken.rest = part(&name("whole"), broken.study, &[2]);
     let manifest = broken.urgent.seals[0];
     broken.amendment = Amendment { study: broken.study, version: 1, image: manifest.image, root: manifest.root };
-    assert!(matches!(ledger.open(&broken).await, Err(LedgerError::Unavailable(_))));
+    assert!(matches!(ledger.open(&broken, &|| true).await, Err(LedgerError::Unavailable(_))));
     assert_eq!(ledger.image(manifest.image).await.unwrap().sealed, None);
 }
 
@@ -276,6 +281,57 @@ fn anvil_keeps_everything_in_all_modes() {
     for mode in PieceMode::ALL {
         publish_die_and_read_back(&reach, mode);
     }
+}
+
+/// The base fee rises above what transactions that wait may pay: they are offered for more, and each call is carried out once.
+#[test]
+fn a_base_fee_that_rises_is_followed() {
+    const RISEN_WEI: u64 = 200_000_000_000;
+    let Some(anvil) = Anvil::start(&[]) else { return skipped("anvil") };
+    let reach = anvil_reach(&anvil);
+    let dir = tempfile::tempdir().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut config = reach.config(PieceMode::Calldata, &dir.path().join("journal.sqlite"));
+        config.sender.resend_ms = 300;
+        let ledger = open((reach.client)(), reach.key.clone(), config, Arc::default()).await.unwrap();
+        ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
+        let node = (reach.client)();
+        let tell = async |method: &'static str, parameter: serde_json::Value| {
+            node.request::<_, serde_json::Value>(method, (parameter,)).await.unwrap()
+        };
+        let before = ledger.node().nonce(ledger.account()).await.unwrap();
+        tell("evm_setAutomine", false.into()).await;
+        let pieces = part("dear", B256::repeat_byte(1), &[5]).pieces;
+        let storing = {
+            let (ledger, pieces) = (ledger.clone(), pieces.clone());
+            let one = move |piece: Piece| {
+                let ledger = ledger.clone();
+                async move { ledger.store(&[piece]).await }
+            };
+            tokio::spawn(futures::future::try_join_all(pieces.into_iter().map(one)))
+        };
+        let begun = std::time::Instant::now();
+        let waiting = async || {
+            let status = node.request_noparams::<serde_json::Value>("txpool_status").await.unwrap();
+            u64::from_str_radix(status["pending"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+        };
+        while waiting().await < 5 {
+            assert!(begun.elapsed().as_secs() < 60, "they were not offered");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        while !storing.is_finished() {
+            assert!(begun.elapsed().as_secs() < 120, "they wait for ever: {:?}", ledger.status().await);
+            tell("anvil_setNextBlockBaseFeePerGas", RISEN_WEI.into()).await;
+            node.request_noparams::<serde_json::Value>("evm_mine").await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let located = storing.await.unwrap().unwrap().concat();
+        assert_eq!(ledger.node().nonce(ledger.account()).await.unwrap(), before + 5, "a call took more than one nonce");
+        let site = ledger.source().await.unwrap();
+        for (piece, place) in pieces.iter().zip(&located) {
+            assert_eq!(ledger.load_piece(site, PieceMode::Calldata, place).await.unwrap(), piece.bytes);
+        }
+    });
 }
 
 /// Reorganisations within the depth, made by a real node: `anvil_reorg` drops the transactions of the blocks that it replaces.

@@ -67,7 +67,8 @@ fn pieces_in_the_paper_s_way_and_in_ours() {
         assert_eq!(times.len(), 3 * 2, "three times in two ways: {times:?}");
         for row in times {
             let seconds = |cell: usize| row[cell].parse::<f64>().unwrap();
-            let ordered = seconds(5) <= seconds(6) && seconds(6) <= seconds(7) && seconds(5) > 0.0;
+            // Of a fast machine the least may round to nothing.
+            let ordered = seconds(5) <= seconds(6) && seconds(6) <= seconds(7);
             assert!(ordered && (row[4] == "-") == (units == 1), "{row:?}");
         }
     }

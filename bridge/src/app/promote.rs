@@ -1,7 +1,7 @@
 //! Takes a site from the ledger before to the one that its configuration names now.
 //!
 //! 1. The ledger before is opened and followed to its end. 2. Every object is opened, so that what was evicted is here again and what is damaged
-//!    is mended while that can be done. 3. What owners said there is kept, to be said again. 4. Whoever was shut out there must not have the
+//!    is mended while that can be done, and everything is sealed once, to prove that it gives the bytes that the manifests name. 3. What owners said there is kept, to be said again. 4. Whoever was shut out there must not have the
 //!    key of what is sealed from now on. 5. What was seen there is forgotten. 6. The ledger's files are set aside.
 //!
 //! Until 6 the site can go on as before, and the next try begins at 1: nothing of it does harm when it is done twice.
@@ -11,16 +11,20 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, B256};
+use alloy::sol_types::SolCall as _;
 use alloy::transports::http::reqwest::Url;
-use dicom_scp::Uid;
+use contracts::Studies;
 
 use super::{Config, Core, Following, LedgerKind, StartError, blocking, endpoints, lock, source_account};
 use crate::archive::{ArchiveError, Publication, now_ms};
+use crate::derive::{DeriveError, Owner};
 use crate::follow::{Chain, Consents, FollowError};
 use crate::keyring::{Keyring, KeyringError, sync_dir};
-use crate::ledger::node::{Node as _, NodeError};
+use crate::ledger::node::{Ask, At, Node as _, NodeError};
+use crate::ledger::pieces::{PIECE_OVERHEAD_BYTES, payload_bytes_max};
 use crate::ledger::{Endpoints, Ledger, Watch};
-use crate::promote::{Word, WordsError, words};
+use crate::payload::keys::SessionKey;
+use crate::promote::{Word, WordsError, shut_out, words};
 
 /// Directory of the ledger in the data directory.
 const LEDGER: &str = "ledger";
@@ -70,6 +74,9 @@ pub enum PromoteError {
     /// The operator: there is nothing to come from.
     #[error("there is no embedded ledger at {0}; --from names a node of another ledger to come from")]
     Nothing(PathBuf),
+    /// The operator: this site was on no ledger by its node, or has left it.
+    #[error("there is no journal in {0}: this site was not on a ledger by its node, or has left it already")]
+    NoJournal(PathBuf),
     /// The operator: not a URL.
     #[error("--from {0} is not a URL")]
     Url(String),
@@ -92,6 +99,16 @@ pub enum PromoteError {
     /// The operator: it is there already.
     #[error("ledger.url is a node of the ledger to come from")]
     Same,
+    /// The consortium: what was signed for one ledger would be good on the other.
+    #[error(
+        "both ledgers have chain id {0}, so that what was signed for one is good on the other: make the network with another one"
+    )]
+    SameId(u64),
+    /// The operator: an earlier promotion is not over.
+    #[error(
+        "{0} words of the ledger before that one are left to be said (`pacs-bridge status`): run the bridge there until they are"
+    )]
+    Pending(u64),
     /// The operator: the contracts cannot be found.
     #[error(
         "who administered the consortium of the ledger before is not known here; name the account with --from-admin"
@@ -115,6 +132,9 @@ pub enum PromoteError {
     /// The keyring failed.
     #[error("the keyring; run this again")]
     Keyring(#[from] KeyringError),
+    /// The record of derived studies cannot be read.
+    #[error("derived studies; run this again")]
+    Derived(#[from] DeriveError),
     /// The consents cannot be read.
     #[error("the consents; run this again")]
     Follow(#[from] FollowError),
@@ -131,7 +151,17 @@ struct Leaving {
     publication: Publication,
     words: Vec<Word>,
     withdrawn: Vec<(Address, u32)>,
+    /// Somebody may hold keys who is let in no more.
+    shut_out: bool,
     elsewhere: bool,
+}
+
+/// The ledger to go to.
+struct There {
+    node: Endpoints,
+    genesis: B256,
+    /// Account that administers the consortium; this site's own when none is configured.
+    admin: Option<Address>,
 }
 
 impl Core {
@@ -145,11 +175,14 @@ impl Core {
         }
         let dir = config.site.data_dir.clone();
         let closed = lock(&dir).map_err(Box::new)?;
-        let target = there(&config).await?;
-        let settings = settings_before(&config, &before, target).await?;
+        let there = there(&config).await?;
+        let settings = settings_before(&config, &before, there.genesis).await?;
         drop(closed);
-        let core = Self::open(settings).await.map_err(Box::new)?;
-        let left = core.leave().await;
+        if settings.ledger.chain_id == config.ledger.chain_id {
+            return Err(PromoteError::SameId(config.ledger.chain_id));
+        }
+        let core = Self::open_leaving(settings).await.map_err(Box::new)?;
+        let left = core.leave(&there).await;
         core.close().await;
         let promoted = left?;
         // Whoever came between with the ledger before found all of it there, and whoever came with the other one was refused.
@@ -158,29 +191,34 @@ impl Core {
         Ok(promoted)
     }
 
-    async fn leave(&self) -> Result<Promoted, PromoteError> {
+    async fn leave(&self, there: &There) -> Result<Promoted, PromoteError> {
         let away = |why: String| PromoteError::Away { which: "before", why };
         let ledger = self.slot.get().ok_or_else(|| away("no answer in time".into()))?.clone();
         let genesis = genesis(ledger.node()).await.map_err(|e| away(e.to_string()))?;
+        let left = self.words.left()?.words;
+        if left > 0 && self.words.origin()? != Some(genesis) {
+            return Err(PromoteError::Pending(left));
+        }
         self.follow_to_the_end(&ledger).await?;
         let leaving = self.leaving()?;
+        none_there(there, source_account(&self.config.ledger, &self.keyring), &leaving).await?;
         let objects = self.all_here(&leaving).await?;
+        self.all_seals_again(&leaving).await?;
         let said: Vec<(B256, Word)> = leaving
             .iter()
             .flat_map(|study| study.words.iter().map(|word| (study.publication.study_id, word.clone())))
             .collect();
-        self.words.replace(&said)?;
+        self.words.replace(genesis, &said)?;
         for study in &leaving {
-            begin_keys(&self.keyring, &study.publication.study_uid, &study.withdrawn)?;
+            begin_keys(&self.keyring, study)?;
         }
         self.forget_granted().await?;
         self.site.archive().publish_again(self.config.publish.piece_mode).await?;
         let chain_id = ledger.chain_id();
-        let name = format!("{LEDGER}-of-chain-{chain_id}-{}", alloy::primitives::hex::encode(&genesis[..4]));
         Ok(Promoted {
             chain_id,
             genesis,
-            kept: self.config.site.data_dir.join(name),
+            kept: free_name(&self.config.site.data_dir, chain_id, genesis),
             studies: leaving.len() as u64,
             objects,
             words: said.len() as u64,
@@ -210,14 +248,11 @@ impl Core {
 
     /// What every study takes along, if all of them can go.
     fn leaving(&self) -> Result<Vec<Leaving>, PromoteError> {
-        let (archive, piece_bytes) = (self.site.archive(), self.config.publish.piece_bytes);
+        let archive = self.site.archive();
         let mut unfit: Vec<String> = Vec::new();
         if !archive.erasures()?.is_empty() {
             unfit.push("an erasure that is not finished: run the bridge on the ledger before until it is".to_owned());
         }
-        unfit.extend(archive.studies_with_larger_pieces(piece_bytes)?.iter().map(|uid| {
-            format!("study {uid}: it was cut into pieces of more than publish.piece_bytes ({piece_bytes})")
-        }));
         let mut leaving = Vec::new();
         for publication in archive.publications()? {
             let uid = publication.study_uid;
@@ -232,24 +267,43 @@ impl Core {
     fn leaving_one(&self, publication: Publication) -> Result<Result<Leaving, String>, PromoteError> {
         let (id, uid) = (publication.study_id, publication.study_uid);
         let Some(keys) = self.keyring.study(&uid)? else { return Ok(Err("it has no keys".to_owned())) };
+        if self.site.archive().is_in_outbox(&uid)? {
+            let why = "it has objects that no version has yet: run the bridge on the ledger before until it is final";
+            return Ok(Err(why.to_owned()));
+        }
+        let needed = self.site.archive().needed_images(&publication)?;
+        if needed.iter().any(|image| !image.is_current) {
+            let why = "an object of its newest version was replaced by one of another study; send it again, or erase the study";
+            return Ok(Err(why.to_owned()));
+        }
+        let fits = payload_bytes_max(self.config.publish.piece_mode) - PIECE_OVERHEAD_BYTES;
+        if needed.iter().any(|image| image.piece_bytes as usize > fits) {
+            let why = "its pieces are larger than one transaction of publish.piece_mode takes: keep the mode of before";
+            return Ok(Err(why.to_owned()));
+        }
         let Some(info) = self.consents.study(id)? else {
             // It had not come as far as the ledger.
-            return Ok(Ok(Leaving { publication, words: Vec::new(), withdrawn: Vec::new(), elsewhere: false }));
+            let (words, withdrawn) = (Vec::new(), Vec::new());
+            return Ok(Ok(Leaving { publication, words, withdrawn, shut_out: false, elsewhere: false }));
         };
         if info.tombstoned {
             let why =
                 format!("its owner has ended it; erase it first (`pacs-bridge erase {uid}`, on the ledger before)");
             return Ok(Err(why));
         }
-        let held = self.keyring.custody_key(keys.owner_index, info.owner)?.is_some();
-        let owner = (!held).then_some(info.owner);
+        let defined_for =
+            match self.site.parts().deriver.derived().of_derived(&uid)?.map(|derivation| derivation.owner()) {
+                Some(Owner::Research(owner)) => owner,
+                None | Some(Owner::Custody | Owner::Elsewhere(_)) => self.keyring.owner(keys.owner_index)?.address(),
+            };
+        let owner = (info.owner != defined_for).then_some((info.owner, info.custodial));
+        let elsewhere = self.keyring.custody_key(keys.owner_index, info.owner)?.is_none();
         let now_s = u64::try_from(now_ms() / 1000).unwrap_or(0);
-        Ok(Ok(Leaving {
-            words: words(&self.consents.history(id)?, &self.consents.grants_of(id)?, owner, now_s),
-            withdrawn: self.consents.withdrawals(id)?,
-            elsewhere: owner.is_some(),
-            publication,
-        }))
+        let history = self.consents.history(id)?;
+        let words = words(&history, &self.consents.grants_of(id)?, owner, now_s);
+        let shut_out = shut_out(&history, &words);
+        let withdrawn = self.consents.withdrawals(id)?;
+        Ok(Ok(Leaving { publication, words, withdrawn, shut_out, elsewhere }))
     }
 
     /// Opens every object; what is not here or damaged comes from the ledger before. Returns how many there are.
@@ -272,7 +326,34 @@ impl Core {
             }
         }
         retrieve.settle().await;
+        // Whatever could not be made durable is not here.
+        for study in leaving {
+            let instances = archive.received_instances_of(&study.publication.study_uid)?;
+            let gone = instances.into_iter().filter(|stored| stored.path.is_none());
+            unfit.extend(gone.map(|stored| format!("object {}: its file could not be kept", stored.sop_instance)));
+        }
         if unfit.is_empty() { Ok(objects) } else { Err(PromoteError::Unfit(shortened(unfit))) }
+    }
+
+    /// Seals everything that is to be published, and compares it with what the manifests name: the ledger before is the last to have it.
+    async fn all_seals_again(&self, leaving: &[Leaving]) -> Result<(), PromoteError> {
+        let mut unfit = Vec::new();
+        for study in leaving {
+            let uid = study.publication.study_uid;
+            for needed in self.site.archive().needed_images(&study.publication)? {
+                let (assembler, image) = (self.assembler.clone(), needed.image);
+                let sealed = blocking(move || {
+                    let sealed = assembler.open_sealed(&uid, &image).map(drop);
+                    assembler.forget_sealed(&[image]);
+                    sealed
+                });
+                if let Err(error) = sealed.await.map_err(Box::new)? {
+                    unfit.push(format!("study {uid}: {}", crate::chain_of(&error)));
+                    break;
+                }
+            }
+        }
+        if unfit.is_empty() { Ok(()) } else { Err(PromoteError::Unfit(shortened(unfit))) }
     }
 
     /// Takes away what came with grants of the ledger before; where they are said again it comes again.
@@ -281,16 +362,54 @@ impl Core {
             self.site.archive().remove_foreign(study.study_id).await?;
         }
         for study in self.keyring.foreign_studies()? {
-            self.keyring.erase_foreign(study)?;
+            self.keyring.forget_foreign(study)?;
         }
         Ok(())
     }
 }
 
-/// Begins an epoch for a study from which somebody was shut out since the last one, and forgets by which words: their numbers begin anew.
-fn begin_keys(keyring: &Keyring, study: &Uid, withdrawn: &[(Address, u32)]) -> Result<(), PromoteError> {
-    keyring.study_after(study, withdrawn)?;
-    Ok(keyring.forget_reasons(study)?)
+/// Begins an epoch for a study from which somebody was shut out since the last one, or who may hold keys and is let in no more; and forgets by which
+/// words epochs began: their numbers begin anew.
+fn begin_keys(keyring: &Keyring, study: &Leaving) -> Result<(), PromoteError> {
+    let uid = &study.publication.study_uid;
+    let before = keyring.study(uid)?.map(|keys| keys.epoch());
+    let now = keyring.study_after(uid, &study.withdrawn)?.epoch();
+    if study.shut_out && before == Some(now) {
+        keyring.begin_epoch(uid, &SessionKey::random())?;
+    }
+    Ok(keyring.forget_reasons(uid)?)
+}
+
+/// Refuses to go where one of the studies is already: there may be newer words about it than those that are carried over, or somebody has taken its name.
+async fn none_there(there: &There, own: Address, leaving: &[Leaving]) -> Result<(), PromoteError> {
+    let away = |e: NodeError| PromoteError::Away { which: "to go to", why: e.to_string() };
+    let studies = contracts::deployment::addresses(there.admin.unwrap_or(own)).studies;
+    if there.node.code(studies).await.map_err(away)?.is_empty() {
+        // The contracts are not there yet.
+        return Ok(());
+    }
+    let mut unfit = Vec::new();
+    for study in leaving {
+        let id = study.publication.study_id;
+        let call = Studies::getStudyCall { studyId: id };
+        let ask = Ask { from: own, to: studies, data: call.abi_encode().into() };
+        let answer = there.node.call(ask, At::Latest).await.map_err(away)?;
+        let known = Studies::getStudyCall::abi_decode_returns(&answer);
+        let known = known.map_err(|e| PromoteError::Away { which: "to go to", why: e.to_string() })?;
+        if !known.owner.is_zero() {
+            let uid = study.publication.study_uid;
+            unfit.push(format!("study {uid}: {id} is on the ledger to go to already, by source {}", known.source));
+        }
+    }
+    if unfit.is_empty() { Ok(()) } else { Err(PromoteError::Unfit(shortened(unfit))) }
+}
+
+/// Where the ledger before is set aside, a name that nothing has.
+fn free_name(data_dir: &Path, chain_id: u64, genesis: B256) -> PathBuf {
+    let name = format!("{LEDGER}-of-chain-{chain_id}-{}", alloy::primitives::hex::encode(&genesis[..4]));
+    let names = std::iter::once(name.clone()).chain((2..).map(|number: u32| format!("{name}-{number}")));
+    let mut paths = names.map(|name| data_dir.join(name));
+    paths.find(|path| !path.exists()).unwrap_or_else(|| data_dir.join(name))
 }
 
 fn shortened(mut reasons: Vec<String>) -> Vec<String> {
@@ -321,6 +440,11 @@ async fn settings_before(config: &Config, before: &Before, target: B256) -> Resu
             ledger.chain_id = found.ok_or(PromoteError::Nothing(file))?;
         }
         Some(url) => {
+            let dir = config.site.data_dir.join(LEDGER);
+            let is_journal = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("journal");
+            if !fs::read_dir(&dir).is_ok_and(|all| all.flatten().any(|entry| is_journal(&entry))) {
+                return Err(PromoteError::NoJournal(dir));
+            }
             let parsed: Url = url.parse().map_err(|_| PromoteError::Url(url.clone()))?;
             let node = Endpoints::http(&[parsed], Watch { timeout: ledger.request_timeout, ..Watch::default() });
             let away = |e: NodeError| PromoteError::Away { which: "before", why: e.to_string() };
@@ -356,15 +480,16 @@ async fn admin_before(settings: &Config, before: &Before) -> Result<Option<Addre
     }
 }
 
-/// Block 0 of the ledger to go to, whose node answers and is of the chain that is configured.
-async fn there(config: &Config) -> Result<B256, PromoteError> {
+/// The ledger to go to, whose node answers and is of the chain that is configured.
+async fn there(config: &Config) -> Result<There, PromoteError> {
     let node = endpoints(&config.ledger).map_err(Box::new)?;
     let away = |e: NodeError| PromoteError::Away { which: "to go to", why: e.to_string() };
     let found = node.chain_id().await.map_err(away)?;
     if found != config.ledger.chain_id {
         return Err(PromoteError::ChainId { found, wanted: config.ledger.chain_id });
     }
-    genesis(&node).await.map_err(away)
+    let genesis = genesis(&node).await.map_err(away)?;
+    Ok(There { node, genesis, admin: config.ledger.admin.map(Address::from) })
 }
 
 async fn genesis(node: &Endpoints) -> Result<B256, NodeError> {
@@ -374,10 +499,6 @@ async fn genesis(node: &Endpoints) -> Result<B256, NodeError> {
 
 /// Moves the ledger's directory: all of it or nothing, and for good when this returns.
 fn set_aside(from: &Path, to: &Path) -> Result<(), PromoteError> {
-    let fail = |e| PromoteError::SetAside(from.to_owned(), e);
-    if to.exists() {
-        return Err(fail(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} exists", to.display()))));
-    }
-    fs::rename(from, to).map_err(fail)?;
+    fs::rename(from, to).map_err(|e| PromoteError::SetAside(from.to_owned(), e))?;
     Ok(sync_dir(to.parent().unwrap_or(Path::new(".")))?)
 }

@@ -55,6 +55,7 @@ use dicom_scp::Uid;
 use rusqlite::{OptionalExtension, params};
 
 use crate::config;
+pub use again::Needed;
 use attributes::Levels;
 use buffer::Blocks;
 use commit::Committer;

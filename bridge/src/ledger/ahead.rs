@@ -9,6 +9,7 @@ use super::node::{Ask, At, Clock, Node, NodeError};
 use super::pieces::{self, Located, PIECE_OVERHEAD_BYTES, Piece, PieceLocation, Seal};
 use super::sender::Call;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use futures::future::try_join_all;
 
 /// Gas that announcing a manifest may take: three words of storage, of which it needs half.
 const AMEND_GAS: u64 = 250_000;
@@ -54,8 +55,12 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// when all of it was seen at the configured depth.
     ///
     /// # Errors
-    /// [`LedgerError`]. Anything that comes before the failure may be there, or be on its way.
-    pub async fn open(&self, opening: &Opening) -> Result<Vec<Located>, LedgerError> {
+    /// [`LedgerError`]. Anything that comes before the failure may be there, or be on its way; nothing is when it is not `wanted` any more.
+    pub async fn open(
+        &self,
+        opening: &Opening,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Located>, LedgerError> {
         let mut calls = Calls::default();
         calls.calls.extend(self.definition_ahead(opening).await?);
         self.add_part(&opening.urgent, &mut calls).await?;
@@ -66,6 +71,9 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         self.add_part(&opening.rest, &mut calls).await?;
         let Calls { calls, stores, there } = calls;
+        if !wanted() {
+            return Err(LedgerError::Unavailable("the study is gone".into()));
+        }
         let mut placed = Vec::with_capacity(calls.len());
         for answer in self.sender().send_all(calls).await {
             let one = answer?;
@@ -104,8 +112,16 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     async fn add_part(&self, part: &Part, calls: &mut Calls) -> Result<(), LedgerError> {
         let contract = self.pieces_contract(self.mode());
+        let known = part.seals.iter().map(|seal| self.image_at(seal.image, At::Latest));
+        let known = try_join_all(known).await?;
         let mut missing = Vec::new();
         for piece in &part.pieces {
+            let at = part.seals.iter().position(|seal| seal.image == piece.image);
+            // One question for an image of which nothing is there, and that is nearly all of them.
+            if at.and_then(|at| known.get(at)).is_some_and(|image| image.stored == 0) {
+                missing.push(piece.clone());
+                continue;
+            }
             match self.hash_of(piece.image, piece.index, At::Latest).await? {
                 B256::ZERO => missing.push(piece.clone()),
                 stored if stored == keccak256(&piece.bytes) => calls.there.push(piece.clone()),
@@ -118,8 +134,8 @@ impl<N: Node, K: Clock> Client<N, K> {
             calls.stores.push((calls.calls.len() - 1, batch));
         }
         let mut open = Vec::new();
-        for seal in &part.seals {
-            if !is_sealed(&self.image_at(seal.image, At::Latest).await?, seal)? {
+        for (seal, image) in part.seals.iter().zip(&known) {
+            if !is_sealed(image, seal)? {
                 open.push(*seal);
             }
         }

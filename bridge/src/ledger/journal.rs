@@ -1,6 +1,6 @@
 //! The durable memory of transactions in flight: one SQLite file with `synchronous=FULL`. A transaction is in the journal before
-//! any node sees it, so after a crash the same bytes are sent again instead of a second transaction. It must not know what the
-//! transactions say.
+//! any node sees it, so after a crash the same bytes are sent again instead of a second transaction. Where a fee was raised it also holds the
+//! hashes of what was offered before, any of which may have got into a block. It must not know what the transactions say.
 //!
 //! Order of writes: `append` returns after the fsync of its whole batch; then the bytes may be offered to a node. `settle` removes
 //! what is final; when that is lost in a crash, the record comes back, is found on chain again and is removed again.
@@ -140,7 +140,10 @@ fn open(path: &Path, owner: &Owner) -> Result<Connection, JournalError> {
         "CREATE TABLE IF NOT EXISTS journal_owner (one INTEGER PRIMARY KEY CHECK (one = 1), owner TEXT NOT NULL,
              next INTEGER NOT NULL);
          CREATE TABLE IF NOT EXISTS in_flight (nonce INTEGER PRIMARY KEY, hash BLOB NOT NULL, call BLOB NOT NULL,
-             raw BLOB NOT NULL);",
+             raw BLOB NOT NULL);
+         -- Hashes of calls in flight for lower fees than now.
+         CREATE TABLE IF NOT EXISTS overtaken (nonce INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL,
+             PRIMARY KEY (nonce, position));",
     )?;
     let given = owner.to_string();
     let kept: Option<String> =
@@ -168,7 +171,10 @@ fn read_all(connection: &Connection) -> Result<Loaded, JournalError> {
         if alloy::primitives::keccak256(&raw) != hash {
             return Err(JournalError::Storage(format!("the record of nonce {nonce} is damaged").into()));
         }
-        records.push(Record { nonce: nonce.cast_unsigned(), hash: hash.into(), call: call.into(), raw });
+        let mut query = connection.prepare_cached("SELECT hash FROM overtaken WHERE nonce = ?1 ORDER BY position")?;
+        let earlier = query.query_map([nonce], |row| Ok(B256::from(row.get::<_, [u8; 32]>(0)?)))?;
+        let earlier = earlier.collect::<Result<_, _>>()?;
+        records.push(Record { nonce: nonce.cast_unsigned(), hash: hash.into(), call: call.into(), raw, earlier });
     }
     Ok(Loaded { records, next: next.cast_unsigned() })
 }
@@ -178,8 +184,15 @@ fn write_records(connection: &mut Connection, records: &[Record]) -> Result<(), 
     {
         let mut insert = transaction
             .prepare_cached("INSERT OR REPLACE INTO in_flight (nonce, hash, call, raw) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut forget = transaction.prepare_cached("DELETE FROM overtaken WHERE nonce = ?1")?;
+        let mut overtaken =
+            transaction.prepare_cached("INSERT INTO overtaken (nonce, position, hash) VALUES (?1, ?2, ?3)")?;
         for r in records {
             insert.execute(params![r.nonce.cast_signed(), &r.hash[..], &r.call[..], &r.raw[..]])?;
+            forget.execute([r.nonce.cast_signed()])?;
+            for (position, hash) in (0_i64..).zip(&r.earlier) {
+                overtaken.execute(params![r.nonce.cast_signed(), position, &hash[..]])?;
+            }
         }
         if let Some(last) = records.iter().map(|r| r.nonce).max() {
             let next = (last + 1).cast_signed();
@@ -193,9 +206,11 @@ fn write_records(connection: &mut Connection, records: &[Record]) -> Result<(), 
 fn remove_records(connection: &mut Connection, nonces: &[u64]) -> Result<(), JournalError> {
     let transaction = connection.transaction()?;
     {
-        let mut delete = transaction.prepare_cached("DELETE FROM in_flight WHERE nonce = ?1")?;
-        for nonce in nonces {
-            delete.execute(params![nonce.cast_signed()])?;
+        for table in ["in_flight", "overtaken"] {
+            let mut delete = transaction.prepare_cached(&format!("DELETE FROM {table} WHERE nonce = ?1"))?;
+            for nonce in nonces {
+                delete.execute(params![nonce.cast_signed()])?;
+            }
         }
     }
     transaction.commit()?;
@@ -210,7 +225,7 @@ mod tests {
 
     fn record(nonce: u64, fill: u8) -> Record {
         let raw = Bytes::from(vec![fill; 1000]);
-        Record { nonce, hash: keccak256(&raw), call: B256::with_last_byte(fill), raw }
+        Record { nonce, hash: keccak256(&raw), call: B256::with_last_byte(fill), raw, earlier: Vec::new() }
     }
 
     const OWNER: Owner = Owner { chain_id: 1, genesis: B256::ZERO, account: Address::ZERO };
@@ -227,6 +242,25 @@ mod tests {
         drop(journal);
         let loaded = SqliteJournal::new(&path, OWNER).load().await.unwrap();
         assert_eq!(loaded, Loaded { records: vec![record(8, 4), record(9, 3)], next: 10 });
+    }
+
+    #[tokio::test]
+    async fn what_was_offered_for_less_is_there_until_its_nonce_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.sqlite");
+        let mut journal = SqliteJournal::new(&path, OWNER);
+        journal.load().await.unwrap();
+        journal.append(vec![record(7, 1), record(8, 2)]).await.unwrap();
+        let dearer = Record { earlier: vec![record(7, 1).hash, record(7, 9).hash], ..record(7, 3) };
+        journal.append(vec![dearer.clone()]).await.unwrap();
+        drop(journal);
+        let mut journal = SqliteJournal::new(&path, OWNER);
+        assert_eq!(journal.load().await.unwrap().records, [dearer, record(8, 2)]);
+        journal.settle(vec![7]).await.unwrap();
+        journal.append(vec![record(7, 4)]).await.unwrap();
+        drop(journal);
+        let loaded = SqliteJournal::new(&path, OWNER).load().await.unwrap();
+        assert_eq!(loaded.records, [record(7, 4), record(8, 2)]);
     }
 
     #[tokio::test]

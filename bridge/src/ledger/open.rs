@@ -7,11 +7,11 @@ use super::node::{Node as _, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::PieceMode;
 use super::rpc::RpcNode;
-use super::sender::{SendError, SenderConfig, SenderStatus, Sign, Unsigned, sender};
+use super::sender::{Call, SendError, SenderConfig, SenderStatus, Sign, Unsigned, sender};
 use super::signer::{Signer, SignerError};
 use super::{Client, Ledger};
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
-use alloy::eips::eip2718::Encodable2718 as _;
+use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy::primitives::{Address, B256, Bytes, TxKind, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use contracts::{Contract, Deployable, addresses, deployables, deployment};
@@ -289,6 +289,15 @@ pub struct KeySigner {
 impl Sign for KeySigner {
     fn account(&self) -> Address {
         self.key.address()
+    }
+
+    fn read(&self, raw: &Bytes) -> Option<Unsigned> {
+        let TxEnvelope::Eip1559(signed) = TxEnvelope::decode_2718(&mut raw.as_ref()).ok()? else { return None };
+        let transaction = signed.strip_signature();
+        let TxKind::Call(to) = transaction.to else { return None };
+        let call = Call { to, data: transaction.input, gas: transaction.gas_limit, value: transaction.value };
+        let (fee_max, tip) = (transaction.max_fee_per_gas, transaction.max_priority_fee_per_gas);
+        Some(Unsigned { call, nonce: transaction.nonce, fee_max, tip })
     }
 
     async fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {

@@ -12,9 +12,10 @@ use super::node::{Backoff, Block, Clock, Node, NodeError, Offer};
 use super::slots::{Placed, Record, Slots};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use sha2::{Digest as _, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -61,6 +62,8 @@ pub struct Unsigned {
 pub trait Sign: Send + Sync + 'static {
     /// The account.
     fn account(&self) -> Address;
+    /// What a raw transaction of this account says; none when it is not one of [`Sign::sign`].
+    fn read(&self, raw: &Bytes) -> Option<Unsigned>;
     /// Signs; the answer is the raw transaction.
     fn sign(&self, unsigned: &Unsigned) -> impl Future<Output = Result<Bytes, SendError>> + Send;
 }
@@ -139,7 +142,9 @@ impl SenderConfig {
     #[must_use]
     pub fn network(depth: u64, poll_ms: u64) -> Self {
         let (in_flight_bytes_max, in_flight_max) = network_window(depth);
-        Self { depth, poll_ms, in_flight_max, in_flight_bytes_max, ..Self::default() }
+        // Blocks may be seconds apart, and all of it is offered again.
+        let resend_ms = 5_000;
+        Self { depth, poll_ms, in_flight_max, in_flight_bytes_max, resend_ms, ..Self::default() }
     }
 }
 
@@ -163,6 +168,18 @@ struct Submit {
     call: Call,
     id: B256,
     reply: Reply,
+    /// Whether a call failed on which this one counts; none where it counts on no other.
+    broken: Option<Arc<AtomicBool>>,
+}
+
+impl Submit {
+    fn is_broken(&self) -> bool {
+        self.broken.as_ref().is_some_and(|broken| broken.load(Ordering::Relaxed))
+    }
+}
+
+fn break_all(bundles: &[Arc<AtomicBool>]) {
+    bundles.iter().for_each(|broken| broken.store(true, Ordering::Relaxed));
 }
 
 type Reply = oneshot::Sender<Result<Placed, SendError>>;
@@ -179,18 +196,20 @@ impl Sender {
     pub async fn send(&self, call: Call) -> Result<Placed, SendError> {
         let (reply, answer) = oneshot::channel();
         let id = call.id();
-        self.queue.send(Submit { call, id, reply }).await.map_err(|_| SendError::Interrupted)?;
+        self.queue.send(Submit { call, id, reply, broken: None }).await.map_err(|_| SendError::Interrupted)?;
         answer.await.map_err(|_| SendError::Interrupted)?
     }
 
     /// Sends calls that count on each other, one after the other without a wait between them, and waits until all are final. The answers are in
-    /// the order of the calls, which is that of their nonces, except for a call that is in flight already: that has an earlier one.
+    /// the order of the calls, which is that of their nonces, except for a call that is in flight already: that has an earlier one. What comes
+    /// after a call that cannot be signed or made durable is not sent.
     pub async fn send_all(&self, calls: Vec<Call>) -> Vec<Result<Placed, SendError>> {
+        let broken: Arc<AtomicBool> = Arc::default();
         let mut answers = Vec::with_capacity(calls.len());
         for call in calls {
             let (reply, answer) = oneshot::channel();
             let id = call.id();
-            let sent = self.queue.send(Submit { call, id, reply }).await;
+            let sent = self.queue.send(Submit { call, id, reply, broken: Some(broken.clone()) }).await;
             answers.push(sent.map(|()| answer).map_err(|_| SendError::Interrupted));
         }
         let mut placed = Vec::with_capacity(answers.len());
@@ -402,6 +421,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         self.drain_queue();
         let mut records: Vec<Record> = Vec::new();
         let mut replies: Vec<(u64, Reply)> = Vec::new();
+        let mut bundles: Vec<Arc<AtomicBool>> = Vec::new();
         let mut fresh: HashMap<B256, u64> = HashMap::new();
         let (mut count, mut bytes) = (self.slots.count(), self.slots.bytes());
         while let Some(next) = self.held.front() {
@@ -412,12 +432,21 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                 break;
             }
             let Some(submit) = self.held.pop_front() else { break };
+            if submit.is_broken() {
+                drop(submit.reply.send(Err(SendError::Interrupted)));
+                continue;
+            }
+            bundles.extend(submit.broken.clone());
             if let Some(nonce) = carried {
                 replies.push((nonce, submit.reply));
                 continue;
             }
             let nonce = self.slots.next() + records.len() as u64;
-            match self.sign(submit.call, nonce).await {
+            let signed = self.sign(submit.call, nonce).await;
+            if let (Err(_), Some(broken)) = (&signed, submit.broken) {
+                break_all(&[broken]);
+            }
+            match signed {
                 // Others would wait in vain for the same signer; there is a chain to follow meanwhile.
                 Err(error @ SendError::SignerAway(_)) => {
                     drop(submit.reply.send(Err(error)));
@@ -427,7 +456,8 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                 Ok(raw) => {
                     (count, bytes) = (count + 1, bytes + raw.len());
                     fresh.insert(submit.id, nonce);
-                    records.push(Record { nonce, hash: keccak256(&raw), call: submit.id, raw });
+                    let earlier = Vec::new();
+                    records.push(Record { nonce, hash: keccak256(&raw), call: submit.id, raw, earlier });
                     replies.push((nonce, submit.reply));
                 }
             }
@@ -436,7 +466,11 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
             if !self.slots.any_unplaced() {
                 self.resync_soon();
             }
-            self.journal.append(records.clone()).await?;
+            let kept = self.journal.append(records.clone()).await;
+            if kept.is_err() {
+                break_all(&bundles);
+            }
+            kept?;
             self.slots.admit(records);
         }
         for (nonce, reply) in replies {
@@ -459,10 +493,61 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     }
 
     async fn sign(&self, call: Call, nonce: u64) -> Result<Bytes, SendError> {
-        let base = self.tip.as_ref().and_then(|b| b.base_fee).unwrap_or_default();
         let tip = self.config.tip_wei.max(1);
-        let fee_max = base.saturating_mul(2).saturating_add(self.config.fee_headroom_wei).max(base + tip);
+        let fee_max = self.fee_max(tip);
         self.signer.sign(&Unsigned { call, nonce, fee_max, tip }).await
+    }
+
+    fn base_fee(&self) -> u128 {
+        self.tip.as_ref().and_then(|b| b.base_fee).unwrap_or_default()
+    }
+
+    /// Most that a transaction signed now may pay: the base fee may double.
+    fn fee_max(&self, tip: u128) -> u128 {
+        let base = self.base_fee();
+        base.saturating_mul(2).saturating_add(self.config.fee_headroom_wei).max(base.saturating_add(tip))
+    }
+
+    /// Signs anew what may not pay the base fee of now, for more: the same call under the same nonce. Nodes that hold the one before take it only when
+    /// both of its fees are higher by a tenth; whichever gets into a block counts.
+    async fn raise_fees(&mut self) -> Result<(), End> {
+        let base = self.base_fee();
+        if base.saturating_add(self.config.tip_wei.max(1)) <= self.config.fee_headroom_wei {
+            // Nothing is ever signed for less.
+            return Ok(());
+        }
+        let mut raised = Vec::new();
+        for record in self.slots.waiting() {
+            let Some(mut unsigned) = self.signer.read(&record.raw) else { continue };
+            if unsigned.fee_max >= base.saturating_add(unsigned.tip) {
+                continue;
+            }
+            let a_tenth_more = |wei: u128| wei.saturating_add(wei / 10).saturating_add(1);
+            unsigned.tip = a_tenth_more(unsigned.tip);
+            unsigned.fee_max = a_tenth_more(unsigned.fee_max).max(self.fee_max(unsigned.tip));
+            match self.signer.sign(&unsigned).await {
+                Ok(raw) => {
+                    let earlier = [&record.earlier[..], &[record.hash]].concat();
+                    raised.push(Record { hash: keccak256(&raw), raw, earlier, ..record });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, nonce = record.nonce, "cannot sign for a higher fee");
+                    break;
+                }
+            }
+        }
+        if raised.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(
+            count = raised.len(),
+            base_fee_wei = base,
+            "the base fee has risen: offering more for what waits"
+        );
+        self.journal.append(raised.clone()).await?;
+        raised.into_iter().for_each(|record| self.slots.raise(record));
+        self.offer_at_ms = 0;
+        Ok(())
     }
 
     /// Offers in nonce order and stops at the first that is not taken: later nonces would only fill the node's waiting room.
@@ -518,7 +603,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         // The nonce is part of the id, so that two fillers are two calls.
         let id = keccak256([call.id().as_slice(), &nonce.to_be_bytes()].concat());
         match self.sign(call, nonce).await {
-            Ok(raw) => Some(Record { nonce, hash: keccak256(&raw), call: id, raw }),
+            Ok(raw) => Some(Record { nonce, hash: keccak256(&raw), call: id, raw, earlier: Vec::new() }),
             Err(error) => {
                 tracing::error!(%error, nonce, "cannot sign an empty transfer");
                 None
@@ -626,13 +711,15 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         if let Err(error) = self.look_up_unplaced().await {
             return Ok(Err(error));
         }
-        let used: Vec<u64> = self.slots.unplaced().into_iter().map(|(n, _)| n).filter(|n| *n < nonce).collect();
-        for lost in used.into_iter().filter(|n| self.slots.missed(*n)).collect::<Vec<_>>() {
+        let unplaced: BTreeSet<u64> = self.slots.unplaced().into_iter().map(|(n, _)| n).collect();
+        let used = unplaced.into_iter().filter(|n| *n < nonce);
+        for lost in used.filter(|n| self.slots.missed(*n)).collect::<Vec<_>>() {
             tracing::warn!(nonce = lost, "another transaction has taken this nonce");
             self.slots.remove(lost);
             self.journal.settle(vec![lost]).await?;
             self.answer(lost, &Err(SendError::Displaced));
         }
+        self.raise_fees().await?;
         self.slots.offer_again();
         Ok(Ok(()))
     }

@@ -3,8 +3,9 @@
 //!
 //! Life of a slot: *journaled* (the bytes are durable, nobody has seen them), *offered* (a node took them), *placed* (in a block
 //! of the branch we follow), gone when its block is deep enough. A reorganisation takes a slot from placed back to journaled;
-//! a node that loses its pool takes it from offered back to journaled. Bytes never change on the way: the only replacement is
-//! `vacate`, for bytes that a node will never take, and the waiting caller is told.
+//! a node that loses its pool takes it from offered back to journaled. Bytes change on the way in two cases only: `raise` puts the same call
+//! under its nonce for a higher fee, and whichever of them gets into a block counts; `vacate` gives up bytes that a node will never take,
+//! and the waiting caller is told.
 
 use super::node::Receipt;
 use alloy::primitives::{B256, Bytes};
@@ -21,6 +22,15 @@ pub struct Record {
     pub call: B256,
     /// The signed transaction.
     pub raw: Bytes,
+    /// Hashes of the same call under the same nonce for lower fees. Nodes may have them, so one of them may still get into a block.
+    pub earlier: Vec<B256>,
+}
+
+impl Record {
+    /// Hashes under which it may be in a block.
+    fn hashes(&self) -> impl Iterator<Item = B256> {
+        self.earlier.iter().copied().chain([self.hash])
+    }
 }
 
 /// Where a transaction is.
@@ -94,7 +104,7 @@ impl Slots {
 
     fn insert(&mut self, record: Record) {
         self.bytes += record.raw.len();
-        self.by_hash.insert(record.hash, record.nonce);
+        self.by_hash.extend(record.hashes().map(|hash| (hash, record.nonce)));
         self.by_call.insert(record.call, record.nonce);
         self.slots.insert(record.nonce, Slot { record, offered: false, placed: None, missed: 0, refused: 0 });
     }
@@ -154,6 +164,18 @@ impl Slots {
         self.insert(record);
     }
 
+    /// Puts the same call under its nonce for a higher fee; it must be durable by now, and name all hashes that were there before.
+    pub fn raise(&mut self, record: Record) {
+        debug_assert!(self.slots.get(&record.nonce).is_some_and(|slot| slot.record.call == record.call));
+        self.remove(record.nonce);
+        self.insert(record);
+    }
+
+    /// Everything that waits for a block, by nonce.
+    pub fn waiting(&self) -> Vec<Record> {
+        self.slots.values().filter(|s| s.placed.is_none()).map(|s| s.record.clone()).collect()
+    }
+
     /// Everything that is not in a block is offered again, in order: the node may have lost its pool.
     pub fn offer_again(&mut self) {
         for slot in self.slots.values_mut() {
@@ -166,9 +188,10 @@ impl Slots {
         self.slots.values().any(|s| s.placed.is_none())
     }
 
-    /// Nonces and hashes of everything that waits for a block.
+    /// Nonces and hashes of everything that waits for a block; a nonce whose fee was raised has several.
     pub fn unplaced(&self) -> Vec<(u64, B256)> {
-        self.slots.values().filter(|s| s.placed.is_none()).map(|s| (s.record.nonce, s.record.hash)).collect()
+        let waiting = self.slots.values().filter(|s| s.placed.is_none());
+        waiting.flat_map(|s| s.record.hashes().map(|hash| (s.record.nonce, hash))).collect()
     }
 
     /// Whether a transaction hash is one of ours in flight.
@@ -229,7 +252,9 @@ impl Slots {
     pub fn remove(&mut self, nonce: u64) {
         if let Some(slot) = self.slots.remove(&nonce) {
             self.bytes -= slot.record.raw.len();
-            self.by_hash.remove(&slot.record.hash);
+            for hash in slot.record.hashes() {
+                self.by_hash.remove(&hash);
+            }
             if self.by_call.get(&slot.record.call) == Some(&nonce) {
                 self.by_call.remove(&slot.record.call);
             }
@@ -250,7 +275,7 @@ mod tests {
 
     fn record(nonce: u64) -> Record {
         let id = B256::with_last_byte(nonce as u8);
-        Record { nonce, hash: id, call: id, raw: Bytes::from(vec![0; 10]) }
+        Record { nonce, hash: id, call: id, raw: Bytes::from(vec![0; 10]), earlier: Vec::new() }
     }
 
     fn placed(nonce: u64, block_number: u64) -> Placed {
@@ -280,6 +305,20 @@ mod tests {
         assert!(slots.take_final(7, 2).is_empty());
         assert_eq!(slots.take_final(7, 1).len(), 1);
         assert_eq!((slots.count(), slots.bytes(), slots.next()), (0, 0, 1));
+    }
+
+    #[test]
+    fn whichever_fee_gets_into_a_block_counts() {
+        let mut slots = Slots::load(vec![record(0), record(1)], 0, 0);
+        slots.offered(0);
+        let dearer = Record { hash: B256::with_last_byte(9), earlier: vec![record(0).hash], ..record(0) };
+        slots.raise(dearer.clone());
+        assert_eq!(slots.to_offer(), Some(&dearer), "it is offered anew");
+        assert_eq!(slots.unplaced().len(), 3);
+        assert_eq!((slots.count(), slots.bytes(), slots.carrying(record(0).call)), (2, 20, Some(0)));
+        slots.place(placed(0, 7));
+        assert_eq!(slots.take_final(7, 1), [(0, placed(0, 7))]);
+        assert!(!slots.owns(&record(0).hash) && !slots.owns(&dearer.hash));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod word;
 
 pub use say::{Parts, say};
 pub use store::Words;
-pub use word::{Left, Word, words};
+pub use word::{Left, Word, shut_out, words};
 
 /// Why words cannot be kept.
 #[derive(Debug, thiserror::Error)]

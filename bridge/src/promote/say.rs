@@ -86,18 +86,32 @@ impl Parts {
                 break;
             }
             let known = self.archive.study_of_id(&study)?;
-            match (known, self.consents.study(study)?) {
-                (Some(uid), Some(info)) => self.about(ledger, &uid, &info).await?,
+            let said = match (known, self.consents.study(study)?) {
+                (Some(uid), Some(info)) => self.about(ledger, &uid, &info).await,
                 // It is not defined yet.
-                (Some(_), None) => {}
+                (Some(_), None) => Ok(()),
                 // It was erased.
-                (None, _) => self.words.of(study)?.into_iter().try_for_each(|(id, _)| self.words.end(id))?,
+                (None, _) => self.words.of(study)?.into_iter().try_for_each(|(id, _)| Ok(self.words.end(id)?)),
+            };
+            match said {
+                // One study in trouble holds up no other.
+                Err(SayError::Ledger(error @ (LedgerError::Refused(_) | LedgerError::NotAdmitted(_)))) => {
+                    tracing::warn!(%study, %error, "what its owner had said is not said on the new ledger yet");
+                }
+                other => other?,
             }
         }
         Ok(self.words.left()?.words)
     }
 
     async fn about(&self, ledger: &Ledger, uid: &Uid, info: &StudyInfo) -> Result<(), SayError> {
+        if info.source != ledger.source().await? {
+            let why = format!("the study id is taken by source {}", info.source);
+            for (id, _) in self.words.of(info.study_id)? {
+                self.words.trouble(id, &why)?;
+            }
+            return Err(LedgerError::Refused(why).into());
+        }
         // Whose key is elsewhere decides himself, and about what was ended nothing is left to say.
         let key = match self.keyring.study(uid)?.filter(|_| !info.tombstoned) {
             Some(keys) => self.custody_key(keys.owner_index, info.owner).await?,
@@ -134,10 +148,11 @@ impl Parts {
             Some(grantee) => ledger.consent_of(study, grantee).await?.seq != 0,
             None => matches!(word, Word::NameGuardians { .. }) && next != 1,
         };
-        let now_s = ledger.now_s();
-        if overtaken || word.is_over(now_s) {
+        if overtaken {
             return Ok(());
         }
+        let now_s = ledger.now_s();
+        let word = &word.clone().at(now_s);
         let word_signed = word.to_sign(study, next, now_s.saturating_add(CUSTODY_S));
         let signature = key.sign_hash_sync(&ledger.digest(&word_signed))?;
         ledger.say(&word_signed, Bytes::copy_from_slice(&signature.as_bytes())).await?;
@@ -150,7 +165,7 @@ impl Parts {
             Word::Allow { grantee, .. } => (Decided::Allow, vec![("grantee", grantee.to_string())]),
             Word::Revoke { grantee } => (Decided::Revoke, vec![("grantee", grantee.to_string())]),
             Word::NameGuardians { .. } => (Decided::Guardians, Vec::new()),
-            Word::Transfer { owner } => (Decided::Transfer, vec![("owner", owner.to_string())]),
+            Word::Transfer { owner, .. } => (Decided::Transfer, vec![("owner", owner.to_string())]),
         };
         let by = Party::named("ledger promote");
         self.audit.record(Event::decided(&by, what, &hex::encode(study), who, None));

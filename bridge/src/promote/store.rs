@@ -20,6 +20,8 @@ CREATE TABLE word (
   trouble TEXT                 -- why it is not said yet
 ) STRICT;
 CREATE INDEX word_study ON word (study);
+-- Block 0 of the ledger on which they were said.
+CREATE TABLE origin (genesis BLOB NOT NULL) STRICT;
 PRAGMA user_version = 1;
 COMMIT;";
 
@@ -44,14 +46,24 @@ impl Words {
         Ok(Self(Arc::new(Mutex::new(database))))
     }
 
-    /// Puts words in the place of all that are there; durable when this returns.
+    /// Block 0 of the ledger on which the words that are left were said.
+    ///
+    /// # Errors
+    /// [`WordsError`].
+    pub fn origin(&self) -> Result<Option<B256>, WordsError> {
+        let row = self.database().query_row("SELECT genesis FROM origin", [], |row| row.get::<_, [u8; 32]>(0));
+        Ok(row.optional()?.map(B256::from))
+    }
+
+    /// Puts words of the ledger with this block 0 in the place of all that are there; durable when this returns.
     ///
     /// # Errors
     /// [`WordsError`]; what was there stays then.
-    pub fn replace(&self, words: &[(B256, Word)]) -> Result<(), WordsError> {
+    pub fn replace(&self, genesis: B256, words: &[(B256, Word)]) -> Result<(), WordsError> {
         let mut database = self.database();
         let tx = database.transaction()?;
-        tx.execute("DELETE FROM word", [])?;
+        tx.execute_batch("DELETE FROM word; DELETE FROM origin;")?;
+        tx.execute("INSERT INTO origin (genesis) VALUES (?1)", [genesis.as_slice()])?;
         for (study, word) in words {
             let body = serde_json::to_string(word)?;
             tx.execute("INSERT INTO word (study, body) VALUES (?1, ?2)", params![study.as_slice(), body])?;

@@ -50,6 +50,8 @@ pub enum Word {
     Transfer {
         /// The account.
         owner: Address,
+        /// Whether somebody holds its key for the patient.
+        custodial: bool,
     },
 }
 
@@ -72,10 +74,14 @@ impl Word {
         }
     }
 
-    /// Whether it would say nothing at a time, in seconds since 1970, because what it allows is over.
+    /// What is to be said of it at a time, in seconds since 1970: what was allowed until then is taken away, so that nobody takes it for
+    /// something that was never said.
     #[must_use]
-    pub fn is_over(&self, now_s: u64) -> bool {
-        matches!(self, Self::Allow { not_after, .. } if *not_after < now_s)
+    pub fn at(self, now_s: u64) -> Self {
+        match self {
+            Self::Allow { grantee, not_after, .. } if not_after < now_s => Self::Revoke { grantee },
+            other => other,
+        }
     }
 
     /// As the owner signs it until `deadline`; `study_seq` numbers what is about the study itself.
@@ -104,10 +110,10 @@ impl Word {
                 let (seq, guardians) = (study_seq, guardians);
                 ledger::Word::NameGuardians(messages::NameGuardians { studyId: study, guardians, seq, deadline })
             }
-            Self::Transfer { owner } => ledger::Word::Transfer(messages::TransferStudy {
+            Self::Transfer { owner, custodial } => ledger::Word::Transfer(messages::TransferStudy {
                 studyId: study,
                 newOwner: owner,
-                custodial: false,
+                custodial,
                 seq: study_seq,
                 deadline,
             }),
@@ -115,10 +121,13 @@ impl Word {
     }
 }
 
-/// What the words about a study came to, at a time in seconds since 1970: by its history and what that gives to each grantee. `owner` is who
-/// owns it when that is nobody whose key is in custody; guardians serve who named them, and are then left to him.
+/// What the words about a study came to, at a time in seconds since 1970: by its history and what that gives to each grantee. `owner` is who owns it,
+/// and whether in custody, when that is not who its source defines it for; guardians serve who named them, and are then left to him.
+///
+/// To whomever the owner said something that is not in force, it is said that he has nothing: a rule that lets groups in must not take him for somebody to whom
+/// nothing was said.
 #[must_use]
-pub fn words(history: &[Event], grants: &[Grant], owner: Option<Address>, now_s: u64) -> Vec<Word> {
+pub fn words(history: &[Event], grants: &[Grant], owner: Option<(Address, bool)>, now_s: u64) -> Vec<Word> {
     let mut allowed = BTreeMap::new();
     let mut guardians = B256::ZERO;
     for event in history {
@@ -150,17 +159,34 @@ pub fn words(history: &[Event], grants: &[Grant], owner: Option<Address>, now_s:
             _ => {}
         }
     }
-    let of = |grant: &Grant| match grant.decision {
-        Decision::Allowed => allowed.get(&grant.grantee).cloned(),
-        Decision::Revoked => Some(Word::Revoke { grantee: grant.grantee }),
-        Decision::Unsaid => None,
+    let of = |grant: &Grant| {
+        let taken_away = (grant.seq > 0).then_some(Word::Revoke { grantee: grant.grantee });
+        match grant.decision {
+            Decision::Allowed => allowed.get(&grant.grantee).cloned().or(taken_away),
+            Decision::Revoked | Decision::Unsaid => taken_away,
+        }
     };
-    let mut words: Vec<Word> = grants.iter().filter_map(of).filter(|word| !word.is_over(now_s)).collect();
+    let mut words: Vec<Word> = grants.iter().filter_map(of).map(|word| word.at(now_s)).collect();
     if !guardians.is_zero() && owner.is_none() {
         words.push(Word::NameGuardians { guardians });
     }
-    words.extend(owner.map(|owner| Word::Transfer { owner }));
+    words.extend(owner.map(|(owner, custodial)| Word::Transfer { owner, custodial }));
     words
+}
+
+/// Whether somebody was let in by the words of a study who is not let in by these: whoever that is may hold keys, and the ledger that is left is the last
+/// that knows.
+#[must_use]
+pub fn shut_out(history: &[Event], words: &[Word]) -> bool {
+    let allowed = |grantee: Address| {
+        words.iter().any(|word| matches!(word, Word::Allow { grantee: again, .. } if *again == grantee))
+    };
+    let let_in = |event: &Event| match event.what {
+        What::Allowed { grantee, .. } => Some(grantee),
+        What::GlassBroken { source, .. } => Some(source),
+        _ => None,
+    };
+    history.iter().filter_map(let_in).any(|grantee| !allowed(grantee))
 }
 
 #[cfg(test)]
@@ -198,6 +224,7 @@ mod tests {
     }
 
     fn grant(grantee: u8, decision: Decision) -> Grant {
+        let seq = if grantee == 5 { 0 } else { 1 };
         Grant {
             study_id: STUDY,
             grantee: Address::repeat_byte(grantee),
@@ -209,7 +236,7 @@ mod tests {
             not_after: 0,
             purpose: 0,
             encryption_key: B256::ZERO,
-            seq: 1,
+            seq,
             decision,
             asked: Asked::Nothing,
             deny_reason: 0,
@@ -223,31 +250,39 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_to_each_is_said_again_and_nothing_that_is_over() {
+    fn the_last_word_to_each_is_said_again_and_what_is_over_is_taken_away() {
         let history = [allowed(1, 1, 50), allowed(2, 1, 200), allowed(3, 2, 200), allowed(4, 3, 99), guardians(5, 4)];
         let grants = [
             grant(1, Decision::Allowed),
             grant(2, Decision::Revoked),
             grant(3, Decision::Allowed),
             grant(4, Decision::Unsaid),
+            grant(5, Decision::Unsaid),
         ];
         let said = words(&history, &grants, None, 100);
         let Word::Allow { grantee, not_after, purpose, notes, series, mode, .. } = &said[0] else { panic!("{said:?}") };
         assert_eq!((*grantee, *not_after, *purpose, *mode), (Address::repeat_byte(1), 200, 3, 1));
         assert_eq!((*notes, *series), (B256::repeat_byte(9), B256::repeat_byte(1)));
+        let none = |grantee| Word::Revoke { grantee: Address::repeat_byte(grantee) };
         let rest = [
-            Word::Revoke { grantee: Address::repeat_byte(2) },
+            none(2),
+            // What was allowed is over; what was asked for was denied. Who only asked was told nothing.
+            none(3),
+            none(4),
             Word::NameGuardians { guardians: B256::repeat_byte(4) },
         ];
         assert_eq!(said[1..], rest);
+        assert!(shut_out(&history, &said), "three and two may hold keys");
+        assert!(!shut_out(&history[..2], &said), "one still may");
     }
 
     #[test]
     fn who_owns_it_elsewhere_gets_it_last_and_names_his_guardians_himself() {
         let owner = Address::repeat_byte(6);
-        let said = words(&[allowed(1, 1, 200), guardians(2, 4)], &[grant(1, Decision::Allowed)], Some(owner), 100);
+        let said =
+            words(&[allowed(1, 1, 200), guardians(2, 4)], &[grant(1, Decision::Allowed)], Some((owner, false)), 100);
         assert_eq!(said.len(), 2);
-        assert_eq!(said[1], Word::Transfer { owner });
+        assert_eq!(said[1], Word::Transfer { owner, custodial: false });
     }
 
     #[test]
@@ -257,7 +292,8 @@ mod tests {
 
     #[test]
     fn a_word_is_signed_as_the_first_of_its_kind() {
-        let said = words(&[allowed(1, 1, 200)], &[grant(1, Decision::Allowed)], Some(Address::repeat_byte(6)), 100);
+        let said =
+            words(&[allowed(1, 1, 200)], &[grant(1, Decision::Allowed)], Some((Address::repeat_byte(6), false)), 100);
         let ledger::Word::Allow(allowance) = said[0].to_sign(STUDY, 4, 1_000) else { panic!() };
         assert_eq!((allowance.seq, allowance.deadline, allowance.studyId), (1, 1_000, STUDY));
         let ledger::Word::Transfer(transfer) = said[1].to_sign(STUDY, 4, 1_000) else { panic!() };

@@ -32,8 +32,8 @@ impl<N: Node, K: Clock> Chain for Client<N, K> {
         (Client::payload_bytes_max(self), PIECE_OVERHEAD_BYTES)
     }
 
-    async fn open(&self, opening: &Opening) -> Result<Vec<Located>, ChainError> {
-        Ok(Client::open(self, opening).await?)
+    async fn open(&self, opening: &Opening, wanted: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Located>, ChainError> {
+        Ok(Client::open(self, opening, wanted).await?)
     }
 
     async fn defined(&self, study: B256) -> Result<bool, ChainError> {

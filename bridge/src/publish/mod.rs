@@ -49,6 +49,8 @@ pub struct OutboxError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 pub trait Outbox: Send + Sync + 'static {
     /// Settled studies whose newest version is not finished, oldest first.
     fn due(&self) -> impl Future<Output = Result<Vec<StudyJob>, OutboxError>> + Send;
+    /// Whether the study is still to be published: it may be erased while it is made ready. Asked last, and not answered for long.
+    fn wants(&self, job: &StudyJob) -> bool;
     /// Everything that was ever recorded for the study, over all its versions ([`Progress::apply`] folds it).
     fn progress(&self, job: &StudyJob) -> impl Future<Output = Result<Progress, OutboxError>> + Send;
     /// Records what was seen on chain; durable when it returns. The same thing may be recorded twice.
@@ -92,8 +94,12 @@ pub trait Chain: Send + Sync + 'static {
     /// Bytes of pieces that fit one transaction, and what each piece adds to its own bytes.
     fn payload_bytes_max(&self) -> (usize, usize);
     /// Sends everything that makes a study viewable at once, as far as it is not there, and says where its pieces are when all of it was seen. Where that
-    /// does not work, any of it may be there.
-    fn open(&self, opening: &Opening) -> impl Future<Output = Result<Vec<Located>, ChainError>> + Send;
+    /// does not work, any of it may be there. Nothing is sent where it is not `wanted` any more.
+    fn open(
+        &self,
+        opening: &Opening,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> impl Future<Output = Result<Vec<Located>, ChainError>> + Send;
     /// Whether a study is defined.
     fn defined(&self, study: B256) -> impl Future<Output = Result<bool, ChainError>> + Send;
     /// Define Study. `derived_from` commits to the study that it was made from, if that is to be said.

@@ -275,13 +275,17 @@ fn event(topics: Vec<B256>) -> Event {
     Event { block_number: 0, transaction_index: 0, topics, data: Bytes::new() }
 }
 
-/// A transaction of the simulated world: nonce ‖ callee ‖ calldata.
-fn encode(nonce: u64, to: Address, data: &[u8]) -> Bytes {
-    [&nonce.to_be_bytes(), to.as_slice(), data].concat().into()
+/// A transaction of the simulated world: most that it pays ‖ nonce ‖ callee ‖ calldata.
+fn encode(fee_max: u64, nonce: u64, to: Address, data: &[u8]) -> Bytes {
+    [&fee_max.to_be_bytes(), &nonce.to_be_bytes(), to.as_slice(), data].concat().into()
 }
 
 fn decode(raw: &Bytes) -> (u64, Address, Bytes) {
-    (u64::from_be_bytes(raw[..8].try_into().unwrap()), Address::from_slice(&raw[8..28]), raw.slice(28..))
+    (u64::from_be_bytes(raw[8..16].try_into().unwrap()), Address::from_slice(&raw[16..36]), raw.slice(36..))
+}
+
+fn fee_max(raw: &Bytes) -> u64 {
+    u64::from_be_bytes(raw[..8].try_into().unwrap())
 }
 
 struct SimBlock {
@@ -307,6 +311,7 @@ struct Faults {
     outbox: u64,
     source: u64,
     reverted: u64,
+    dearer: u64,
 }
 
 struct Chain {
@@ -320,7 +325,9 @@ struct Chain {
     depth: u64,
     faults: Faults,
     faults_until_ms: u64,
-    /// What was ever offered for a nonce.
+    /// Of the next block.
+    base_fee: u64,
+    /// The call that was ever offered for a nonce, whatever it was to pay.
     offered: HashMap<u64, B256>,
     /// Calldata that the node never takes.
     never: HashSet<Bytes>,
@@ -344,6 +351,7 @@ impl Chain {
             depth,
             faults,
             faults_until_ms,
+            base_fee: 1,
             offered: HashMap::new(),
             never: HashSet::new(),
         };
@@ -385,7 +393,14 @@ impl Chain {
                 gas_used: 1,
             });
         }
-        let head = Block { number, hash, parent, timestamp: now_ms / 1000, base_fee: Some(1), transactions };
+        let head = Block {
+            number,
+            hash,
+            parent,
+            timestamp: now_ms / 1000,
+            base_fee: Some(self.base_fee.into()),
+            transactions,
+        };
         let block = Arc::new(SimBlock { head, raws, receipts, events, state });
         self.blocks.insert(hash, block.clone());
         self.canonical.push(block);
@@ -414,10 +429,12 @@ impl Chain {
 
     fn make_block(&mut self, clock: &SimClock, at: u64, faulty: bool) {
         let before = self.tip().state.clone();
+        let rises = faulty && clock.per_mille(self.faults.dearer);
+        self.base_fee = if rises { (self.base_fee * 8).min(1 << 40) } else { (self.base_fee / 2).max(1) };
         let mut raws = vec![Bytes::new(); clock.chance(3) as usize];
         let mut nonce = before.nonce;
         while let Some(raw) = self.pool.get(&nonce) {
-            if faulty && clock.per_mille(200) {
+            if (faulty && clock.per_mille(200)) || fee_max(raw) <= self.base_fee {
                 break;
             }
             raws.push(raw.clone());
@@ -448,14 +465,18 @@ impl Chain {
         if self.never.contains(&data) {
             return Offer::Never("oversized data".into());
         }
-        let hash = keccak256(raw);
-        let before = *self.offered.entry(nonce).or_insert(hash);
-        assert_eq!(before, hash, "nonce {nonce} carries two different transactions");
+        let call = keccak256(&raw[8..]);
+        let before = *self.offered.entry(nonce).or_insert(call);
+        assert_eq!(before, call, "nonce {nonce} carries two different calls");
         if nonce < self.tip().state.nonce {
             return Offer::NonceUsed;
         }
         if faulty && clock.per_mille(self.faults.lost_offer) {
             return Offer::Taken;
+        }
+        let known = self.pool.get(&nonce);
+        if known.is_some_and(|known| known != raw && fee_max(raw) <= fee_max(known) + fee_max(known) / 10) {
+            return Offer::NotNow("replacement transaction underpriced".into());
         }
         self.pool.insert(nonce, raw.clone());
         Offer::Taken
@@ -746,6 +767,10 @@ impl Outbox for SimDisk {
         Ok(due.into_values().filter(|j| self.fold(j.study).finished < j.version).collect())
     }
 
+    fn wants(&self, _: &StudyJob) -> bool {
+        true
+    }
+
     async fn progress(&self, job: &StudyJob) -> Result<Progress, OutboxError> {
         self.write(|f| f.outbox, |_| ()).await.map_err(failed)?;
         Ok(self.fold(job.study))
@@ -855,7 +880,7 @@ fn image(kind: ImageKind, label: String, bytes: u64) -> PlannedImage {
     let hashes: Vec<B256> = sealed.chunks(PIECE_BYTES as usize).map(contracts::merkle::piece_hash).collect();
     let root = contracts::merkle::root(hashes.iter().copied()).unwrap();
     SIZES.with_borrow_mut(|sizes| sizes.insert(image, bytes as usize));
-    PlannedImage { image, kind, pieces: hashes.len() as u32, bytes, piece_bytes: PIECE_BYTES, root }
+    PlannedImage { image, kind, pieces: hashes.len() as u32, bytes, piece_bytes: PIECE_BYTES, root, elsewhere: false }
 }
 
 /// One to three studies, some with a second version that comes later.
@@ -900,8 +925,15 @@ impl Sign for SimSigner {
         ACCOUNT
     }
 
+    fn read(&self, raw: &Bytes) -> Option<Unsigned> {
+        let (nonce, to, data) = decode(raw);
+        let call = Call { to, data, gas: 1, value: U256::ZERO };
+        Some(Unsigned { call, nonce, fee_max: fee_max(raw).into(), tip: 1 })
+    }
+
     async fn sign(&self, unsigned: &Unsigned) -> Result<Bytes, SendError> {
-        Ok(encode(unsigned.nonce, unsigned.call.to, &unsigned.call.data))
+        let fee_max = u64::try_from(unsigned.fee_max).unwrap();
+        Ok(encode(fee_max, unsigned.nonce, unsigned.call.to, &unsigned.call.data))
     }
 }
 
@@ -933,6 +965,7 @@ fn world(seed: u64) -> World {
         outbox: p(100),
         source: p(150),
         reverted: p(100),
+        dearer: p(100),
     };
     let depth = 1 + clock.chance(4);
     let until = 10_000 + clock.chance(60_000);
@@ -946,6 +979,7 @@ fn world(seed: u64) -> World {
         in_flight_max: 1 + clock.chance(8) as usize,
         in_flight_bytes_max: 400 + clock.chance(4_000) as usize,
         resend_ms: 3_000,
+        fee_headroom_wei: 1 + u128::from(clock.chance(20)),
         ..SenderConfig::default()
     };
     let publish = PublishConfig {
@@ -1197,7 +1231,7 @@ fn a_nonce_that_somebody_else_took_is_given_up_and_said() {
         {
             let mut chain = stranger.lock();
             let before = chain.tip().state.clone();
-            chain.push(vec![encode(1, OWNER, b"")], before, now, &|| false);
+            chain.push(vec![encode(9, 1, OWNER, b"")], before, now, &|| false);
         }
         let first = s.send(call(2)).await;
         (first, s.send(call(2)).await)

@@ -33,6 +33,8 @@ pub struct PlannedImage {
     pub piece_bytes: u32,
     /// Merkle root over the pieces.
     pub root: B256,
+    /// Its pieces only name bytes that are put elsewhere as they are read, which may take its time.
+    pub elsewhere: bool,
 }
 
 impl PlannedImage {
@@ -258,8 +260,11 @@ pub struct Work {
     calling: bool,
     /// Pieces are being read.
     reading: bool,
-    /// What makes the study viewable was sent at once in this run. What is missing of it then goes step by step.
-    opened: bool,
+    /// Something was begun in this run, perhaps everything at once. What is missing of it then goes step by step, so that nothing is sent again
+    /// that is on its way.
+    begun: bool,
+    /// Everything that was sent at once is on its way.
+    opening: bool,
     /// Objects cannot be read now, and must not hold up what makes the study viewable.
     apart: bool,
 }
@@ -268,11 +273,23 @@ impl Work {
     /// Begins with a plan and what was seen before.
     pub fn new(plan: Plan, progress: Progress) -> Self {
         let next = PieceRef { image: 0, index: 0 };
-        Self { plan: Arc::new(plan), progress, next, calling: false, reading: false, opened: false, apart: false }
+        Self {
+            plan: Arc::new(plan),
+            progress,
+            next,
+            calling: false,
+            reading: false,
+            begun: false,
+            opening: false,
+            apart: false,
+        }
     }
 
     /// What comes next in a lane.
     pub fn next_step(&self, lane: Lane, fit: Fit) -> Step {
+        if self.opening {
+            return Step::Wait;
+        }
         if let Some(step) = self.opening_step(lane, fit) {
             return step;
         }
@@ -287,7 +304,7 @@ impl Work {
     /// Everything at once, before anything else was begun, where it is little enough.
     fn opening_step(&self, lane: Lane, fit: Fit) -> Option<Step> {
         let never = fit.ahead_bytes_max == 0;
-        if never || lane == Lane::Bulk || self.opened || self.calling || self.reading || self.viewable() {
+        if never || lane == Lane::Bulk || self.begun || self.viewable() {
             return None;
         }
         let little = |whole| self.fits_ahead(whole, fit).then(|| Step::Open { pieces: self.missing(whole), whole });
@@ -304,7 +321,7 @@ impl Work {
         let (mut images, mut pieces, mut bytes) = (0, 0, 0);
         for image in open {
             (images, pieces, bytes) = (images + 1, pieces + u64::from(image.pieces), bytes + image.bytes);
-            if images > SEALS_MAX || pieces > AHEAD_PIECES_MAX || bytes > fit.ahead_bytes_max {
+            if image.elsewhere || images > SEALS_MAX || pieces > AHEAD_PIECES_MAX || bytes > fit.ahead_bytes_max {
                 return false;
             }
         }
@@ -424,8 +441,9 @@ impl Work {
 
     /// A step was begun.
     pub fn begin(&mut self, step: &Step) {
+        self.begun |= *step != Step::Wait;
         match step {
-            Step::Open { .. } => (self.calling, self.reading, self.opened) = (true, true, true),
+            Step::Open { .. } => self.opening = true,
             Step::Store(pieces) => {
                 self.reading = true;
                 if let Some(last) = pieces.last() {
@@ -437,18 +455,23 @@ impl Work {
         }
     }
 
-    /// The pieces of a begun [`Step::Store`] or [`Step::Open`] were read; they are still to be stored.
+    /// The pieces of a begun [`Step::Store`] were read; they are still to be stored.
     pub fn read(&mut self) {
         self.reading = false;
     }
 
     /// The pieces of a begun [`Step::Open`] cannot be read. True when some of them need not be.
     pub fn unread(&mut self, whole: bool) -> bool {
-        (self.calling, self.reading) = (false, false);
+        self.opening = false;
         if whole {
-            (self.apart, self.opened) = (true, false);
+            (self.apart, self.begun) = (true, false);
         }
         whole
+    }
+
+    /// What was sent at once has ended, in whatever way.
+    pub fn opened(&mut self) {
+        self.opening = false;
     }
 
     /// A call other than a store has ended.
@@ -466,7 +489,15 @@ mod tests {
 
     fn image(id: u8, kind: ImageKind, pieces: u32, piece_bytes: u32) -> PlannedImage {
         let (image, root) = (B256::with_last_byte(id), B256::with_last_byte(id + 100));
-        PlannedImage { image, kind, pieces, bytes: u64::from(pieces * piece_bytes), piece_bytes, root }
+        PlannedImage {
+            image,
+            kind,
+            pieces,
+            bytes: u64::from(pieces * piece_bytes),
+            piece_bytes,
+            root,
+            elsewhere: false,
+        }
     }
 
     fn work() -> Work {
@@ -482,7 +513,7 @@ mod tests {
 
     /// After everything was tried at once.
     fn step_by_step() -> Work {
-        Work { opened: true, ..work() }
+        Work { begun: true, ..work() }
     }
 
     fn stored(image: u8, index: u32) -> Located {
@@ -573,9 +604,11 @@ mod tests {
         let opening = w.opening(read.to_vec(), true).unwrap();
         assert_eq!((opening.urgent.pieces.len(), opening.urgent.seals.len()), (2, 3));
         assert_eq!((opening.rest.pieces.len(), opening.rest.seals.len()), (2, 1));
-        w.read();
-        w.called();
-        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Define, "nothing came of it");
+        w.progress.apply(&Seen::Defined);
+        assert_eq!(do_step(&mut w, Lane::Urgent), Step::Wait, "it is still under way");
+        w.opened();
+        assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Seal(seals) if seals.len() == 1), "what is whole");
+        assert_eq!(do_step(&mut w, Lane::Urgent), refs(&[(0, 0), (2, 0)]), "nothing more came of it");
     }
 
     #[test]
@@ -593,8 +626,21 @@ mod tests {
         Arc::make_mut(&mut w.plan).images[3].bytes = FIT.ahead_bytes_max;
         assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Open { whole: false, pieces } if pieces.len() == 3));
         let mut w = work();
+        Arc::make_mut(&mut w.plan).images[3].elsewhere = true;
+        assert!(
+            matches!(do_step(&mut w, Lane::Urgent), Step::Open { whole: false, .. }),
+            "putting it there takes its time"
+        );
+        let mut w = work();
         Arc::make_mut(&mut w.plan).images[0].bytes = FIT.ahead_bytes_max;
         assert_eq!(do_step(&mut w, Lane::Urgent), Step::Define);
+        Arc::make_mut(&mut w.plan).images[0].bytes = 30;
+        w.called();
+        w.progress.apply(&Seen::Defined);
+        assert!(
+            matches!(do_step(&mut w, Lane::Urgent), Step::Store(_)),
+            "nothing is sent at once when something was begun"
+        );
     }
 
     #[test]

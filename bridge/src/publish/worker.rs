@@ -111,6 +111,8 @@ pub struct PublishStatus {
     pub trouble: Option<String>,
 }
 
+/// Transactions with pieces that are sent before anything of them was seen, at most.
+const AHEAD_CALLS_MAX: u64 = 8;
 /// Finished studies that the status remembers.
 const FINISHED_KEPT: usize = 256;
 
@@ -153,8 +155,18 @@ impl From<SourceError> for Halt {
 enum For {
     /// To be stored.
     Store,
-    /// To be sent with everything else that makes the study viewable, and with its objects where `whole`.
-    Open { whole: bool },
+    /// To be sent with everything else that makes the study viewable, and with its objects where `whole`: so many calls.
+    Open { whole: bool, calls: usize },
+}
+
+impl For {
+    /// Transactions that come of it.
+    fn calls(self) -> usize {
+        match self {
+            Self::Store => 1,
+            Self::Open { calls, .. } => calls,
+        }
+    }
 }
 
 /// What is done to the chain.
@@ -172,7 +184,7 @@ enum Done<S: Source> {
     Planned(StudyJob, Result<Box<(Plan, Progress)>, Halt>),
     Read { run: u64, feed: Feed<S>, bytes: usize, purpose: For, result: Result<Vec<Piece>, SourceError> },
     Stored { run: u64, bytes: usize, result: Result<Vec<Seen>, String> },
-    Opened { run: u64, bytes: usize, seen: Vec<Seen> },
+    Opened { run: u64, bytes: usize, calls: usize, seen: Vec<Seen> },
     Called { run: u64, result: Result<Vec<Seen>, String> },
 }
 
@@ -310,7 +322,9 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
 
     fn next_step(&mut self, run: u64, lane: Lane) -> Option<Step> {
         let (bytes_max, overhead_bytes) = self.context.chain.payload_bytes_max();
-        let ahead_bytes_max = self.context.config.ahead_bytes;
+        // Where bytes are dear, as little as a few transactions carry.
+        let of_calls = AHEAD_CALLS_MAX.saturating_mul(u64::try_from(bytes_max).unwrap_or(u64::MAX));
+        let ahead_bytes_max = self.context.config.ahead_bytes.min(of_calls);
         let active = self.active.get_mut(&run)?;
         let idle = &mut active.idle[lane as usize];
         if *idle {
@@ -340,12 +354,25 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Step::Announce(amendment) => Effect::Announce(amendment),
             Step::Finish => Effect::Finish,
             Step::Store(wanted) => return self.begin_read(run, wanted, For::Store),
-            Step::Open { pieces, whole } => return self.begin_read(run, pieces, For::Open { whole }),
+            Step::Open { pieces, whole } => {
+                let calls = self.calls_of(run, &pieces);
+                return self.begin_read(run, pieces, For::Open { whole, calls });
+            }
             Step::Wait => return,
         };
         self.transactions += 1;
         let call = async move { Done::Called { run, result: context.until_seen(&job, &effect).await } };
         self.under_way.push(Box::pin(call));
+    }
+
+    /// About so many transactions carry a study that is sent at once: its definition, its pieces, what ends images before and after the
+    /// announcement, and that.
+    fn calls_of(&self, run: u64, pieces: &[PieceRef]) -> usize {
+        let (bytes_max, overhead_bytes) = self.context.chain.payload_bytes_max();
+        let Some(Active { work, .. }) = self.active.get(&run) else { return 1 };
+        let size = |p: &PieceRef| work.plan.images.get(p.image).map_or(0, |i| i.bytes_of(p.index));
+        let bytes = usize::try_from(pieces.iter().map(size).sum::<u64>()).unwrap_or(usize::MAX);
+        4 + bytes.saturating_add(pieces.len() * overhead_bytes).div_ceil(bytes_max.max(1))
     }
 
     fn begin_read(&mut self, run: u64, wanted: Vec<PieceRef>, purpose: For) {
@@ -355,7 +382,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
         let size = |p: &PieceRef| plan.images.get(p.image).map_or(0, |i| i.bytes_of(p.index));
         let bytes = usize::try_from(wanted.iter().map(size).sum::<u64>()).unwrap_or(usize::MAX);
         self.bytes += bytes;
-        self.transactions += 1;
+        self.transactions += purpose.calls();
         let (source, job, plan) = (self.context.source.clone(), active.job, active.work.plan.clone());
         self.under_way.push(Box::pin(async move {
             let result = feed.read(&source, &job, &plan, &wanted).await;
@@ -370,10 +397,12 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Done::Scanned(jobs) => self.scanned(jobs),
             Done::Planned(job, result) => self.planned(job, result),
             Done::Read { run, feed, bytes, purpose, result } => self.was_read(run, feed, bytes, purpose, result),
-            Done::Opened { run, bytes, seen } => {
+            Done::Opened { run, bytes, calls, seen } => {
                 self.bytes -= bytes;
+                // One of them is counted as the others are.
+                self.transactions -= calls - 1;
                 if let Some(active) = self.active.get_mut(&run) {
-                    active.work.called();
+                    active.work.opened();
                 }
                 self.ended(run, Ok(seen));
             }
@@ -428,11 +457,13 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
     ) {
         let release = |publisher: &mut Self| {
             publisher.bytes -= bytes;
-            publisher.transactions -= 1;
+            publisher.transactions -= purpose.calls();
         };
         let Some(active) = self.active.get_mut(&run) else { return release(self) };
         active.feed = Some(feed);
-        active.work.read();
+        if matches!(purpose, For::Store) {
+            active.work.read();
+        }
         active.idle = [false; 2];
         let job = active.job;
         match result {
@@ -441,14 +472,14 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
                 let opening = match purpose {
                     For::Store => None,
                     // A plan without a manifest was refused before.
-                    For::Open { whole } => active.work.opening(pieces.clone(), whole),
+                    For::Open { whole, .. } => active.work.opening(pieces.clone(), whole),
                 };
                 let (plan, progress) = (active.work.plan.clone(), active.work.progress.clone());
                 self.under_way.push(Box::pin(async move {
                     match opening {
                         Some(opening) => {
                             let seen = context.open(&job, &opening, &plan, &progress).await;
-                            Done::Opened { run, bytes, seen }
+                            Done::Opened { run, bytes, calls: purpose.calls(), seen }
                         }
                         None => {
                             let result = context.until_seen(&job, &Effect::Store(pieces)).await;
@@ -458,7 +489,7 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
                 }));
             }
             Err(error) => {
-                let less = matches!(purpose, For::Open { whole } if active.work.unread(whole));
+                let less = matches!(purpose, For::Open { whole, .. } if active.work.unread(whole));
                 release(self);
                 if less {
                     tracing::debug!(study = %job.study, %error, "the objects of a study cannot be read now");
@@ -617,7 +648,8 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Context<O, S, C, K> {
 
     /// Sends everything at once; where that does not work, what is there counts, and the rest goes step by step.
     async fn open(&self, job: &StudyJob, opening: &Opening, plan: &Plan, progress: &Progress) -> Vec<Seen> {
-        let seen = match self.chain.open(opening).await {
+        let wanted = || self.outbox.wants(job);
+        let seen = match self.chain.open(opening, &wanted).await {
             Ok(located) => {
                 let seals = opening.urgent.seals.iter().chain(&opening.rest.seals);
                 let sealed = seals.map(|seal| seal.image).collect();

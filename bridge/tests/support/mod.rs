@@ -49,7 +49,7 @@ impl MemorySource {
                 .map(contracts::merkle::piece_hash)
                 .collect::<Vec<_>>();
             let root = contracts::merkle::root(hashes.iter().copied()).unwrap();
-            PlannedImage { image, kind, pieces: hashes.len() as u32, bytes, piece_bytes, root }
+            PlannedImage { image, kind, pieces: hashes.len() as u32, bytes, piece_bytes, root, elsewhere: false }
         };
         let mut images = Vec::new();
         for (i, bytes) in previews.iter().enumerate() {
@@ -126,6 +126,10 @@ impl Outbox for MemoryOutbox {
     async fn due(&self) -> Result<Vec<StudyJob>, OutboxError> {
         let jobs = self.jobs.lock().unwrap().clone();
         Ok(jobs.into_iter().filter(|j| self.fold(j.study).finished < j.version).collect())
+    }
+
+    fn wants(&self, _: &StudyJob) -> bool {
+        true
     }
 
     async fn progress(&self, job: &StudyJob) -> Result<Progress, OutboxError> {
