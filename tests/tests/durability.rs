@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use tests::Bridge;
@@ -11,6 +11,8 @@ use tests::dicom::{connect, slices, store};
 
 const ASSOCIATIONS: u32 = 8;
 const ROUNDS: u32 = 50;
+/// Longest wait for the acknowledgements of a round.
+const SLOW: Duration = Duration::from_secs(5);
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_and_reaches_the_ledger() {
@@ -24,6 +26,8 @@ fn what_was_acknowledged_survives_kill_9_and_reaches_the_ledger() {
     for round in 0..ROUNDS {
         let address = bridge.dicom;
         let patience = Duration::from_millis(rng.gen_range(5..400));
+        // On a slow machine that may be over before anything was acknowledged.
+        let wanted = acknowledged.lock().unwrap().len() + rng.gen_range(0..16);
         let burst = runtime.spawn({
             let acknowledged = acknowledged.clone();
             async move {
@@ -46,6 +50,10 @@ fn what_was_acknowledged_survives_kill_9_and_reaches_the_ledger() {
             }
         });
         runtime.block_on(async { tokio::time::sleep(patience).await });
+        let begun = Instant::now();
+        while acknowledged.lock().unwrap().len() < wanted && !burst.is_finished() && begun.elapsed() < SLOW {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         bridge.kill();
         runtime.block_on(burst).unwrap();
         bridge.run();
