@@ -1,8 +1,9 @@
 //! Takes a site from the ledger before to the one that its configuration names now.
 //!
 //! 1. The ledger before is opened and followed to its end. 2. Every object is opened, so that what was evicted is here again and what is damaged
-//!    is mended while that can be done, and everything is sealed once, to prove that it gives the bytes that the manifests name. 3. What owners said there is kept, to be said again. 4. Whoever was shut out there must not have the
-//!    key of what is sealed from now on. 5. What was seen there is forgotten. 6. The ledger's files are set aside.
+//!    is mended while that can be done, and everything is sealed once, to prove that it gives the bytes that the manifests name. 3. What
+//!    owners said there is kept, to be said again. 4. Whoever was shut out there must not have the key of what is sealed from now on. 5. What
+//!    was seen there is forgotten. 6. The ledger's files are set aside.
 //!
 //! Until 6 the site can go on as before, and the next try begins at 1: nothing of it does harm when it is done twice.
 
