@@ -40,6 +40,18 @@ impl Follower {
         self.window.get(offset).map(|(_, hash)| *hash)
     }
 
+    /// The oldest block of the window, if the window could hold an older one.
+    pub fn oldest_of_more(&self) -> Option<(u64, B256)> {
+        self.window.front().copied().filter(|(number, _)| *number > 0 && self.window.len() < WINDOW_BLOCKS)
+    }
+
+    /// Takes the parent of the oldest block into the window.
+    pub fn reach_back(&mut self, parent: B256) {
+        if let Some((oldest, _)) = self.oldest_of_more() {
+            self.window.push_front((oldest - 1, parent));
+        }
+    }
+
     /// The newest block of the branch.
     pub fn tip(&self) -> Option<(u64, B256)> {
         self.window.back().copied()
@@ -126,6 +138,19 @@ mod tests {
         assert_eq!(f.look(&branch), Look::Joins);
         assert_eq!(f.join(&branch), vec![hash(7, 0), hash(6, 0)]);
         assert_eq!(f.tip(), Some((7, hash(7, 1))));
+    }
+
+    #[test]
+    fn the_window_reaches_back_as_far_as_it_can_hold() {
+        let mut f = Follower::begin(&[block(200, 0, 0)]);
+        while let Some((oldest, _)) = f.oldest_of_more() {
+            f.reach_back(hash(oldest - 1, 0));
+        }
+        assert_eq!(f.hash_at(200 - WINDOW_BLOCKS as u64 + 1), Some(hash(200 - WINDOW_BLOCKS as u64 + 1, 0)));
+        assert_eq!((f.hash_at(200 - WINDOW_BLOCKS as u64), f.tip()), (None, Some((200, hash(200, 0)))));
+        let mut from_the_first = Follower::begin(&[block(1, 0, 0)]);
+        from_the_first.reach_back(hash(0, 0));
+        assert_eq!(from_the_first.oldest_of_more(), None, "nothing is below block 0");
     }
 
     #[test]

@@ -672,15 +672,28 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         Ok(())
     }
 
+    /// After a start the window holds no more than what is not final. A node that is still on a branch which the others have left would show a
+    /// receipt of it and the block too; by their hashes the ancestors are those of the branch we follow, whoever names them.
+    async fn reach_back_to(&mut self, number: u64) -> Result<(), NodeError> {
+        while let Some((oldest, hash)) = self.follower.oldest_of_more().filter(|(oldest, _)| *oldest > number) {
+            let block = self.node.block(hash).await?;
+            let block = block.filter(|block| block.number == oldest);
+            let block = block.ok_or_else(|| NodeError::Unavailable("a block of ours is not there yet".into()))?;
+            self.follower.reach_back(block.parent);
+        }
+        Ok(())
+    }
+
     /// A receipt counts when its block is canonical and not above the branch we follow; the follower brings the others.
     async fn place_if_followed(&mut self, receipt: &super::node::Receipt) -> Result<(), NodeError> {
         let Some(tip) = self.tip.as_ref().map(|b| b.number) else { return Ok(()) };
         if receipt.block_number > tip {
             return Ok(());
         }
+        self.reach_back_to(receipt.block_number).await?;
         let counts = match self.follower.hash_at(receipt.block_number) {
             Some(hash) => hash == receipt.block_hash,
-            // Below the window a block is final; it only has to be there.
+            // Deeper than any branch that a node could still be on; the block only has to be there.
             None => self.node.block_at(receipt.block_number).await?.is_some_and(|b| b.hash == receipt.block_hash),
         };
         if counts {
