@@ -971,8 +971,10 @@ impl Following {
             depth: ledger.depth(),
             // The embedded ledger wakes us.
             poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },
+            clocks_elsewhere: !embedded,
         };
         let node = ledger.node().clone();
+        node.wakes(&self.wake);
         follow::follow(self.consents, node, SystemClock, config, self.wake, stop).await;
     }
 }
@@ -982,7 +984,7 @@ fn endpoints(settings: &config::Ledger) -> Result<Endpoints, StartError> {
     let urls = std::iter::once(&settings.url).chain(&settings.fallback_urls).map(|url| url.parse());
     let urls = urls.collect::<Result<Vec<_>, _>>().map_err(|_| StartError::Url)?;
     let watch = Watch { timeout: settings.request_timeout, head_age_max: settings.head_age_max, ..Watch::default() };
-    Ok(Endpoints::http(&urls, watch))
+    Endpoints::at(&urls, watch).map_err(|_| StartError::Url)
 }
 
 /// A start that goes on although the ledger is away.

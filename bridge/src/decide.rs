@@ -494,7 +494,7 @@ impl Desk<'_> {
     async fn pending(&self, given: &str, decision: Decision, good_s: u64) -> Result<Pending, DecideError> {
         let ledger = self.ledger()?;
         let known = self.study(given)?;
-        let (study, deadline) = (known.study_id, ledger.now_s().saturating_add(good_s));
+        let (study, deadline) = (known.study_id, ledger.ledger_s().saturating_add(good_s));
         let next = |said: &Grant| said.seq.saturating_add(1);
         let action = match decision {
             Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key, notes } => {

@@ -497,6 +497,7 @@ impl Follower {
             key_bindings: at.key_bindings,
             depth: 1,
             poll_ms: 1,
+            clocks_elsewhere: false,
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(follow(

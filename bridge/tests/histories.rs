@@ -430,6 +430,7 @@ impl Sites {
             key_bindings: world.at.key_bindings,
             depth: 1,
             poll_ms: 1,
+            clocks_elsewhere: false,
         };
         let (stop, node) = (CancellationToken::new(), RpcNode::embedded(&world.ledger));
         let wake = Arc::new(Notify::new());

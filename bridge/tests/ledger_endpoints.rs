@@ -14,7 +14,9 @@ use axum::response::IntoResponse;
 use bridge::ledger::node::{Node as _, NodeError, SystemClock};
 use bridge::ledger::owner::OwnerSeed;
 use bridge::ledger::sender::SenderConfig;
-use bridge::ledger::{Endpoints, Ledger, LedgerConfig, LedgerKind, OpenError, PieceMode, Watch, open_endpoints};
+use bridge::ledger::{
+    Endpoints, Ledger, LedgerConfig, LedgerKind, OpenError, PieceMode, StudyOwner, Watch, open_endpoints,
+};
 use bridge::publish::{PublishConfig, Publisher};
 use embedded_ledger::EmbeddedLedger;
 use futures::TryStreamExt as _;
@@ -259,7 +261,7 @@ fn the_publisher_reaches_the_end_whatever_becomes_of_the_endpoints() {
         for _ in 0..3 {
             doors.push(Door::open(chain.rpc_client()).await);
         }
-        let node = Endpoints::http(&urls(&doors), watch());
+        let node = Endpoints::at(&urls(&doors), watch()).unwrap();
         let config = config(CHAIN_ID, &key(), &dir.path().join("journal.sqlite"));
         let ledger = open_endpoints(node, key(), config, Arc::default()).await.unwrap();
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
@@ -309,7 +311,7 @@ fn the_preferred_endpoint_is_left_when_it_fails_and_used_again_when_it_recovers(
         let dir = tempfile::tempdir().unwrap();
         let chain = embedded(&dir.path().join("chain.redb"), &key());
         let doors = [Door::open(chain.rpc_client()).await, Door::open(chain.rpc_client()).await];
-        let node = Endpoints::http(&urls(&doors), watch());
+        let node = Endpoints::at(&urls(&doors), watch()).unwrap();
         let config = config(CHAIN_ID, &key(), &dir.path().join("journal.sqlite"));
         let ledger = open_endpoints(node, key(), config, Arc::default()).await.unwrap();
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
@@ -351,7 +353,8 @@ fn a_stranger_is_never_asked_for_anything_but_who_it_is() {
         let other = embedded(&dir.path().join("other.redb"), &other_key);
         let doors = [Door::open(chain.rpc_client()).await, Door::open(other.rpc_client()).await];
         let settings = config(CHAIN_ID, &key(), &dir.path().join("journal.sqlite"));
-        let ledger = open_endpoints(Endpoints::http(&urls(&doors), watch()), key(), settings, Arc::default()).await;
+        let ledger =
+            open_endpoints(Endpoints::at(&urls(&doors), watch()).unwrap(), key(), settings, Arc::default()).await;
         let ledger = ledger.unwrap();
         doors[0].set(Mood::Cut);
         let node = ledger.node();
@@ -378,7 +381,7 @@ fn a_stranger_is_never_asked_for_anything_but_who_it_is() {
         // From the start: the stranger is left out; with nothing else it is named.
         doors[0].set(Mood::Foreign);
         let settings = config(CHAIN_ID, &key(), &dir.path().join("new.sqlite"));
-        let only = Endpoints::http(&urls(&doors[..1]), watch());
+        let only = Endpoints::at(&urls(&doors[..1]), watch()).unwrap();
         let error = open_endpoints(only, key(), settings, Arc::default()).await.unwrap_err();
         assert!(matches!(&error, OpenError::WrongChain { found: 1, .. }), "{error}");
         assert!(error.to_string().contains(&doors[0].name()), "{error}");
@@ -394,7 +397,7 @@ fn an_old_head_is_a_sign_of_trouble() {
         let chain = with_period(&dir.path().join("chain.redb"), &key(), Some(100));
         let doors = [Door::open(chain.rpc_client()).await, Door::open(chain.rpc_client()).await];
         let watch = Watch { head_age_max: Some(Duration::from_secs(2)), ..watch() };
-        let node = Endpoints::http(&urls(&doors), watch);
+        let node = Endpoints::at(&urls(&doors), watch).unwrap();
         let config = config(CHAIN_ID, &key(), &dir.path().join("journal.sqlite"));
         let ledger = open_endpoints(node, key(), config, Arc::default()).await.unwrap();
         let node = ledger.node();
@@ -428,7 +431,7 @@ fn errors_name_the_endpoint_and_keep_its_credentials() {
         // Nobody listens on a port that was given back.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let url: Url = format!("http://scout:s3cret@{free}/v3/0123456789abcdef?key=qwertz").parse().unwrap();
-        let node = Endpoints::http(&[url], watch());
+        let node = Endpoints::at(&[url], watch()).unwrap();
         let words = format!("{} {node:?}", node.head().await.unwrap_err());
         assert!(words.contains(&format!("http://{free}")), "{words}");
         for secret in ["scout", "s3cret", "0123456789abcdef", "qwertz"] {
@@ -450,10 +453,98 @@ fn anvil_ends_and_another_anvil_is_no_replacement() {
         let settings = config(ANVIL_CHAIN_ID, &key, &dir.path().join("journal.sqlite"));
         let watch = Watch { timeout: Duration::from_secs(10), ..watch() };
         let ledger =
-            open_endpoints(Endpoints::http(&urls, watch), key.clone(), settings, Arc::default()).await.unwrap();
+            open_endpoints(Endpoints::at(&urls, watch).unwrap(), key.clone(), settings, Arc::default()).await.unwrap();
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
         drop(first);
         let answer = ledger.node().balance(key.address()).await;
         assert!(matches!(answer, Err(NodeError::Unreachable(_))), "{answer:?}");
+    });
+}
+
+/// Hands bytes on between whoever connects and a server, until told to break off.
+struct Relay {
+    port: u16,
+    broken: tokio::sync::watch::Sender<u32>,
+    connections: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Relay {
+    async fn before(to: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (broken, breaks) = tokio::sync::watch::channel(0);
+        let connections: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+        let count = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let (to, mut breaks) = (to.clone(), breaks.clone());
+                breaks.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = breaks.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { port, broken, connections }
+    }
+
+    fn break_off(&self) {
+        self.broken.send_modify(|times| *times += 1);
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_node_that_tells_of_its_blocks_is_not_polled_and_a_broken_line_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("a socket");
+    let Some(anvil) = Anvil::start(&["--ipc", socket.to_str().unwrap()]) else { return skipped("anvil") };
+    let address = anvil.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let relay = Relay::before(address.clone()).await;
+        let key: PrivateKeySigner = ANVIL_KEY.parse().unwrap();
+        let ipc = Url::parse(&format!("ipc://{}", socket.to_str().unwrap().replace(' ', "%20"))).unwrap();
+        let ws = Url::parse(&format!("ws://127.0.0.1:{}", relay.port)).unwrap();
+        for (way, url) in [("ipc", ipc), ("ws", ws)] {
+            let journal = dir.path().join(way);
+            let mut settings = config(ANVIL_CHAIN_ID, &key, &journal);
+            // An hour: whoever polls comes too late.
+            settings.sender = SenderConfig { poll_ms: 3_600_000, ..SenderConfig::default() };
+            let watch = Watch { timeout: Duration::from_secs(10), ..watch() };
+            let node = Endpoints::at(&[url], watch).unwrap();
+            let ledger = tokio::time::timeout(
+                Duration::from_secs(60),
+                open_endpoints(node.clone(), key.clone(), settings, Arc::default()),
+            );
+            let ledger = ledger.await.expect("the contracts are deployed without a poll").unwrap();
+            assert!(node.endpoint().unwrap().starts_with(&format!("{way}://")));
+            for round in 0..3 {
+                if way == "ws" && round > 0 {
+                    relay.break_off();
+                    // The first question after that may find out; the next one goes through.
+                    eventually("a new line", async || node.head().await.is_ok()).await;
+                }
+                let said = async {
+                    ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
+                    let (study, owner) =
+                        (support::id(&format!("{way} {round}")), StudyOwner::Custodial { index: round });
+                    ledger.define_study(study, &owner, B256::ZERO).await.unwrap();
+                };
+                tokio::time::timeout(Duration::from_secs(60), said).await.expect("nobody has to ask");
+            }
+        }
+        // The line was broken twice, and made anew each time.
+        assert!((3..=5).contains(&relay.connections()), "{} connections", relay.connections());
+        let nobody = Endpoints::at(&["ipc:///nowhere/geth.ipc".parse().unwrap()], watch()).unwrap();
+        let error = nobody.head().await.unwrap_err().to_string();
+        assert!(error.contains("ipc:///nowhere/geth.ipc") && error.contains("No such file"), "{error}");
     });
 }

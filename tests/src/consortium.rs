@@ -65,7 +65,20 @@ enum Ledger {
 }
 
 impl Ledger {
-    /// Where the node of a site answers.
+    /// Where a site asks its node: on networks, sites use all ways there are.
+    fn way(&self, site: usize) -> String {
+        match self {
+            Self::Geth(geth) => match (site % 3, site % geth.network.nodes.len()) {
+                (0, node) => geth.ws_url(node),
+                (1, node) => geth.socket_url(node),
+                _ => self.url(site),
+            },
+            Self::Anvil(anvil) if site == 0 => anvil.url.replace("http://", "ws://"),
+            _ => self.url(site),
+        }
+    }
+
+    /// Where the node of a site answers over HTTP.
     fn url(&self, site: usize) -> String {
         match self {
             Self::Embedded(bridge) => format!("http://{}", bridge.ready("rpc=")),
@@ -151,7 +164,7 @@ impl Consortium {
 
     /// A site whose account has no funds and is not admitted.
     pub fn start(&self, exchange: &str, signer: &str) -> Bridge {
-        let url = self.ledger.url(self.joined.fetch_add(1, Ordering::Relaxed));
+        let url = self.ledger.way(self.joined.fetch_add(1, Ordering::Relaxed));
         self.start_at(&url, exchange, signer)
     }
 

@@ -1,6 +1,7 @@
 //! Faults below the program: syncs that fail on order, and a volume whose power can be cut.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,16 +47,7 @@ impl FailingSync {
         if !have("cc") {
             return None;
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/failing_sync.c");
-        let library = dir.join("failing_sync.so");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([&library, &source])
-            .arg("-ldl")
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        Some(Self { library, order: dir.join("sync-order") })
+        Some(Self { library: shim(dir, "failing_sync"), order: dir.join("sync-order") })
     }
 
     /// The environment that puts the library below a program.
@@ -90,6 +82,50 @@ impl FailingSync {
         let mut path = self.order.clone().into_os_string();
         path.push(".hits");
         std::fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+/// Compiles a library of `shim/` into `dir`.
+fn shim(dir: &Path, name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim").join(name).with_extension("c");
+    let library = dir.join(name).with_extension("so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    library
+}
+
+/// A clock that can be set, for one program.
+#[derive(Debug)]
+pub struct SetClock {
+    library: PathBuf,
+    offset: PathBuf,
+}
+
+impl SetClock {
+    /// Compiles the library into `dir`; `None`, said aloud, without a C compiler.
+    pub fn new(dir: &Path) -> Option<Self> {
+        have("cc").then(|| Self { library: shim(dir, "set_clock"), offset: dir.join("clock-offset") })
+    }
+
+    /// The environment that puts the library below a program.
+    pub fn environment(&self) -> Vec<(String, OsString)> {
+        vec![
+            ("LD_PRELOAD".into(), self.library.clone().into_os_string()),
+            ("CLOCK_OFFSET".into(), self.offset.clone().into_os_string()),
+        ]
+    }
+
+    /// From now on the program's clock is so many seconds ahead of this machine's, or behind.
+    pub fn set(&self, ahead_s: i64) {
+        // By rename, so that nobody reads half of it.
+        let part = self.offset.with_extension("part");
+        std::fs::write(&part, ahead_s.to_string()).unwrap();
+        std::fs::rename(part, &self.offset).unwrap();
     }
 }
 
@@ -140,6 +176,18 @@ impl Volume {
                     fcntl.ioctl(fd, 0x8004587D, struct.pack('I', 2))";
         let cut = Command::new("python3").args(["-c", code]).arg(&self.mount).status().unwrap();
         assert!(cut.success(), "FS_IOC_SHUTDOWN failed");
+    }
+
+    /// Leaves no room on it.
+    pub fn fill(&self) {
+        let mut filler = std::fs::File::create(self.mount.join("filler")).unwrap();
+        let full = std::iter::repeat_with(|| filler.write_all(&[1; 65_536])).find_map(Result::err).unwrap();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    /// Makes room again.
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.mount.join("filler")).unwrap();
     }
 
     /// Unmounts it once nothing uses it any more.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use alloy::primitives::Address;
@@ -110,6 +110,17 @@ impl Geth {
         }
     }
 
+    /// Where a node answers over WebSocket.
+    pub fn ws_url(&self, node: usize) -> String {
+        let address = self.nodes[node].url.trim_start_matches("http://127.0.0.1:");
+        format!("ws://127.0.0.1:{}", address.parse::<u16>().unwrap() + 1)
+    }
+
+    /// The socket that a node has on this machine.
+    pub fn socket_url(&self, node: usize) -> String {
+        format!("ipc://{}", self.folder(node).join("geth.ipc").display())
+    }
+
     /// Nobody of `these` reaches any of the others, nor is reached.
     pub fn part(&self, these: &[usize]) {
         self.between(these).for_each(Wire::cut);
@@ -123,6 +134,19 @@ impl Geth {
     fn between<'a>(&'a self, these: &'a [usize]) -> impl Iterator<Item = &'a Wire> {
         let crosses = |from: &usize, to: &usize| these.contains(from) != these.contains(to);
         self.wires.iter().filter(move |(from, to, _)| crosses(from, to)).map(|(_, _, wire)| wire)
+    }
+
+    /// Puts what a node that does not run will know of the chain elsewhere, such as on a volume of its own.
+    pub fn put_on(&self, node: usize, place: &Path) {
+        self.wipe(node);
+        let data = place.join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(data, self.folder(node).join("data")).unwrap();
+    }
+
+    /// Whether a node that was started has ended by itself.
+    pub fn has_ended(&mut self, node: usize) -> bool {
+        self.nodes[node].child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
     /// Takes all that a node that does not run knows of the chain.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use dicom_scp::matching::Level;
 use serde_json::{Value, json};
-use tests::consortium::{Consortium, Nodes, keyring, store};
+use tests::consortium::{Consortium, Nodes, OPEN, keyring, store};
 use tests::dicom::{get, subject};
+use tests::faults::{SetClock, Volume};
 use tests::geth::Geth;
 use tests::rpc::{Fault, FaultyRpc};
 use tests::{Bridge, wait_for};
@@ -49,7 +50,9 @@ fn all_is_well(consortium: &mut Consortium, a: &Bridge, studies: u32, objects: u
     let geth = consortium.geth().unwrap();
     let last = geth.network.nodes.len() - 1;
     let height = geth.head(0).unwrap();
-    wait_for("the nodes to be equally far", || geth.head(last).is_some_and(|head| head >= height));
+    wait_for("the nodes to be equally far", || {
+        (1..=last).all(|node| geth.head(node).is_some_and(|head| head >= height))
+    });
     let block = |node| geth.ask(node, "eth_getBlockByNumber", json!([format!("{:#x}", height - 4), false])).unwrap();
     for node in 1..=last {
         assert_eq!(block(node)["hash"], block(0)["hash"], "node {node} holds another chain");
@@ -94,6 +97,89 @@ fn nodes_and_the_bridge_die_and_nothing_is_lost_or_sent_twice() {
         let geth = consortium.geth().unwrap();
         geth.head(0).zip(geth.head(2)).is_some_and(|(wiped, other)| wiped > 5 && wiped + 2 >= other)
     });
+    all_is_well(&mut consortium, &a, 3, 5);
+}
+
+#[test]
+fn a_node_without_room_ends_and_others_take_its_place_until_it_has_room_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(volume) = Volume::new(dir.path()) else { return };
+    let Some(mut consortium) = Consortium::found_on(Nodes::Geth(3)) else { return };
+    let url = consortium.geth().unwrap().url(1).to_owned();
+    let geth = consortium.geth().unwrap();
+    geth.kill(0);
+    geth.put_on(0, &volume.mount);
+    geth.run(0);
+    wait_for("the node on the volume to catch up", || {
+        let geth = consortium.geth().unwrap();
+        geth.head(0).zip(geth.head(1)).is_some_and(|(here, other)| here > 1 && here + 2 >= other)
+    });
+    let mut a = consortium.start("", &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
+    consortium.admit(keyring(&a).source().address());
+    store(&consortium.runtime, &a, 1);
+    a.wait_final(1);
+
+    store(&consortium.runtime, &a, 2);
+    volume.fill();
+    wait_for("the node to end", || consortium.geth().unwrap().has_ended(0));
+    a.wait_final(2);
+
+    volume.make_room();
+    consortium.geth().unwrap().run(0);
+    store(&consortium.runtime, &a, 3);
+    a.wait_final(3);
+    wait_for("the node to catch up", || {
+        let geth = consortium.geth().unwrap();
+        geth.head(0).zip(geth.head(2)).is_some_and(|(here, other)| here + 2 >= other)
+    });
+    // It is good for something again: the one that stood in for it goes.
+    consortium.geth().unwrap().kill(1);
+    store(&consortium.runtime, &a, 4);
+    a.wait_final(4);
+    consortium.geth().unwrap().run(1);
+    all_is_well(&mut consortium, &a, 4, 5);
+    a.terminate();
+    consortium.geth().unwrap().kill(0);
+}
+
+#[test]
+fn a_clock_that_jumps_holds_up_nothing_of_this_site_and_lets_nobody_else_in() {
+    const DAY_S: i64 = 86_400;
+    let dir = tempfile::tempdir().unwrap();
+    let Some(clock) = SetClock::new(dir.path()) else { return };
+    let Some(mut consortium) = Consortium::found_on(Nodes::Geth(2)) else { return };
+    let ledger = consortium.ledger_lines(&consortium.url(0));
+    let toml = format!("{OPEN}{ledger}[exchange]\nbind = \"127.0.0.1:0\"\n[publish]\nsettle_ms = 200\n");
+    let data = dir.path().join("data");
+    let mut a = Bridge::prepare(tempfile::tempdir().unwrap(), data, &toml, clock.environment());
+    a.run();
+    consortium.admit(keyring(&a).source().address());
+    let b = consortium.join(true);
+    store(&consortium.runtime, &a, 1);
+    a.wait_final(1);
+
+    // What comes while the clock is ahead is due when the clock is right again, and not only in three days.
+    clock.set(3 * DAY_S);
+    store(&consortium.runtime, &a, 2);
+    clock.set(-3 * DAY_S);
+    a.wait_final(2);
+    store(&consortium.runtime, &a, 3);
+    a.wait_final(3);
+
+    // The owner has let B in; A cannot tell whether that has ended meanwhile.
+    let source = keyring(&a);
+    let uid = dicom_scp::Uid::new(&subject(3).study_uid).unwrap();
+    let keys = source.study(&uid).unwrap().unwrap();
+    let study = bridge::study::study_id(&keys.salt, uid.as_str());
+    consortium.allow(&source.owner(keys.owner_index).unwrap(), study, &keyring(&b), 2, 1);
+    wait_for("A to say that its clock is behind", || {
+        a.log().contains("THE CLOCK OF THIS MACHINE IS BEHIND THE LEDGER")
+    });
+    wait_for("B to be refused", || a.log().contains("refused the keys of a study"));
+    assert!(!consortium.find(b.dicom, Level::Study).contains(uid.as_str()), "B was let in");
+    clock.set(0);
+    wait_for("the study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
+    assert_eq!(consortium.runtime.block_on(get(b.dicom, uid.as_str())).data_sets.len(), 5);
     all_is_well(&mut consortium, &a, 3, 5);
 }
 

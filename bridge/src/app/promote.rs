@@ -447,7 +447,8 @@ async fn settings_before(config: &Config, before: &Before, target: B256) -> Resu
                 return Err(PromoteError::NoJournal(dir));
             }
             let parsed: Url = url.parse().map_err(|_| PromoteError::Url(url.clone()))?;
-            let node = Endpoints::http(&[parsed], Watch { timeout: ledger.request_timeout, ..Watch::default() });
+            let watch = Watch { timeout: ledger.request_timeout, ..Watch::default() };
+            let node = Endpoints::at(&[parsed], watch).map_err(|_| PromoteError::Url(url.clone()))?;
             let away = |e: NodeError| PromoteError::Away { which: "before", why: e.to_string() };
             if genesis(&node).await.map_err(away)? == target {
                 return Err(PromoteError::Same);

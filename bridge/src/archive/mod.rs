@@ -94,6 +94,8 @@ struct Inner {
     poisoned: Arc<AtomicBool>,
     /// Which studies are made here and take nothing from elsewhere.
     guard: OnceLock<Guard>,
+    /// How long a study is quiet before it is due.
+    settle_ms: i64,
 }
 
 /// Why the archive could not do what it was asked, by who has to act.
@@ -312,6 +314,7 @@ impl Archive {
             used_bytes: AtomicU64::new(index::as_u64(used)),
             poisoned,
             guard: OnceLock::new(),
+            settle_ms: index::as_i64(settle_ms),
         })))
     }
 

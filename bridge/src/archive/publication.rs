@@ -124,6 +124,9 @@ pub struct SeenOnLedger {
 /// An image, and its plain bytes when it is not an object.
 pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 
+/// A clock that is put right by less than this only makes studies wait.
+const AHEAD_MS: i64 = 60_000;
+
 /// Images seen sealed, and pieces seen stored: (image, number).
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);
 
@@ -141,9 +144,12 @@ impl Archive {
         self.read(|db| {
             let mut statement = db.prepare_cached(
                 "SELECT st.uid FROM outbox o JOIN study st ON o.study = st.id LEFT JOIN publication p ON p.study = st.id
-                 WHERE o.due_ms <= ?1 AND (p.study IS NULL OR p.final_ms IS NOT NULL) ORDER BY o.due_ms LIMIT ?2",
+                 WHERE (o.due_ms <= ?1 OR o.due_ms > ?3) AND (p.study IS NULL OR p.final_ms IS NOT NULL) ORDER BY o.due_ms LIMIT ?2",
             )?;
-            let rows = statement.query_map(params![now_ms(), limit], |row| uid(row, 0))?;
+            // What is due later than anything that comes now was received by a clock that was ahead, and does not wait for that time.
+            let now = now_ms();
+            let latest = now.saturating_add(self.0.settle_ms).saturating_add(AHEAD_MS);
+            let rows = statement.query_map(params![now, limit, latest], |row| uid(row, 0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }

@@ -531,6 +531,20 @@ async fn an_object_that_is_not_what_was_announced_is_refused_with_its_reason() {
     assert_eq!(files_on_disk(dir.path()), 0);
 }
 
+#[tokio::test]
+async fn what_came_by_a_clock_that_was_ahead_is_due_all_the_same() {
+    const TEN_DAYS_MS: u64 = 10 * 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), TEN_DAYS_MS).unwrap();
+    store(&archive, &slices(1, 1).remove(0)).await.unwrap();
+    assert!(archive.studies_due(9).unwrap().is_empty(), "its quiet time is not over");
+    archive.close().await;
+    drop(archive);
+    // As if the clock had been ten days ahead.
+    let archive = Archive::open(dir.path(), limits(), 1_000).unwrap();
+    assert_eq!(archive.studies_due(9).unwrap().len(), 1);
+}
+
 /// A, then B with its UID, then A again: A's image is on the ledger already, and must carry the object that is current now.
 /// Otherwise the study would be due for ever, a version after a version.
 #[tokio::test]

@@ -722,8 +722,8 @@ fn read_ledger(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Ledger {
     let mut s = Section::open("ledger".into(), value, mistakes);
     let ledger = Ledger {
         kind: s.take("kind", LedgerKind::Embedded, one_of(&words)),
-        url: s.take("url", String::new(), url_or_empty),
-        fallback_urls: s.take("fallback_urls", Vec::new(), list(url_or_empty)),
+        url: s.take("url", String::new(), node_url),
+        fallback_urls: s.take("fallback_urls", Vec::new(), list(node_url)),
         request_timeout: s.take("request_timeout_ms", Duration::from_secs(15), milliseconds),
         head_age_max: s.take("head_age_max_ms", None, |v| {
             Ok(Some(number(0, 86_400_000)(v)?).filter(|ms| *ms > 0).map(Duration::from_millis))
@@ -936,6 +936,22 @@ fn intake_log_bytes(value: &ValueKind) -> Result<u64, String> {
         Ok(bytes) if bytes == 0 || bytes >= 8_388_608 => Ok(bytes),
         _ => Err(format!("expected 0 or a whole number from 8388608, found {}", describe(value))),
     }
+}
+
+/// Where a node of the ledger is asked. Nodes speak no TLS; a path is that of the node's socket.
+fn node_url(value: &ValueKind) -> Result<String, String> {
+    let found = text(value)?;
+    let url = if found.starts_with('/') { format!("ipc://{found}") } else { found };
+    let known = ["http://", "ws://", "ipc:///"].iter().any(|start| url.starts_with(start));
+    if url.is_empty() || known {
+        return Ok(url);
+    }
+    let hint = if url.starts_with("https://") || url.starts_with("wss://") {
+        "; a node speaks no TLS, so it runs on this machine or behind a proxy here that leads to it"
+    } else {
+        ""
+    };
+    Err(format!("expected an http:// or ws:// URL or the path of the node's socket, found \"{url}\"{hint}"))
 }
 
 fn url_or_empty(value: &ValueKind) -> Result<String, String> {

@@ -246,7 +246,7 @@ impl Desk<'_> {
             format: RECOVERY.to_owned(),
             new_owner: account(owner)?,
             seq: ledger.next_study_seq(study).await?,
-            deadline: ledger.now_s().saturating_add(good_s),
+            deadline: ledger.ledger_s().saturating_add(good_s),
             guardians,
             signatures: BTreeMap::new(),
         })

@@ -227,7 +227,7 @@ impl Desk<'_> {
             account,
             wish,
             seq: ledger.next_key_seq(account).await?,
-            deadline: ledger.now_s().saturating_add(PENDING_S),
+            deadline: ledger.ledger_s().saturating_add(PENDING_S),
             signature: None,
         })
     }

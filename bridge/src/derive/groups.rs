@@ -108,7 +108,7 @@ impl Deriver {
             return Ok(Said::NotAll);
         };
         let now_s = ledger.now_s();
-        let word = grantee.first_word(study, encryption_key, now_s, now_s.saturating_add(CUSTODY_S));
+        let word = grantee.first_word(study, encryption_key, now_s, ledger.ledger_s().saturating_add(CUSTODY_S));
         say(ledger, &Word::Allow(word), key).await?;
         self.record_word(rule, Decided::Allow, study, vec![("grantee", grantee.account.to_string())]);
         tracing::info!(%study, grantee = %grantee.account, rule = rule.name(), "a group was let in to a derived study");
@@ -129,7 +129,7 @@ async fn hand_over(
     owner: alloy::primitives::Address,
 ) -> Result<(), DeriveError> {
     let seq = ledger.next_study_seq(study).await?;
-    let deadline = ledger.now_s().saturating_add(CUSTODY_S);
+    let deadline = ledger.ledger_s().saturating_add(CUSTODY_S);
     let word = messages::TransferStudy { studyId: study, newOwner: owner, custodial: false, seq, deadline };
     say(ledger, &Word::Transfer(word), key).await?;
     tracing::info!(%study, %owner, "a derived study was handed over to its owner");

@@ -437,7 +437,7 @@ impl Eraser {
                 let index = facts.owner_index.ok_or_else(no_key)?;
                 let key = self.0.parts.keyring.custody_key(index, owner)?.ok_or_else(no_key)?;
                 let seq = ledger.next_study_seq(study).await?;
-                let deadline = ledger.now_s().saturating_add(CUSTODY_S);
+                let deadline = ledger.ledger_s().saturating_add(CUSTODY_S);
                 let word = Word::Tombstone(messages::TombstoneStudy { studyId: study, seq, deadline });
                 let signature = key.sign_hash_sync(&ledger.digest(&word))?;
                 ledger.say(&word, Bytes::copy_from_slice(&signature.as_bytes())).await

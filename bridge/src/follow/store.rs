@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use alloy::primitives::{Address, B256, Bytes};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -126,8 +126,15 @@ struct Inner {
     database: Mutex<Connection>,
     changed: watch::Sender<u64>,
     followed: watch::Sender<Option<u64>>,
-    /// When the node last answered and had nothing that is not here, in seconds since 1970; 0 before the first time.
-    current_s: AtomicU64,
+    current: Mutex<Option<Current>>,
+}
+
+/// When the node last answered and had nothing that is not here: by the clock of this machine, and by one that nobody sets. A clock that was
+/// wrong and is put right must not make old news of revocations count as new.
+#[derive(Clone, Copy)]
+struct Current {
+    now_s: u64,
+    at: Instant,
 }
 
 impl std::fmt::Debug for Consents {
@@ -161,13 +168,13 @@ impl Consents {
             database: Mutex::new(database),
             changed: watch::Sender::new(0),
             followed: watch::Sender::new(cursor.map(|head| head.number)),
-            current_s: AtomicU64::new(0),
+            current: Mutex::new(None),
         })))
     }
 
     /// Takes note that at this moment, in seconds since 1970, the node had nothing that is not here.
     pub fn note_current(&self, now_s: u64) {
-        self.0.current_s.fetch_max(now_s, Ordering::Relaxed);
+        *self.0.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Current { now_s, at: Instant::now() });
     }
 
     /// Whether what is here was all there is within the last [`CURRENT_S_MAX`] seconds. Who lets somebody in asks this first: a site that is
@@ -180,7 +187,10 @@ impl Consents {
     /// As [`Consents::is_current`], within so many seconds.
     #[must_use]
     pub fn is_current_within(&self, now_s: u64, age_s_max: u64) -> bool {
-        now_s.saturating_sub(self.0.current_s.load(Ordering::Relaxed)) <= age_s_max
+        let current = *self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.is_some_and(|current| {
+            current.at.elapsed().as_secs() <= age_s_max && now_s.abs_diff(current.now_s) <= age_s_max
+        })
     }
 
     /// Says which chain and which consortium is followed. Another one than before, and everything begins anew.
@@ -950,5 +960,23 @@ fn asked(number: i64) -> Asked {
         2 => Asked::Accepted,
         3 => Asked::Denied,
         _ => Asked::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_old_news_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let consents = Consents::open(&dir.path().join("consent.sqlite")).unwrap();
+        assert!(!consents.is_current(0), "nothing is known yet");
+        consents.note_current(1_000_000);
+        assert!(consents.is_current(1_000_000 + CURRENT_S_MAX) && !consents.is_current(1_000_001 + CURRENT_S_MAX));
+        assert!(!consents.is_current(1_000_000 - 86_400), "the clock was set back by a day");
+        consents.note_current(1_000_000 - 86_400);
+        assert!(consents.is_current(1_000_000 - 86_400) && !consents.is_current(1_000_000));
     }
 }

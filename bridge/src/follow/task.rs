@@ -36,6 +36,19 @@ pub struct FollowConfig {
     pub depth: u64,
     /// How often the node is asked for a new head without being woken.
     pub poll_ms: u64,
+    /// Whether blocks have their time from other clocks than this machine's, so that they tell when it is wrong.
+    pub clocks_elsewhere: bool,
+}
+
+/// How far this machine's clock may be behind the newest block, in seconds. Whether a grant has ended is judged by it: by one that is behind
+/// grants would live longer than on the ledger.
+const BEHIND_S_MAX: u64 = 60;
+
+/// What a follower remembers from round to round.
+#[derive(Default)]
+struct Memory {
+    begun: bool,
+    clock_is_behind: bool,
 }
 
 /// Why a round ended early.
@@ -62,9 +75,9 @@ pub async fn follow<N: Node, K: Clock>(
 ) {
     let walk = Walk { consents, node, config };
     let mut backoff = Backoff::new(config.poll_ms.max(1), RETRY_MS_MAX);
-    let mut begun = false;
+    let mut memory = Memory::default();
     loop {
-        let wait_ms = match walk.round(&mut begun).await {
+        let wait_ms = match walk.round(&mut memory).await {
             Ok(true) => 0,
             Ok(false) => {
                 backoff.reset();
@@ -101,25 +114,26 @@ struct Walk<N> {
 
 impl<N: Node> Walk<N> {
     /// One round; true when there is more to do at once.
-    async fn round(&self, begun: &mut bool) -> Result<bool, Trouble> {
-        if !*begun {
+    async fn round(&self, memory: &mut Memory) -> Result<bool, Trouble> {
+        if !memory.begun {
             let genesis = self.node.block_at(0).await?.ok_or_else(|| not_now("the chain has no block 0"))?;
             let (registry, key_bindings) = (self.config.registry, self.config.key_bindings);
             let chain_id = self.node.chain_id().await?;
             self.consents.begin(&Chain { genesis: genesis.hash, registry, chain_id, key_bindings })?;
-            *begun = true;
+            memory.begun = true;
         }
         // What comes while this is read is not covered.
         let asked_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let tip = self.node.head().await?.number;
-        let Some(target) = tip.checked_sub(self.config.depth.max(1) - 1) else { return Ok(false) };
+        let head = self.node.head().await?;
+        self.judge_clock(asked_s, head.timestamp, memory);
+        let Some(target) = head.number.checked_sub(self.config.depth.max(1) - 1) else { return Ok(false) };
         let at = match self.settle(target).await? {
             Settled::Behind => return Ok(false),
             Settled::At(at) => at,
         };
         let from = at.map_or(0, |at| at.number + 1);
         if target < from {
-            self.consents.note_current(asked_s);
+            self.note_current(asked_s, memory);
             return Ok(false);
         }
         if target - from >= NEAR_BLOCKS {
@@ -127,8 +141,29 @@ impl<N: Node> Walk<N> {
             return Ok(true);
         }
         self.steps(at, target).await?;
-        self.consents.note_current(asked_s);
+        self.note_current(asked_s, memory);
         Ok(false)
+    }
+
+    fn note_current(&self, asked_s: u64, memory: &Memory) {
+        if !memory.clock_is_behind {
+            self.consents.note_current(asked_s);
+        }
+    }
+
+    /// Says when the clock of this machine cannot be right, and when it can be again.
+    fn judge_clock(&self, now_s: u64, block_s: u64, memory: &mut Memory) {
+        let behind_s = block_s.saturating_sub(now_s);
+        let was_behind = memory.clock_is_behind;
+        memory.clock_is_behind = self.config.clocks_elsewhere && behind_s > BEHIND_S_MAX;
+        match (was_behind, memory.clock_is_behind) {
+            (false, true) => tracing::error!(
+                behind_s,
+                "THE CLOCK OF THIS MACHINE IS BEHIND THE LEDGER: nobody else is let in until it is right, because it cannot tell which grants have ended"
+            ),
+            (true, false) => tracing::info!("the clock of this machine is as far as the ledger again"),
+            _ => {}
+        }
     }
 
     /// Makes the cursor canonical again, taking back what left the chain.

@@ -452,7 +452,7 @@ impl<N: Node, K: Clock> Client<N, K> {
                 seed.key(*index).map_err(|e| LedgerError::Refused(e.to_string()))?
             }
         };
-        let deadline = definition_deadline(self.inner.clock.unix_s());
+        let deadline = definition_deadline(self.ledger_s());
         let digest = self.definition_digest(study, key.address(), true, derived_from, deadline).await?;
         let signed = alloy::signers::SignerSync::sign_hash_sync(&key, &digest);
         let signature = signed.map_err(|e| LedgerError::Refused(e.to_string()))?;
@@ -783,6 +783,12 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// Fixed facts.
     pub(super) fn config(&self) -> &ClientConfig {
         &self.inner.config
+    }
+
+    /// Seconds since 1970 from which deadlines are counted: the contracts judge them by the time of blocks, so a clock here that is behind that
+    /// does not count. One that is ahead only makes them later.
+    pub fn ledger_s(&self) -> u64 {
+        self.unix_s().max(self.inner.sender.status().borrow().tip_unix_s)
     }
 
     /// Seconds since 1970.

@@ -293,7 +293,7 @@ impl<N: Node, K: Clock> Client<N, K> {
     async fn next_of_source(&self, source: Address) -> Result<(u32, u64), LedgerError> {
         let call = Sources::sourceSeqOfCall { source };
         let last = self.ask(self.addresses().sources, call, super::node::At::Latest).await?;
-        let deadline = self.inner.clock.unix_s() + super::client::CONSENT_S;
+        let deadline = self.ledger_s() + super::client::CONSENT_S;
         let next = last.checked_add(1).ok_or_else(|| LedgerError::Refused("a source's numbers are used up".into()))?;
         Ok((next, deadline))
     }

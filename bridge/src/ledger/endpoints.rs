@@ -8,16 +8,17 @@
 //!
 //! It must not know transactions, keys or contracts' meaning: only the addresses and code hashes that it was told to expect.
 
+use super::line::{Line, NoLine, Wakes};
 use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
 use super::rpc::RpcNode;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy::rpc::client::RpcClient;
 use alloy::transports::http::reqwest::Url;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use tokio::sync::Notify;
 
 /// So many looks in a row must find a more preferred endpoint fit before it is used again.
 const FIT_LOOKS: u32 = 2;
@@ -76,6 +77,7 @@ pub struct Endpoints(Arc<Inner>);
 
 struct Inner {
     all: Vec<Endpoint>,
+    wakes: Arc<Wakes>,
     watch: Watch,
     current: AtomicUsize,
     /// Height of the newest block that anybody was shown.
@@ -108,24 +110,33 @@ impl Endpoints {
         let watch = Watch { timeout: RpcNode::ANSWER_MAX, ..Watch::default() };
         let node = node.into().with_timeout(watch.timeout);
         let only = Endpoint { name: ONLY.into(), secret: Vec::new(), node, unfit_until: Mutex::default() };
-        Self::of(vec![only], watch)
+        Self::of(vec![only], watch, Arc::default())
     }
 
-    /// Endpoints over HTTP, the preferred one first. Must be called inside a tokio runtime. At least one is expected; without any,
-    /// every request fails.
-    #[must_use]
-    pub fn http(urls: &[Url], watch: Watch) -> Self {
-        let all = urls.iter().map(|url| Endpoint::http(url, watch.timeout)).collect();
-        let endpoints = Self::of(all, watch);
+    /// Endpoints at URLs, the preferred one first: `http://`, `ws://`, or `ipc:///path/of/the/socket`. Must be called inside a tokio runtime. At
+    /// least one is expected; without any, every request fails.
+    ///
+    /// # Errors
+    /// [`NoLine`] for a URL of another kind.
+    pub fn at(urls: &[Url], watch: Watch) -> Result<Self, NoLine> {
+        let wakes = Arc::default();
+        let all = urls.iter().map(|url| Endpoint::at(url, watch.timeout, &wakes)).collect::<Result<_, _>>()?;
+        let endpoints = Self::of(all, watch, wakes);
         if endpoints.0.all.len() > 1 {
             tokio::spawn(look_around(Arc::downgrade(&endpoints.0)));
         }
-        endpoints
+        Ok(endpoints)
     }
 
-    fn of(all: Vec<Endpoint>, watch: Watch) -> Self {
+    /// From now on `wake` is notified of every new block that an endpoint tells of by itself, as those over WebSocket and IPC do.
+    pub fn wakes(&self, wake: &Arc<Notify>) {
+        self.0.wakes.add(wake);
+    }
+
+    fn of(all: Vec<Endpoint>, watch: Watch, wakes: Arc<Wakes>) -> Self {
         Self(Arc::new(Inner {
             all,
+            wakes,
             watch,
             current: AtomicUsize::new(0),
             seen: AtomicU64::new(0),
@@ -196,9 +207,9 @@ impl Endpoints {
 struct Unfit(String);
 
 impl Endpoint {
-    fn http(url: &Url, timeout: Duration) -> Self {
-        let node = RpcNode::new(RpcClient::new_http(url.clone())).with_timeout(timeout);
-        Self { name: name_of(url), secret: secrets_of(url), node, unfit_until: Mutex::default() }
+    fn at(url: &Url, timeout: Duration, wakes: &Arc<Wakes>) -> Result<Self, NoLine> {
+        let node = RpcNode::over(Line::to(url, wakes)?).with_timeout(timeout);
+        Ok(Self { name: name_of(url), secret: secrets_of(url), node, unfit_until: Mutex::default() })
     }
 
     /// Chain id and height.
@@ -247,14 +258,20 @@ impl Endpoint {
     }
 }
 
-/// Scheme, host and port: paths and queries hold access keys as often as the part before the host does.
+/// Scheme, host and port: paths and queries hold access keys as often as the part before the host does. A socket is its path.
 pub(super) fn name_of(url: &Url) -> String {
+    if url.scheme() == "ipc" {
+        return format!("ipc://{}", url.path());
+    }
     let host = url.host_str().unwrap_or_default();
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     format!("{}://{host}{port}", url.scheme())
 }
 
 fn secrets_of(url: &Url) -> Vec<String> {
+    if url.scheme() == "ipc" {
+        return Vec::new();
+    }
     let mut bare = url.clone();
     // A URL with a host takes both.
     let _ = bare.set_username("");

@@ -4,6 +4,7 @@
 //! It must not know DICOM, patients, the archive or any door. Above it: [`crate::publish`] and retrieval.
 //!
 //! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
+//! * `line`: the way to a node, over HTTP, WebSocket or IPC; [`rpc`] asks through it.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
 //! * [`signer`]: the key itself, here or in a remote signer.
 //! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
@@ -19,6 +20,7 @@ pub mod follower;
 pub mod journal;
 pub mod key_bindings;
 pub mod keystore;
+mod line;
 pub mod node;
 mod open;
 pub mod operators;
@@ -37,6 +39,7 @@ pub use client::{
 };
 pub use consent::{Delivery, Sent, Word};
 pub use endpoints::{Endpoints, Watch};
+pub use line::NoLine;
 pub use open::{KeySigner, LedgerConfig, OpenError, open, open_embedded, open_endpoints};
 pub use pieces::{Located, PIECES_MAX, Piece, PieceLocation, PieceMode, Seal};
 pub use signer::{RemoteConfig, RemoteSigner, Signer, SignerError};

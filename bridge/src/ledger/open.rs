@@ -114,7 +114,7 @@ impl From<NodeError> for OpenError {
 
 /// Opens a ledger over a node, such as any JSON-RPC client: checks the chain, takes up the journal, starts the key's sender and compares the contracts'
 /// code. Must be called inside a tokio runtime. The sender stops when the last clone of the ledger is gone. `wake` may be
-/// notified whenever a block was made; without it the node is asked every `poll_ms`.
+/// notified whenever a block was made, and is by endpoints that tell of blocks themselves; without it the node is asked every `poll_ms`.
 pub async fn open(
     node: impl Into<RpcNode>,
     signer: impl Into<Signer>,
@@ -132,6 +132,7 @@ pub async fn open_endpoints(
     wake: Arc<Notify>,
 ) -> Result<Ledger, OpenError> {
     let signer = signer.into();
+    node.wakes(&wake);
     node.begin(config.chain_id).await.map_err(|error| match error {
         BeginError::Unavailable(what) => OpenError::Unavailable(LedgerError::Unavailable(what)),
         BeginError::WrongChain { endpoint, found } => {

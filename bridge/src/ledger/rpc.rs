@@ -1,6 +1,7 @@
-//! A [`Node`] over any alloy JSON-RPC client: in process, HTTP, or whatever transport the caller brings. It only translates. The
+//! A [`Node`] over any alloy JSON-RPC client: in process, HTTP, WebSocket, IPC, or whatever transport the caller brings. It only translates. The
 //! answers are read leniently, because geth, Besu, anvil and the embedded ledger each leave something out.
 
+use super::line::Line;
 use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
 use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
 use alloy::rpc::client::RpcClient;
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// A node behind a JSON-RPC client.
 #[derive(Debug, Clone)]
 pub struct RpcNode {
-    client: RpcClient,
+    line: Line,
     /// The same ledger in this process. Pieces are read back by the megabyte, and hexadecimal digits in JSON cost more than all
     /// the rest of it.
     reader: Option<LedgerReader>,
@@ -36,7 +37,12 @@ impl RpcNode {
 
     /// A node that answers through `client`.
     pub fn new(client: RpcClient) -> Self {
-        Self { client, reader: None, answer_max: Self::ANSWER_MAX }
+        Self::over(client.into())
+    }
+
+    /// A node at the other end of a line.
+    pub(super) fn over(line: Line) -> Self {
+        Self { line, reader: None, answer_max: Self::ANSWER_MAX }
     }
 
     /// The ledger inside this process.
@@ -53,12 +59,24 @@ impl RpcNode {
     async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let answer = self.within(self.client.request::<P, R>(method, params.clone())).await?;
+            let answer = self.within(self.request::<P, R>(method, params.clone())).await?;
             match answer.as_ref().err().filter(|error| is_passing(error)).and_then(|_| pauses.next()) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return answer.map_err(sort),
             }
         }
+    }
+
+    async fn request<P: RpcSend + 'static, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, RpcError<TransportErrorKind>> {
+        let answer = self.line.client().await?.request::<P, R>(method, params).await;
+        if matches!(&answer, Err(RpcError::Transport(kind)) if kind.is_backend_gone()) {
+            self.line.broke().await;
+        }
+        answer
     }
 
     async fn within<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
@@ -318,7 +336,7 @@ impl Node for RpcNode {
     }
 
     async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
-        match self.within(self.client.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
+        match self.within(self.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
             Ok(_) => Ok(Offer::Taken),
             Err(RpcError::ErrorResp(payload)) => Ok(sort_offer(payload.message.to_string())),
             Err(other) => Err(sort(other)),

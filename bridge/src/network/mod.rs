@@ -340,7 +340,12 @@ fn hex_of(key: &PrivateKeySigner) -> String {
 /// What the site's bridge needs to be told.
 fn bridge_lines(plan: &Plan, site: &Site, network: &Network) -> String {
     let Network { name, chain_id, confirmations, .. } = network;
-    let urls: Vec<String> = site.nodes.iter().map(|node| format!("\"http://127.0.0.1:{}\"", node.rpc_port)).collect();
+    // geth tells of new blocks over WebSocket; with Besu that was not tried.
+    let url = |node: &Node| match plan.engine {
+        Engine::Clique => format!("\"ws://127.0.0.1:{}\"", node.ws_port()),
+        Engine::Qbft => format!("\"http://127.0.0.1:{}\"", node.rpc_port),
+    };
+    let urls: Vec<String> = site.nodes.iter().map(url).collect();
     let (first, fallback) = urls.split_first().map_or(("\"\"", &[][..]), |(first, rest)| (first.as_str(), rest));
     let admin = network.admin.map(|admin| admin.to_string()).unwrap_or_default();
     let is_admin = plan.sites.first().is_some_and(|first| first.name == site.name);
@@ -425,7 +430,7 @@ mod tests {
         assert_eq!(text(&out.join("genesis.json")), text(&out.join("sites/a/genesis.json")));
         let (of_a, of_b) = (text(&out.join("sites/a/bridge.toml")), text(&out.join("sites/b/bridge.toml")));
         assert!(of_a.contains("deploy = true") && of_b.contains("deploy = false"));
-        assert!(of_b.contains("fallback_urls = [\"http://127.0.0.1:8555\"]") && of_b.contains("confirmations = 2"));
+        assert!(of_b.contains("fallback_urls = [\"ws://127.0.0.1:8556\"]") && of_b.contains("confirmations = 2"));
         for lines in [of_a, of_b] {
             crate::config::Config::parse(&lines, Default::default()).unwrap();
         }

@@ -153,7 +153,7 @@ impl Parts {
         }
         let now_s = ledger.now_s();
         let word = &word.clone().at(now_s);
-        let word_signed = word.to_sign(study, next, now_s.saturating_add(CUSTODY_S));
+        let word_signed = word.to_sign(study, next, ledger.ledger_s().saturating_add(CUSTODY_S));
         let signature = key.sign_hash_sync(&ledger.digest(&word_signed))?;
         ledger.say(&word_signed, Bytes::copy_from_slice(&signature.as_bytes())).await?;
         self.record(study, word);

@@ -182,7 +182,7 @@ async fn said(ledger: &Ledger, account: Address, key: &p256::ecdsa::SigningKey) 
         proof: Bytes::copy_from_slice(&proof.to_bytes()),
         notAfter: u64::MAX,
         seq: ledger.next_key_seq(account).await?,
-        deadline: ledger.now_s().saturating_add(ON_ITS_WAY_S),
+        deadline: ledger.ledger_s().saturating_add(ON_ITS_WAY_S),
     };
     // The account sends it itself, which is its word.
     ledger.say_of_key(KeyWord::Bind(word), Bytes::new()).await?;
