@@ -86,6 +86,11 @@ impl Swarm {
         self.nodes[node].api_port
     }
 
+    /// The file of the token that a node's API wants.
+    pub fn token_file(&self, node: usize) -> PathBuf {
+        self.folder(node).join("token")
+    }
+
     /// For the configuration of the site of a node.
     pub fn lines(&self, node: usize) -> String {
         self.lines_at(node, self.api_port(node))
@@ -93,7 +98,7 @@ impl Swarm {
 
     /// The same, with the API somewhere else.
     pub fn lines_at(&self, node: usize, port: u16) -> String {
-        let token = self.folder(node).join("token");
+        let token = self.token_file(node);
         format!(
             "[ipfs]\napi_url = \"http://127.0.0.1:{port}\"\ntoken_file = {token:?}\ntimeout_ms = 5000\ncheck_interval_s = 2\n"
         )
@@ -101,7 +106,7 @@ impl Swarm {
 
     /// What kubo's own program says of a node that runs.
     pub fn ipfs(&self, node: usize, args: &[&str]) -> Output {
-        let token = std::fs::read_to_string(self.folder(node).join("token")).unwrap();
+        let token = std::fs::read_to_string(self.token_file(node)).unwrap();
         Command::new(&self.program)
             .env("IPFS_PATH", self.folder(node).join("repo"))
             .arg(format!("--api-auth=bearer:{token}"))

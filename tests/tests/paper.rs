@@ -1,11 +1,11 @@
-//! `bench paper` on a network of geth, with a handful of small images: the tables and figures are there, every image comes back (or the command
+//! `bench paper` on a network of geth, with a handful of small images and files: the tables and figures are there, every image comes back (or the command
 //! fails), and the blocks hold as many transactions as the sizes say. Never how long anything took.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::Path;
 use std::process::Command;
 
-use tests::our_tool;
+use tests::{have, our_tool};
 
 /// Runs the command with an output in a folder of its own; returns what it wrote.
 fn paper(dir: &Path, arguments: &[&str]) -> String {
@@ -96,5 +96,26 @@ fn gas_of_pcim_s_functions() {
         let (ours, theirs) = (row[1].parse::<u64>().unwrap(), row[2].parse::<u64>().unwrap());
         assert!((21_000..200_000).contains(&ours), "{row:?}");
         assert_eq!(row[3], format!("{:.2}x", ours as f64 / theirs as f64));
+    }
+}
+
+#[test]
+fn files_through_ipfs_and_in_a_plain_store() {
+    if our_tool("geth").is_none() || our_tool("ipfs").is_none() || !have("Orthanc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let written = paper(dir.path(), &["--only", "ipfs", "--scale", "0.02"]);
+    // A fiftieth of 1 to 105 MB and of 1 to 200 files, but never less than a frame and a file.
+    let by_size = rows(&written, "Jabarulla and Lee: time by size");
+    let shape = |rows: &[Vec<&str>]| rows.iter().map(|row| format!("{} {}", row[0], row[1])).collect::<Vec<_>>();
+    assert_eq!(shape(&by_size), ["1 0.53", "1 0.53", "1 0.53", "1 0.53", "1 1.05", "1 2.10"]);
+    let by_count = rows(&written, "Jabarulla and Lee: time by number of files");
+    assert_eq!(shape(&by_count), ["1 0.53", "1 0.53", "1 0.53", "2 1.05", "4 2.10"]);
+    assert!(by_size.iter().chain(&by_count).all(|row| !row.contains(&"-")), "each was stored and fetched: {written}");
+    for (name, points) in [("paper-ipfs-size.svg", 6 * 3), ("paper-ipfs-count.svg", 5 * 3)] {
+        assert!(written.contains(&format!("](figures/{name})")), "{written}");
+        let picture = std::fs::read_to_string(dir.path().join("figures").join(name)).unwrap();
+        assert_eq!(picture.matches("<circle").count(), 4 * (points + 1), "{picture}");
     }
 }

@@ -81,6 +81,18 @@ async fn send(mut association: Association, objects: Arc<Vec<Object>>, range: Ra
     Ok(association)
 }
 
+/// Stores objects of one class over one association.
+pub(crate) async fn store_files(target: &Target, class: Uid, files: &[(Uid, Vec<u8>)]) -> Outcome<Duration> {
+    let mut association = connect(target, &[Proposal::new(class, vec![SYNTAX])]).await?;
+    let begun = Instant::now();
+    for (instance, bytes) in files {
+        store_one(&mut association, (class, *instance), bytes.len() as u64, &mut bytes.as_slice()).await?;
+    }
+    let took = begun.elapsed();
+    association.release().await.map_err(|e| words(&e))?;
+    Ok(took)
+}
+
 /// Stores one object from a reader.
 pub(crate) async fn store_stream(
     target: &Target,

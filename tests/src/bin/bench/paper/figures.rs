@@ -1,4 +1,4 @@
-//! Scatter plots of time against size with their regression lines, as SVG that can be read on light and on dark. Knows nothing of how
+//! Scatter plots of time against something with their regression lines, as SVG that can be read on light and on dark. Knows nothing of how
 //! the points were measured.
 
 use std::fmt::Write as _;
@@ -8,13 +8,26 @@ use super::statistics::Line;
 /// Points of one colour.
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// Size in MB, time in seconds.
+    /// What goes across, time in seconds.
     pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// What goes across: the axis's name, and one of its units.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Across {
+    axis: &'static str,
+    one: &'static str,
+}
+
+impl Across {
+    pub(crate) const SIZE: Self = Self { axis: "size, MB", one: "MB" };
+    pub(crate) const FILES: Self = Self { axis: "files", one: "file" };
 }
 
 /// One pair of axes.
 pub(crate) struct Panel {
     pub(crate) title: String,
+    pub(crate) across: Across,
     pub(crate) series: Vec<Series>,
 }
 
@@ -59,6 +72,7 @@ fn step(end: f64) -> f64 {
 
 /// From data to the drawing.
 struct Axes {
+    across: Across,
     end: (f64, f64),
     step: (f64, f64),
 }
@@ -70,7 +84,7 @@ impl Axes {
         let most = (largest(&mut points().map(|p| p.0)), largest(&mut points().map(|p| p.1)));
         let step = (step(most.0), step(most.1));
         let end = |most: f64, step: f64| (most / step).ceil().max(1.0) * step;
-        Self { end: (end(most.0, step.0), end(most.1, step.1)), step }
+        Self { across: panel.across, end: (end(most.0, step.0), end(most.1, step.1)), step }
     }
 
     fn x(&self, value: f64) -> f64 {
@@ -128,9 +142,10 @@ fn grid(axes: &Axes) -> String {
     let _ = writeln!(
         out,
         "<path class=\"axis\" fill=\"none\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\
-         <text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">size, MB</text>\
+         <text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
          <text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">time, s</text>",
         bottom + 34.0,
+        axes.across.axis,
         TOP + PLOT.1 / 2.0
     );
     out
@@ -151,7 +166,8 @@ fn plotted(series: &Series, index: usize, axes: &Axes) -> String {
         let point = |x: f64| format!("{:.1} {:.1}", axes.x(x), axes.y(line.at(x).clamp(0.0, axes.end.1)));
         let _ = writeln!(out, "<path stroke=\"{colour}\" stroke-width=\"1.5\" d=\"M{}L{}\"/>", point(from), point(to));
     }
-    let fit = line.map_or_else(String::new, |line| format!(": {:.2} s, {:+.2} s a MB", line.intercept, line.slope));
+    let one = axes.across.one;
+    let fit = line.map_or_else(String::new, |line| format!(": {:.2} s, {:+.2} s a {one}", line.intercept, line.slope));
     let y = TOP + PLOT.1 + 56.0 + index as f64 * LEGEND_ROW;
     let name = escaped(&series.name);
     let _ = writeln!(
@@ -174,7 +190,11 @@ mod tests {
             name: name.into(),
             points: (1..=5).map(|x| (f64::from(x), f64::from(x) * slope + 1.0)).collect(),
         };
-        let panel = Panel { title: "images".into(), series: vec![series("a < b", 10.0), series("c", 1.0)] };
+        let panel = Panel {
+            title: "images".into(),
+            across: Across::SIZE,
+            series: vec![series("a < b", 10.0), series("c", 1.0)],
+        };
         let svg = scatter("Time & size", &[panel]);
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("<circle").count(), 5 + 5 + 2);
@@ -187,7 +207,11 @@ mod tests {
     #[test]
     fn axes_end_at_a_round_number_beyond_the_data() {
         assert_eq!([0.9, 4.2, 18.5, 617.0].map(step), [0.2, 1.0, 5.0, 200.0]);
-        let panel = |points| Panel { title: String::new(), series: vec![Series { name: String::new(), points }] };
+        let panel = |points| Panel {
+            title: String::new(),
+            across: Across::FILES,
+            series: vec![Series { name: String::new(), points }],
+        };
         let axes = Axes::over(&panel(vec![(18.5, 617.0)]));
         assert_eq!(axes.end, (20.0, 800.0));
         assert!((axes.x(20.0) - (LEFT + PLOT.0)).abs() < 1e-9 && (axes.y(800.0) - TOP).abs() < 1e-9);

@@ -7,6 +7,7 @@ mod figures;
 mod measure;
 mod pcim;
 mod statistics;
+mod storing;
 mod tables;
 mod ways;
 
@@ -35,8 +36,10 @@ pub(crate) const SECTION: &str = "The papers";
 enum Part {
     /// Li and Kuo.
     Pieces,
-    /// Jabarulla and Lee.
+    /// Jabarulla and Lee: gas of the functions.
     Gas,
+    /// Jabarulla and Lee: files through IPFS and in a plain store.
+    Ipfs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,6 +154,10 @@ pub(crate) fn run(options: &PaperOptions) -> ExitCode {
                     if let Some(gas) = report.keep("gas", gas) {
                         pcim::table(&mut report, gas);
                     }
+                }
+                Part::Ipfs => {
+                    let stored = storing::run(&mut report, &runtime, options.scale);
+                    report.keep("files through IPFS", stored);
                 }
             }
         }

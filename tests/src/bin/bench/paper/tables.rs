@@ -1,7 +1,7 @@
 //! The papers' tables of what was measured, with the papers' own figures beside.
 
 use super::cohort::{IMAGES, MAX_KB, MEAN_KB, MEDIAN_KB, MIN_KB, PATIENTS, PIECE_BYTES, PIECES, Patient, sizes};
-use super::figures::{Panel, Series, scatter};
+use super::figures::{Across, Panel, Series, scatter};
 use super::measure::{AtOnce, Level, Measured, Method, Time};
 use super::statistics::{Line, PairedTest, Summary};
 use super::ways::Way;
@@ -330,7 +330,7 @@ pub(crate) fn pictures(results: &Results) -> Vec<(String, String)> {
                 });
             }
         }
-        Panel { title: format!("{} level", level.name()), series }
+        Panel { title: format!("{} level", level.name()), across: Across::SIZE, series }
     };
     let picture = |time: Time| {
         let title = format!("Time to {} against size", if time == Time::Viewable { "first view" } else { time.name() });
