@@ -28,9 +28,10 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# This builds the program too: package bridge has integration tests of its own.
+# This builds the program too: package bridge has integration tests of its own. ARGS are those of `cargo test`.
 unit:
-	cargo test --workspace --locked --no-fail-fast
+	python3 scripts/run_tests.py --workspace $(ARGS)
+	cargo test --doc --workspace --locked
 
 contracts:
 	contracts/test.sh
