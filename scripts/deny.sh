@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.." || exit 1
 deny="$TOOLS/bin/cargo-deny"
 if [ ! -x "$deny" ]; then
     echo "deny: building cargo-deny into .tools (once, several minutes)"
-    cargo install --quiet --locked --root "$TOOLS" cargo-deny@0.20.2 || exit 1
+    # Not optimised: it runs for a second.
+    cargo install --debug --quiet --locked --root "$TOOLS" cargo-deny@0.20.2 || exit 1
 fi
 # It reads the manifests of all dependencies, also of those that no build on this machine needs and none has brought here.
 cargo fetch --locked --quiet || exit 1

@@ -8,9 +8,11 @@ LANES says how many programs run at once, TEST_MINUTES after how many one of the
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -51,21 +53,24 @@ class Run:
     def one(self, name, path, directory):
         begun = time.monotonic()
         environment = {**os.environ, "CARGO_MANIFEST_DIR": directory}
+        # Into a file: a program that it leaves behind would keep a pipe open.
+        output = tempfile.TemporaryFile()
         child = subprocess.Popen([path, *self.arguments], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+                                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         with self.lock:
             self.groups.add(child.pid)
         giving_up = threading.Timer(self.limit_s, kill, [child.pid, signal.SIGKILL])
         giving_up.start()
-        output = child.stdout.read()
         _, status, used = os.wait4(child.pid, 0)
         giving_up.cancel()
+        kill(child.pid, signal.SIGKILL)
+        output.seek(0)
         took = time.monotonic() - begun
         with self.lock:
             self.groups.discard(child.pid)
             self.outcomes.append((took, name, status, used.ru_utime + used.ru_stime))
             print(f"\n==== {name} ({path}): {'passed' if status == 0 else f'FAILED with {status}'} after {took:.0f} s", flush=True)
-            sys.stdout.buffer.write(output)
+            shutil.copyfileobj(output, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
     def end(self, number, _frame):
