@@ -28,9 +28,9 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# This builds the program too: package bridge has integration tests of its own. ARGS are those of `cargo test`.
+# This builds the program too: package bridge has integration tests of its own. ARGS are those of `cargo test`, all packages without.
 unit:
-	python3 scripts/run_tests.py --workspace $(ARGS)
+	python3 scripts/run_tests.py $(ARGS)
 	cargo test --doc --workspace --locked
 
 contracts:

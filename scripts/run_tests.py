@@ -40,12 +40,12 @@ class Run:
 
     def __init__(self, arguments, limit_s):
         self.arguments, self.limit_s = arguments, limit_s
-        self.lock, self.groups, self.outcomes = threading.Lock(), set(), []
+        self.lock, self.groups, self.outcomes, self.ends = threading.Lock(), set(), [], False
 
     def lane(self, programs):
         while True:
             with self.lock:
-                if not programs:
+                if self.ends or not programs:
                     return
                 program = programs.pop(0)
             self.one(*program)
@@ -59,6 +59,8 @@ class Run:
                                  stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         with self.lock:
             self.groups.add(child.pid)
+            if self.ends:
+                kill(child.pid, signal.SIGTERM)
         giving_up = threading.Timer(self.limit_s, kill, [child.pid, signal.SIGKILL])
         giving_up.start()
         _, status, used = os.wait4(child.pid, 0)
@@ -74,6 +76,7 @@ class Run:
             sys.stdout.buffer.flush()
 
     def end(self, number, _frame):
+        self.ends = True
         for group in list(self.groups):
             kill(group, signal.SIGTERM)
         sys.exit(128 + number)
@@ -106,7 +109,10 @@ def main():
     for took, name, status, processor in sorted(run.outcomes, reverse=True):
         if took > 20 or status != 0:
             print(f"{took:6.0f} s {processor:6.0f} s  {name}{'' if status == 0 else '  FAILED'}")
-    sys.exit(any(status != 0 for _, _, status, _ in run.outcomes))
+    missing = len(programs) - len(run.outcomes)
+    if missing or not programs:
+        print(f"{missing} of {len(programs)} test programs were not run to their end")
+    sys.exit(missing != 0 or not programs or any(status != 0 for _, _, status, _ in run.outcomes))
 
 
 main()

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::DynProvider;
@@ -490,6 +491,10 @@ struct Follower {
 
 impl Follower {
     fn start(path: &Path, node: Fickle, at: Addresses) -> Self {
+        Self::start_with(path, node, at, false)
+    }
+
+    fn start_with(path: &Path, node: Fickle, at: Addresses, clocks_elsewhere: bool) -> Self {
         let consents = Consents::open(path).unwrap();
         let config = FollowConfig {
             registry: at.studies,
@@ -497,7 +502,7 @@ impl Follower {
             key_bindings: at.key_bindings,
             depth: 1,
             poll_ms: 1,
-            clocks_elsewhere: false,
+            clocks_elsewhere,
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(follow(
@@ -674,4 +679,29 @@ async fn a_key_signs_for_the_account_that_its_holder_chose_first_until_that_acco
     assert_eq!(holder(other.now()), Some(address(stranger)), "on the other branch he is the first");
     follower.stop.cancel();
     follower.task.await.unwrap();
+}
+
+/// By a clock that is behind, grants would live longer than on the ledger.
+#[test]
+fn nothing_counts_as_current_while_blocks_come_from_the_future_of_this_clock() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new(&dir.path().join("a.redb")).await;
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        world.clock.store(now() + 600, Ordering::Relaxed);
+        world.take(Step::Wait { seconds: 1 }).await;
+        let chain = RpcNode::embedded(&world.ledger);
+        let node = Fickle { chains: [chain.clone(), chain], second: Arc::default() };
+        for (clocks_elsewhere, current) in [(true, false), (false, true)] {
+            let file = dir.path().join(format!("{clocks_elsewhere}.sqlite"));
+            let follower = Follower::start_with(&file, node.clone(), world.at, clocks_elsewhere);
+            follower.caught_up(&world.ledger).await;
+            // Hundreds of rounds, in each of which there is nothing new.
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            assert_eq!(follower.consents.is_current(now()), current, "clocks elsewhere: {clocks_elsewhere}");
+            follower.stop.cancel();
+            follower.task.await.unwrap();
+        }
+    });
 }

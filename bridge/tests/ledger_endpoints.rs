@@ -23,6 +23,7 @@ use futures::TryStreamExt as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil, MemoryOutbox, MemorySource, noise, skipped};
@@ -461,90 +462,140 @@ fn anvil_ends_and_another_anvil_is_no_replacement() {
     });
 }
 
-/// Hands bytes on between whoever connects and a server, until told to break off.
+/// Hands bytes on between whoever connects and a server.
 struct Relay {
     port: u16,
-    broken: tokio::sync::watch::Sender<u32>,
-    connections: Arc<std::sync::atomic::AtomicUsize>,
+    to: Arc<Mutex<String>>,
+    fault: tokio::sync::watch::Sender<Fault>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// What becomes of the connections that stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// They end.
+    Broken,
+    /// They stay, and nothing goes over them any more.
+    Stalled,
 }
 
 impl Relay {
-    async fn before(to: String) -> Self {
+    async fn before(to: &str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (broken, breaks) = tokio::sync::watch::channel(0);
-        let connections: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
-        let count = connections.clone();
+        let (fault, faults) = tokio::sync::watch::channel(Fault::None);
+        let relay = Self { port, to: Arc::new(Mutex::new(to.to_owned())), fault, connections: Arc::default() };
+        let (to, connections) = (relay.to.clone(), relay.connections.clone());
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let (to, mut breaks) = (to.clone(), breaks.clone());
-                breaks.mark_unchanged();
+            while let Ok((near, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (to, mut faults) = (to.lock().unwrap().clone(), faults.clone());
+                faults.mark_unchanged();
                 tokio::spawn(async move {
-                    let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let far = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let (mut near, mut far) = (near, far);
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = breaks.changed() => {}
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                        _ = faults.changed() => {}
+                    }
+                    let stalled = *faults.borrow() == Fault::Stalled;
+                    if stalled {
+                        std::future::pending::<()>().await;
                     }
                 });
             }
         });
-        Self { port, broken, connections }
+        relay
     }
 
-    fn break_off(&self) {
-        self.broken.send_modify(|times| *times += 1);
+    fn url(&self) -> Url {
+        Url::parse(&format!("ws://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    /// From now on who connects is led elsewhere.
+    fn lead_to(&self, to: &str) {
+        *self.to.lock().unwrap() = to.to_owned();
     }
 
     fn connections(&self) -> usize {
-        self.connections.load(std::sync::atomic::Ordering::SeqCst)
+        self.connections.load(Ordering::SeqCst)
     }
 }
 
+fn address(anvil: &Anvil) -> String {
+    anvil.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+}
+
+/// A ledger client that hardly ever polls, over one endpoint.
+async fn unpolled(url: Url, journal: &Path, timeout: Duration) -> (Endpoints, Ledger) {
+    let key: PrivateKeySigner = ANVIL_KEY.parse().unwrap();
+    let mut settings = config(ANVIL_CHAIN_ID, &key, journal);
+    // An hour: whoever polls comes too late.
+    settings.sender = SenderConfig { poll_ms: 3_600_000, ..SenderConfig::default() };
+    let node = Endpoints::at(&[url], Watch { timeout, ..watch() }).unwrap();
+    let ledger = open_endpoints(node.clone(), key, settings, Arc::default());
+    let ledger = tokio::time::timeout(Duration::from_secs(60), ledger).await;
+    (node, ledger.expect("the contracts are deployed without a poll").unwrap())
+}
+
+async fn define(ledger: &Ledger, name: &str, index: u32) {
+    let said = async {
+        ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
+        ledger.define_study(support::id(name), &StudyOwner::Custodial { index }, B256::ZERO).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), said).await.expect("nobody has to ask");
+}
+
 #[test]
-fn a_node_that_tells_of_its_blocks_is_not_polled_and_a_broken_line_is_made_anew() {
+fn a_node_that_tells_of_its_blocks_is_not_polled_and_a_line_that_broke_or_stalls_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("a socket");
     let Some(anvil) = Anvil::start(&["--ipc", socket.to_str().unwrap()]) else { return skipped("anvil") };
-    let address = anvil.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let relay = Relay::before(address.clone()).await;
-        let key: PrivateKeySigner = ANVIL_KEY.parse().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
         let ipc = Url::parse(&format!("ipc://{}", socket.to_str().unwrap().replace(' ', "%20"))).unwrap();
-        let ws = Url::parse(&format!("ws://127.0.0.1:{}", relay.port)).unwrap();
-        for (way, url) in [("ipc", ipc), ("ws", ws)] {
-            let journal = dir.path().join(way);
-            let mut settings = config(ANVIL_CHAIN_ID, &key, &journal);
-            // An hour: whoever polls comes too late.
-            settings.sender = SenderConfig { poll_ms: 3_600_000, ..SenderConfig::default() };
-            let watch = Watch { timeout: Duration::from_secs(10), ..watch() };
-            let node = Endpoints::at(&[url], watch).unwrap();
-            let ledger = tokio::time::timeout(
-                Duration::from_secs(60),
-                open_endpoints(node.clone(), key.clone(), settings, Arc::default()),
-            );
-            let ledger = ledger.await.expect("the contracts are deployed without a poll").unwrap();
-            assert!(node.endpoint().unwrap().starts_with(&format!("{way}://")));
-            for round in 0..3 {
-                if way == "ws" && round > 0 {
-                    relay.break_off();
-                    // The first question after that may find out; the next one goes through.
-                    eventually("a new line", async || node.head().await.is_ok()).await;
-                }
-                let said = async {
-                    ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
-                    let (study, owner) =
-                        (support::id(&format!("{way} {round}")), StudyOwner::Custodial { index: round });
-                    ledger.define_study(study, &owner, B256::ZERO).await.unwrap();
-                };
-                tokio::time::timeout(Duration::from_secs(60), said).await.expect("nobody has to ask");
-            }
+        let (node, ledger) = unpolled(ipc, &dir.path().join("ipc"), Duration::from_secs(10)).await;
+        assert!(node.endpoint().unwrap().starts_with("ipc:///"));
+        define(&ledger, "over ipc", 0).await;
+        drop((node, ledger));
+
+        let relay = Relay::before(&address(&anvil)).await;
+        let (node, ledger) = unpolled(relay.url(), &dir.path().join("ws"), Duration::from_secs(2)).await;
+        define(&ledger, "over ws", 1).await;
+        for (fault, index) in [(Fault::Broken, 2), (Fault::Stalled, 3)] {
+            let before = relay.connections();
+            relay.fault.send_replace(fault);
+            eventually("a new line", async || node.head().await.is_ok() && relay.connections() > before).await;
+            define(&ledger, &format!("{fault:?}"), index).await;
         }
-        // The line was broken twice, and made anew each time.
-        assert!((3..=5).contains(&relay.connections()), "{} connections", relay.connections());
+        assert_eq!(relay.connections(), 3, "as many lines as were needed");
+
         let nobody = Endpoints::at(&["ipc:///nowhere/geth.ipc".parse().unwrap()], watch()).unwrap();
         let error = nobody.head().await.unwrap_err().to_string();
         assert!(error.contains("ipc:///nowhere/geth.ipc") && error.contains("No such file"), "{error}");
+    });
+}
+
+#[test]
+fn a_line_that_leads_to_another_chain_after_it_broke_is_not_used() {
+    let (Some(first), Some(second)) = (Anvil::start(&[]), Anvil::start(&["--timestamp", "1700000000"])) else {
+        return skipped("anvil");
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let relay = Relay::before(&address(&first)).await;
+        let (node, ledger) = unpolled(relay.url(), &dir.path().join("journal"), Duration::from_secs(5)).await;
+        define(&ledger, "here", 1).await;
+        relay.lead_to(&address(&second));
+        relay.fault.send_replace(Fault::Broken);
+        eventually("the line to break", async || node.head().await.is_err()).await;
+        for _ in 0..3 {
+            let error = node.nonce(PrivateKeySigner::random().address()).await.unwrap_err().to_string();
+            assert!(error.contains("another genesis block"), "{error}");
+        }
+        relay.lead_to(&address(&first));
+        relay.fault.send_replace(Fault::None);
+        relay.fault.send_replace(Fault::Broken);
+        eventually("the line to lead back", async || node.head().await.is_ok()).await;
     });
 }

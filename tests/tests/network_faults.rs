@@ -149,7 +149,7 @@ fn a_clock_that_jumps_holds_up_nothing_of_this_site_and_lets_nobody_else_in() {
     let Some(clock) = SetClock::new(dir.path()) else { return };
     let Some(mut consortium) = Consortium::found_on(Nodes::Geth(2)) else { return };
     let ledger = consortium.ledger_lines(&consortium.url(0));
-    let toml = format!("{OPEN}{ledger}[exchange]\nbind = \"127.0.0.1:0\"\n[publish]\nsettle_ms = 200\n");
+    let toml = format!("{OPEN}{ledger}[exchange]\nbind = \"127.0.0.1:0\"\n[publish]\nsettle_ms = 2000\n");
     let data = dir.path().join("data");
     let mut a = Bridge::prepare(tempfile::tempdir().unwrap(), data, &toml, clock.environment());
     a.run();

@@ -180,9 +180,10 @@ pub(super) fn file(
     instance_row(tx, series, new)?;
     tx.prepare_cached(
         "INSERT INTO outbox (study, due_ms, since_ms) VALUES (?1, ?2, ?3)
-         ON CONFLICT (study) DO UPDATE SET due_ms = max(due_ms, excluded.due_ms)",
+         ON CONFLICT (study) DO UPDATE SET due_ms = CASE
+           WHEN due_ms > excluded.due_ms + ?4 THEN excluded.due_ms ELSE max(due_ms, excluded.due_ms) END",
     )?
-    .execute(params![study, due_ms, new.received_ms])?;
+    .execute(params![study, due_ms, new.received_ms, super::publication::AHEAD_MS])?;
     Ok(outcome)
 }
 

@@ -125,7 +125,7 @@ pub struct SeenOnLedger {
 pub type ImageAndPlain = (Image, Option<Vec<u8>>);
 
 /// A clock that is put right by less than this only makes studies wait.
-const AHEAD_MS: i64 = 60_000;
+pub(super) const AHEAD_MS: i64 = 60_000;
 
 /// Images seen sealed, and pieces seen stored: (image, number).
 pub type SeenImages = (Vec<B256>, Vec<(B256, u32)>);

@@ -1,5 +1,6 @@
 //! How a node is talked to: over HTTP, over WebSocket, or through the socket that it has on this machine (IPC). The latter two stay open, and
-//! the node says by itself when it has a new block: whoever waits for one is woken. A line that broke is made anew by the next question.
+//! the node says by itself when it has a new block: whoever waits for one is woken. A line that broke fails one question, so that whoever asks looks
+//! again at whom he speaks to, and is made anew by the next.
 //!
 //! It must not know what is asked, nor judge answers.
 
@@ -9,11 +10,12 @@ use alloy::rpc::client::{ClientBuilder, RpcClient};
 use alloy::rpc::json_rpc::RpcError;
 use alloy::transports::http::reqwest::Url;
 use alloy::transports::ipc::IpcConnect;
-use alloy::transports::ws::WsConnect;
+use alloy::transports::ws::{WebSocketConfig, WsConnect};
 use alloy::transports::{TransportErrorKind, TransportResult};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
@@ -55,8 +57,13 @@ impl PubSubConnect for Kept {
             Self::WebSocket(to) => to.connect().await?,
             Self::Ipc(path) => IpcConnect::new(path.clone()).connect().await?,
         };
-        // Whoever asks decides when to try again, or whether to ask somebody else.
         Ok(handle.with_max_retries(1))
+    }
+
+    /// Never by itself, nor with what was asked before: who answers there now may be another, and whoever asks decides when to try again and
+    /// whether to ask somebody else.
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::backend_gone())
     }
 }
 
@@ -76,9 +83,10 @@ enum Way {
 }
 
 /// A line that stands, until `ended` says that it does not.
-#[derive(Debug)]
-struct Open {
-    client: RpcClient,
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    /// What questions go through.
+    pub(super) client: RpcClient,
     ended: Arc<AtomicBool>,
 }
 
@@ -93,36 +101,52 @@ impl Line {
     pub(super) fn to(url: &Url, wakes: &Arc<Wakes>) -> Result<Self, NoLine> {
         let to = match url.scheme() {
             "http" => return Ok(RpcClient::new_http(url.clone()).into()),
-            "ws" => Kept::WebSocket(WsConnect::new(url.as_str())),
+            "ws" => Kept::WebSocket(WsConnect::new(url.as_str()).with_config(message_limits())),
             "ipc" => Kept::Ipc(socket_of(url).ok_or_else(|| NoLine(url.to_string()))?),
             other => return Err(NoLine(format!("{other}://"))),
         };
         Ok(Self(Arc::new(Way::Kept { to: Box::new(to), open: tokio::sync::Mutex::default(), wakes: wakes.clone() })))
     }
 
-    /// What questions go through. An open line if there is one.
-    pub(super) async fn client(&self) -> Result<RpcClient, RpcError<TransportErrorKind>> {
+    /// What a question goes through: the line that stands, or a new one.
+    ///
+    /// # Errors
+    /// When a line broke since the last question, or none can be made.
+    pub(super) async fn open(&self) -> Result<Open, RpcError<TransportErrorKind>> {
         match &*self.0 {
-            Way::Fixed(client) => Ok(client.clone()),
+            Way::Fixed(client) => Ok(Open { client: client.clone(), ended: Arc::default() }),
             Way::Kept { to, open, wakes } => {
                 let mut open = open.lock().await;
-                let standing = open.as_ref().filter(|line| !line.ended.load(Ordering::SeqCst));
-                if let Some(line) = standing {
-                    return Ok(line.client.clone());
+                match open.take_if(|line| line.ended.load(Ordering::SeqCst)) {
+                    Some(_) => return Err(TransportErrorKind::backend_gone()),
+                    None => {
+                        if let Some(line) = open.as_ref() {
+                            return Ok(line.clone());
+                        }
+                    }
                 }
                 // Boxed, because every question's future holds it.
                 let line = Box::pin(connect(Kept::clone(to), wakes)).await?;
-                Ok(open.insert(line).client.clone())
+                Ok(open.insert(line).clone())
             }
         }
     }
 
-    /// Somebody found out that the line is broken.
-    pub(super) async fn broke(&self) {
+    /// This line is of no use any more: it broke, or nothing comes back. What others still wait for on it may come.
+    pub(super) async fn give_up(&self, line: &Open) {
         if let Way::Kept { open, .. } = &*self.0 {
-            *open.lock().await = None;
+            open.lock().await.take_if(|standing| Arc::ptr_eq(&standing.ended, &line.ended));
         }
     }
+}
+
+/// As large as an answer may be, in bytes; geth sends each as one frame.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
+/// How long a node may take to say whether it tells of new blocks.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(30);
+
+fn message_limits() -> WebSocketConfig {
+    WebSocketConfig::default().max_frame_size(Some(ANSWER_BYTES_MAX)).max_message_size(Some(ANSWER_BYTES_MAX))
 }
 
 /// The path of an `ipc:` URL.
@@ -144,18 +168,22 @@ async fn connect(to: Kept, wakes: &Arc<Wakes>) -> Result<Open, RpcError<Transpor
 
 /// Wakes whoever waits at every new block, until the line breaks.
 async fn listen(client: RpcClient, wakes: Weak<Wakes>, ended: Arc<AtomicBool>) {
-    let mut blocks = match subscribe(client).await {
-        Ok(blocks) => blocks,
-        Err(error) => {
-            tracing::info!(%error, "the ledger's node does not tell of new blocks; it is asked for them");
-            return;
+    let subscribed = tokio::time::timeout(SUBSCRIBE_MAX, subscribe(client)).await;
+    let mut blocks = match subscribed {
+        Ok(Ok(blocks)) => blocks,
+        Ok(Err(RpcError::Transport(error))) if error.is_backend_gone() => return ended.store(true, Ordering::SeqCst),
+        Ok(Err(error)) => {
+            return tracing::info!(%error, "the ledger's node does not tell of new blocks; it is asked for them");
+        }
+        Err(_) => {
+            return tracing::info!(
+                "the ledger's node does not say whether it tells of new blocks; it is asked for them"
+            );
         }
     };
-    // Nobody's client is held here: the line ends with the last who asks.
-    while let Ok(_) | Err(RecvError::Lagged(_)) = blocks.recv().await {
-        let Some(wakes) = wakes.upgrade() else { return };
-        wakes.wake_all();
-    }
+    // Nobody's client is held here any more: the line ends with the last who asks. What came before it was listened to is not told of again.
+    let wake_all = || wakes.upgrade().map(|wakes| wakes.wake_all()).is_some();
+    while wake_all() && matches!(blocks.recv().await, Ok(_) | Err(RecvError::Lagged(_))) {}
     ended.store(true, Ordering::SeqCst);
 }
 

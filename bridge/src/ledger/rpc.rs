@@ -11,8 +11,8 @@ use alloy::transports::http::reqwest;
 use embedded_ledger::{EmbeddedLedger, LedgerReader};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::future::IntoFuture;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// A node behind a JSON-RPC client.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl RpcNode {
     async fn ask<P: RpcSend + 'static, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, NodeError> {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let answer = self.within(self.request::<P, R>(method, params.clone())).await?;
+            let answer = self.request::<P, R>(method, params.clone()).await?;
             match answer.as_ref().err().filter(|error| is_passing(error)).and_then(|_| pauses.next()) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return answer.map_err(sort),
@@ -67,21 +67,25 @@ impl RpcNode {
         }
     }
 
+    /// Asks once. The outer error is that of a node that does not answer in time.
     async fn request<P: RpcSend + 'static, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,
-    ) -> Result<R, RpcError<TransportErrorKind>> {
-        let answer = self.line.client().await?.request::<P, R>(method, params).await;
-        if matches!(&answer, Err(RpcError::Transport(kind)) if kind.is_backend_gone()) {
-            self.line.broke().await;
+    ) -> Result<Result<R, RpcError<TransportErrorKind>>, NodeError> {
+        let until = Instant::now() + self.answer_max;
+        let late = |_| NodeError::Unreachable(format!("no answer within {} ms", self.answer_max.as_millis()));
+        let line = match timeout_at(until, self.line.open()).await.map_err(late)? {
+            Ok(line) => line,
+            Err(error) => return Ok(Err(error)),
+        };
+        let answer = timeout_at(until, line.client.request::<P, R>(method, params)).await;
+        let is_gone =
+            |error: &RpcError<TransportErrorKind>| matches!(error, RpcError::Transport(kind) if kind.is_backend_gone());
+        if answer.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_gone)) {
+            self.line.give_up(&line).await;
         }
-        answer
-    }
-
-    async fn within<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, NodeError> {
-        let answer = tokio::time::timeout(self.answer_max, request).await;
-        answer.map_err(|_| NodeError::Unreachable(format!("no answer within {} ms", self.answer_max.as_millis())))
+        answer.map_err(late)
     }
 }
 
@@ -336,7 +340,7 @@ impl Node for RpcNode {
     }
 
     async fn offer(&self, raw: Bytes) -> Result<Offer, NodeError> {
-        match self.within(self.request::<_, B256>("eth_sendRawTransaction", (raw,))).await? {
+        match self.request::<_, B256>("eth_sendRawTransaction", (raw,)).await? {
             Ok(_) => Ok(Offer::Taken),
             Err(RpcError::ErrorResp(payload)) => Ok(sort_offer(payload.message.to_string())),
             Err(other) => Err(sort(other)),

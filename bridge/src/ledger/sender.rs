@@ -693,7 +693,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         self.reach_back_to(receipt.block_number).await?;
         let counts = match self.follower.hash_at(receipt.block_number) {
             Some(hash) => hash == receipt.block_hash,
-            // Deeper than any branch that a node could still be on; the block only has to be there.
+            // Further back than the window reaches: the block only has to be there.
             None => self.node.block_at(receipt.block_number).await?.is_some_and(|b| b.hash == receipt.block_hash),
         };
         if counts {
