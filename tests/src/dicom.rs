@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bridge::archive::FileMeta;
@@ -87,16 +87,17 @@ async fn associate(address: SocketAddr, calling: &str, called: &str, proposals: 
 }
 
 /// Stores 40 small slices of each study, an association a study, until the server breaks off or `cut` is set. Returns the data sets
-/// whose success arrived before that, by SOP Instance UID.
+/// whose success arrived before that, by SOP Instance UID; `count` is how many there are so far.
 pub async fn burst(
     address: SocketAddr,
     called: &'static str,
     studies: std::ops::Range<u32>,
     cut: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
 ) -> BTreeMap<String, Vec<u8>> {
     let mut tasks = tokio::task::JoinSet::new();
     for study in studies {
-        let cut = cut.clone();
+        let (cut, count) = (cut.clone(), count.clone());
         tasks.spawn(async move {
             let mut acknowledged = Vec::new();
             let Some(mut open) = connect_to(address, "BURST", called).await else { return acknowledged };
@@ -105,6 +106,7 @@ pub async fn burst(
                     break;
                 }
                 acknowledged.push((phantom.sop_instance.to_string(), phantom.bytes));
+                count.fetch_add(1, Ordering::SeqCst);
             }
             acknowledged
         });

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use tests::dicom::{burst, connect, get_study, slices, store};
@@ -23,6 +23,8 @@ const ROUNDS: u32 = 12;
 /// Rounds beside other people's servers, which are there for scale.
 const PEER_ROUNDS: u32 = 3;
 const ASSOCIATIONS: u32 = 8;
+/// Longest wait for the acknowledgements of a round.
+const SLOW: Duration = Duration::from_secs(20);
 
 /// Stores until the power is cut; the answer is what was acknowledged by then.
 ///
@@ -34,11 +36,16 @@ fn burst_and_cut(
     volume: &Volume,
     (address, called): (SocketAddr, &'static str),
     first: u32,
-    patience: Duration,
+    (patience, wanted): (Duration, usize),
 ) -> BTreeMap<String, Vec<u8>> {
-    let cut = Arc::new(AtomicBool::new(false));
-    let burst = runtime.spawn(burst(address, called, first..first + ASSOCIATIONS, cut.clone()));
+    let (cut, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let burst = runtime.spawn(burst(address, called, first..first + ASSOCIATIONS, cut.clone(), count.clone()));
+    let begun = Instant::now();
     std::thread::sleep(patience);
+    // On a slow disk that may be over before anything was acknowledged.
+    while count.load(Ordering::SeqCst) < wanted && !burst.is_finished() && begun.elapsed() < SLOW {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     cut.store(true, Ordering::SeqCst);
     volume.cut();
     // Whoever waits for a disk that is gone gets its error now; a server that answers nothing is given up on with the burst.
@@ -58,7 +65,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let mut acknowledged = BTreeMap::new();
     for round in 0..ROUNDS {
         let first = 5000 + round * ASSOCIATIONS;
-        let patience = Duration::from_millis(rng.gen_range(5..400));
+        let patience = (Duration::from_millis(rng.gen_range(5..400)), rng.gen_range(0..16));
         acknowledged.extend(burst_and_cut(&runtime, &volume, (bridge.dicom, "PACSBRIDGE"), first, patience));
         bridge.kill();
         volume.unmount();
@@ -235,13 +242,13 @@ fn what_others_lose_in_the_same_power_cuts() {
     let runtime = Runtime::new().unwrap();
     let mut rng = rand::rngs::StdRng::from_entropy();
     for round in 0..PEER_ROUNDS {
-        let patience = Duration::from_millis(rng.gen_range(300..500));
+        let patience = (Duration::from_millis(rng.gen_range(300..500)), 20);
         for one in &mut all {
             let Some(address) = one.start() else { continue };
             if round == 0 {
                 // Without a cut everything comes back, or the count at the end would say nothing.
                 let (called, go_on) = (one.called, Arc::new(AtomicBool::new(false)));
-                let stored = runtime.block_on(burst(address, called, 6999..7000, go_on));
+                let stored = runtime.block_on(burst(address, called, 6999..7000, go_on, Arc::default()));
                 let back = runtime.block_on(get_study(address, called, 6999));
                 assert!(stored.len() == 40 && stored.keys().eq(back.keys()), "{} does not serve its objects", one.name);
             }

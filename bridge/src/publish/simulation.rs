@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use tokio_util::sync::CancellationToken;
 
-const SEEDS: u64 = 8_000;
+const SEEDS: u64 = 3_000;
 const PIECE_BYTES: u32 = 16;
 const ACCOUNT: Address = Address::repeat_byte(0xaa);
 const OWNER: Address = Address::repeat_byte(0xbb);

@@ -32,6 +32,11 @@ impl Published {
         self.bytes as f64 / 1e3 / self.final_ms
     }
 
+    /// Seconds from the start of publishing until all of it was final.
+    pub(crate) fn final_s(&self) -> f64 {
+        self.final_ms / 1e3
+    }
+
     fn sealed_megabytes_per_second(&self) -> f64 {
         self.sealed_bytes as f64 / 1e3 / self.final_ms
     }

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::{B256, Bytes, keccak256};
 use bridge::ledger::{Ledger, Located, Piece, PieceMode};
+use dicom_scp::Uid;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rand::RngCore as _;
 use tests::consortium::{Consortium, Nodes};
 use tests::{Bridge, PATIENCE};
+use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Runtime;
 
 use crate::clique::{Count, Network, words};
 use crate::consent::wait_preview;
-use crate::objects::{query_study_uid, tiny};
+use crate::ledger::{Published, wait_final};
+use crate::objects::{MultiFrame, deal, fresh_number, query_study_uid, slices, study_uid, tiny};
 use crate::report::{Report, Table, figure, median, or_dash, quantile};
 use crate::servers::{OURS, Target};
 use crate::{Options, Outcome, client};
@@ -49,6 +52,10 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
             let waits = until_previews(&consortium, runtime, options.scaled(5, 2));
             if let Some(waits) = report.keep("from C-STORE to the preview elsewhere", waits) {
                 latency(report, &waits);
+            }
+            let large = large_studies(&consortium, runtime, options);
+            if let Some(large) = report.keep("large studies on a network", large) {
+                large_table(report, &large);
             }
         }
         None => report.failure("geth is missing: run `make tools`".into()),
@@ -205,6 +212,90 @@ fn allow(a: &Bridge, uid: &str, grantee: &str) -> Outcome<()> {
         }
         std::thread::sleep(ALLOW_EVERY);
     }
+}
+
+/// A study beyond what the paper can store: onto the network, evicted, and back from there.
+struct Large {
+    name: String,
+    objects: u64,
+    published: Published,
+    read_s: f64,
+}
+
+/// Each at a site of its own, which asks its node in another way.
+fn large_studies(consortium: &Consortium, runtime: &Runtime, options: &Options) -> Outcome<Vec<Large>> {
+    let number = fresh_number();
+    let one = MultiFrame::new(number, options.scaled(200, 4));
+    let site = consortium.join(false);
+    runtime.block_on(client::store_stream(
+        &target_of(&site),
+        (one.sop_class, one.sop_instance),
+        one.bytes,
+        &mut one.reader().take(one.bytes),
+    ))?;
+    let single = there_and_back(runtime, &site, "one object", &study_uid(number), one.sop_class, (1, one.bytes))?;
+    drop(site);
+
+    let mut objects = Arc::new(slices(options.scaled(1_000, 10), 64));
+    let uid = study_uid(deal(Arc::get_mut(&mut objects).ok_or("nobody else has them")?, 1)[0]);
+    let site = consortium.join(false);
+    runtime.block_on(client::store(&target_of(&site), &objects, 1))?;
+    let bytes = objects.iter().map(|object| object.bytes.len() as u64).sum();
+    let all = (objects.len() as u64, bytes);
+    let many = there_and_back(runtime, &site, "many instances", &uid, objects[0].sop_class, all)?;
+    Ok(vec![single, many])
+}
+
+fn target_of(site: &Bridge) -> Target {
+    Target { address: site.dicom, called: "PACSBRIDGE" }
+}
+
+fn there_and_back(
+    runtime: &Runtime,
+    site: &Bridge,
+    name: &str,
+    uid: &str,
+    class: Uid,
+    (objects, bytes): (u64, u64),
+) -> Outcome<Large> {
+    let published = wait_final(site)?;
+    site.json(&["evict", uid]);
+    let read = runtime.block_on(client::get(&target_of(site), uid, class, objects, bytes))?;
+    Ok(Large { name: name.to_owned(), objects, published, read_s: read.as_secs_f64() })
+}
+
+fn large_table(report: &mut Report, large: &[Large]) {
+    let heads = [
+        "study",
+        "objects",
+        "MB",
+        "on the ledger MB",
+        "final after s",
+        "MB/s on the ledger",
+        "read back s",
+        "MB/s read back",
+    ];
+    let mut table = Table::new("Network of three sites: studies that the paper's way cannot store, and back", &heads);
+    for one in large {
+        let (megabytes, sealed) = (one.published.bytes as f64 / 1e6, one.published.sealed_bytes as f64 / 1e6);
+        table.row(vec![
+            one.name.clone(),
+            one.objects.to_string(),
+            figure(megabytes),
+            figure(sealed),
+            figure(one.published.final_s()),
+            figure(sealed / one.published.final_s()),
+            figure(one.read_s),
+            figure(sealed / one.read_s),
+        ]);
+    }
+    table.note(
+        "One run each. Stored by C-STORE, published, evicted and got by C-GET, for which every byte comes from the ledger through the site's node, is compared, \
+         decrypted and unpacked. Both rates are of bytes on the ledger.",
+    );
+    report.table(&table);
+    let slowest = large.iter().map(|one| one.published.sealed_bytes as f64 / 1e6 / one.read_s).reduce(f64::min);
+    report.aim("Network, reading back, MB/s", 20.0, slowest, false);
 }
 
 fn latency(report: &mut Report, waits: &[f64]) {

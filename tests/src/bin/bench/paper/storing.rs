@@ -2,7 +2,6 @@
 //! DICOM objects as a modality sends them: sealing is another matter, and the same for every place where sealed bytes are put.
 
 use std::io::{Cursor, Write as _};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bridge::config;
@@ -72,7 +71,7 @@ struct Times {
 struct Nodes {
     source: Ipfs,
     reader: Ipfs,
-    _swarm: Arc<Swarm>,
+    _swarm: Swarm,
 }
 
 impl Nodes {
@@ -89,7 +88,7 @@ impl Nodes {
             };
             Ipfs::new(&settings).map_err(|e| e.to_string())
         };
-        Ok(Some(Self { source: node(0)?, reader: node(1)?, _swarm: Arc::new(swarm) }))
+        Ok(Some(Self { source: node(0)?, reader: node(1)?, _swarm: swarm }))
     }
 
     /// Named, added, pinned and compared, file by file, as the bridge does it.
