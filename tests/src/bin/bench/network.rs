@@ -161,7 +161,7 @@ fn one_image(report: &mut Report, measured: &Measured) {
         table.row(vec![until.into(), count, or_dash(middle), or_dash(worst), or_dash(periods)]);
     }
     table.note(
-        "Five pieces at once, each image after the one before. Stored is what the paper waits for, a receipt of each; final is two blocks, their own included.          geth fills a block when the one before it comes, so what is sent after that waits for the next but one.",
+        "Five pieces at once, each image after the one before. Stored is what the paper waits for, a receipt of each; final is two blocks, their own included. geth fills a block when the one before it comes, so what is sent after that waits for the next but one.",
     );
     report.table(&table);
 }
@@ -294,8 +294,9 @@ fn large_table(report: &mut Report, large: &[Large]) {
          decrypted and unpacked. Both rates are of bytes on the ledger.",
     );
     report.table(&table);
-    let slowest = large.iter().map(|one| one.published.sealed_bytes as f64 / 1e6 / one.read_s).reduce(f64::min);
-    report.aim("Network, reading back, MB/s", 20.0, slowest, false);
+    // A thousand small objects are a matter of requests, not of bytes.
+    let one = large.first().map(|one| one.published.sealed_bytes as f64 / 1e6 / one.read_s);
+    report.aim("Network, reading one large object back, MB/s", 20.0, one, false);
 }
 
 fn latency(report: &mut Report, waits: &[f64]) {
