@@ -531,7 +531,7 @@ impl Follower {
             if self.consents.cursor().unwrap().is_some_and(|at| at.hash == head.hash) {
                 return;
             }
-            let changed = tokio::time::timeout(std::time::Duration::from_secs(60), followed.changed()).await;
+            let changed = tokio::time::timeout(std::time::Duration::from_secs(300), followed.changed()).await;
             changed.expect("the follower stands still").unwrap();
         }
     }

@@ -53,7 +53,7 @@ const SITES: [u8; 3] = [2, 3, 6];
 /// Whoever asks for keys may sign with one of these.
 const SIGNERS: [u8; 6] = [2, 3, 4, 5, 6, 7];
 const OBJECTS: u32 = 3;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const PLACED: PieceMap = PieceMap { pieces: 1, sealed_bytes: 10, piece_bytes: 10, root: B256::repeat_byte(9) };
 const HOUR_S: u64 = 3600;
 

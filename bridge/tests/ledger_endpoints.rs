@@ -186,7 +186,7 @@ fn urls(doors: &[Door]) -> Vec<Url> {
 async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !done().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
+        assert!(begun.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -535,7 +535,7 @@ async fn unpolled(url: Url, journal: &Path, timeout: Duration) -> (Endpoints, Le
     settings.sender = SenderConfig { poll_ms: 3_600_000, ..SenderConfig::default() };
     let node = Endpoints::at(&[url], Watch { timeout, ..watch() }).unwrap();
     let ledger = open_endpoints(node.clone(), key, settings, Arc::default());
-    let ledger = tokio::time::timeout(Duration::from_secs(60), ledger).await;
+    let ledger = tokio::time::timeout(Duration::from_secs(180), ledger).await;
     (node, ledger.expect("the contracts are deployed without a poll").unwrap())
 }
 
@@ -544,7 +544,7 @@ async fn define(ledger: &Ledger, name: &str, index: u32) {
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
         ledger.define_study(support::id(name), &StudyOwner::Custodial { index }, B256::ZERO).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(60), said).await.expect("nobody has to ask");
+    tokio::time::timeout(Duration::from_secs(180), said).await.expect("nobody has to ask");
 }
 
 #[test]

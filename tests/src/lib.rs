@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longest wait for anything that should happen at once, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// In a site's configuration: no port for DICOM in the clear.
 pub const NO_PLAIN_DICOM: &str = "[dicom]\nbind = \"\"\n";

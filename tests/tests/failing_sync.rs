@@ -24,7 +24,7 @@ const ASSOCIATIONS: u32 = 4;
 const SMALL: u16 = 64;
 const LARGE: u16 = 1_600;
 /// How long stores may go on being accepted before the fault is met: what is synced behind the acknowledgement has its own pace.
-const REACHED_WITHIN: Duration = Duration::from_secs(30);
+const REACHED_WITHIN: Duration = Duration::from_secs(120);
 
 /// A site below which syncs can fail.
 struct Site {
