@@ -993,6 +993,20 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_asked_without_tls_and_through_their_sockets() {
+        let url =
+            |url: &str| parse(&format!("[ledger]\nkind = \"rpc\"\nurl = \"{url}\"\n")).map(|config| config.ledger.url);
+        for good in ["http://127.0.0.1:8545", "ws://127.0.0.1:8546", "ipc:///srv/geth.ipc"] {
+            assert_eq!(url(good).unwrap(), good);
+        }
+        assert_eq!(url("/srv/geth.ipc").unwrap(), "ipc:///srv/geth.ipc");
+        for bad in ["https://node", "wss://node", "node:8545", "ipc://srv/geth.ipc"] {
+            let found = mistakes(&format!("[ledger]\nkind = \"rpc\"\nurl = \"{bad}\"\n"));
+            assert!(found.iter().any(|mistake| mistake.contains("path of the node's socket")), "{bad}: {found:?}");
+        }
+    }
+
+    #[test]
     fn the_defaults_are_valid() {
         let config = parse("").unwrap();
         assert_eq!(config.dicom.ae_title.to_string(), "PACSBRIDGE");
