@@ -51,6 +51,8 @@ const CUSTODY_S: u64 = 3600;
 const PENDING_S: u64 = 7 * 24 * 3600;
 /// What a new source gets on an embedded ledger, where wei have no price.
 const EMBEDDED_GIFT_WEI: u128 = 1_000_000_000_000_000_000_000_000_000_000;
+/// How long a decision about a study that was received and is not on the ledger waits until its definition is on its way.
+const DEFINED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a command waits until what it sent shows in the followed state.
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -490,11 +492,42 @@ impl Desk<'_> {
         self.site.consents().study(id)?.ok_or_else(|| DecideError::Study(given.to_owned()))
     }
 
+    /// A study and its owner: as followed, or as this site is defining the study at this moment. What was just received is waited for.
+    async fn owned(&self, given: &str) -> Result<(B256, Address), DecideError> {
+        let ledger = self.ledger()?;
+        let (mut followed, mut defining) = (self.site.consents().changed(), ledger.on_their_way());
+        let until = tokio::time::Instant::now() + DEFINED_WITHIN;
+        loop {
+            followed.borrow_and_update();
+            let on_their_way = defining.borrow_and_update().clone();
+            match self.study(given) {
+                Ok(known) => return Ok((known.study_id, known.owner)),
+                Err(unknown @ DecideError::Study(_)) => {
+                    let coming = self.study_id(given).ok().and_then(|id| on_their_way.get_key_value(&id));
+                    if let Some((study, owner)) = coming {
+                        return Ok((*study, *owner));
+                    }
+                    let is_here = match Uid::new(given) {
+                        Ok(uid) => !self.site.archive().received_instances_of(&uid)?.is_empty(),
+                        Err(_) => false,
+                    };
+                    let news = async {
+                        tokio::select! { _ = followed.changed() => {} _ = defining.changed() => {} }
+                    };
+                    if !is_here || tokio::time::timeout_at(until, news).await.is_err() {
+                        return Err(unknown);
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
     /// Fills in numbers, keys and deadline.
     async fn pending(&self, given: &str, decision: Decision, good_s: u64) -> Result<Pending, DecideError> {
         let ledger = self.ledger()?;
-        let known = self.study(given)?;
-        let (study, deadline) = (known.study_id, ledger.ledger_s().saturating_add(good_s));
+        let (study, owner) = self.owned(given).await?;
+        let deadline = ledger.ledger_s().saturating_add(good_s);
         let next = |said: &Grant| said.seq.saturating_add(1);
         let action = match decision {
             Decision::Allow { grantee, preview_only, series, from_s, until_s, purpose, encryption_key, notes } => {
@@ -541,7 +574,7 @@ impl Desk<'_> {
             }
         };
         let contract = action.word().contract(ledger.addresses());
-        Ok(Pending::new(ledger.chain_id(), contract, known.owner, action))
+        Ok(Pending::new(ledger.chain_id(), contract, owner, action))
     }
 
     fn series(&self, study: B256, given: Option<String>) -> Result<B256, DecideError> {

@@ -1,6 +1,6 @@
 //! The site's secrets: who it is on the ledger, whose studies it holds in custody, and what opens their payloads.
 //!
-//! `keystore/` holds the source key and the owner seed (keystore v3, scrypt n = 2^18) and the OpenPGP key that study
+//! `keystore/` holds the source key and the owner seed (keystore v3) and the OpenPGP key that study
 //! session keys are wrapped to. `keys.sqlite` holds, per study, its salt and its wrapped session keys, one an epoch; it is a
 //! file of its own so that it can be backed up apart and so that destroying a row destroys the study: `secure_delete`, and one
 //! rollback journal that stays where it is and is overwritten after every destruction, so that old pages are nowhere else.
@@ -19,13 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use dicom_scp::Uid;
-use rand::RngCore;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use zeroize::Zeroizing;
 
 use crate::config;
 use crate::ledger::keystore::{self, KeystoreError};
 use crate::ledger::owner::{self, HeldKeys, NoSuchKey, OwnerSeed, WordsError};
+use crate::password;
 use crate::payload::container::{SealOptions, seal_bytes, unseal_bytes};
 use crate::payload::envelope::{EnvelopeError, open_envelope};
 use crate::payload::keys::{KeyError, RecipientSecret, SessionKey};
@@ -834,9 +834,7 @@ pub(crate) fn password(dir: &Path, config: &config::Keys) -> Result<Zeroizing<St
     }
     let path = config.password_file.clone().unwrap_or_else(|| dir.join(PASSWORD));
     if config.password_file.is_none() && !path.exists() {
-        let mut bytes = Zeroizing::new([0; 24]);
-        rand::rngs::OsRng.fill_bytes(bytes.as_mut());
-        write_secret(&path, hex::encode(bytes.as_ref()).as_bytes())?;
+        write_secret(&path, password::make().as_bytes())?;
         tracing::warn!(path = %path.display(), "made a random keystore password; move it to a safe place and name it in keys.password_file");
     }
     let text = Zeroizing::new(fs::read_to_string(&path).map_err(|e| KeyringError::File(path.clone(), e))?);

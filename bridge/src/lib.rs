@@ -1,6 +1,6 @@
 //! PACS Bridge: a DICOM node whose studies live on a permissioned ledger under the patient's control.
 //!
-//! Modules use only earlier ones: [`study`] and [`config`] are plain values; [`payload`] turns objects into sealed
+//! Modules use only earlier ones: [`study`], [`config`] and [`password`] are plain values; [`payload`] turns objects into sealed
 //! pieces; [`keyring`], [`keys`] and [`archive`] keep secrets and objects; [`ledger`] and [`publish`] bring studies onto the
 //! chain; [`ipfs`] keeps what of them is not on it;
 //! [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
@@ -33,6 +33,7 @@ pub mod keys;
 pub mod ledger;
 pub mod network;
 pub mod outbox;
+pub mod password;
 pub mod payload;
 pub mod promote;
 pub mod publish;

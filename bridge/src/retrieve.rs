@@ -477,7 +477,7 @@ impl Retrieve {
             None => ledger.source().await?,
         };
         if located.len() != image.map.pieces as usize {
-            located = ledger.find_pieces_of(source, image.mode, image.id, None).await?;
+            located = ledger.find_pieces_of(source, image.mode, image.id).await?;
         }
         let only_bytes = |piece: Result<(_, Piece), LedgerError>| piece.map(|(_, bytes)| bytes);
         Ok(match trust {

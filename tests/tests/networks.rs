@@ -105,6 +105,17 @@ fn the_story(nodes: Nodes) {
     wait_for("the copies in B's IPFS node to be removed", || swarm.blocks(1).is_empty());
     assert!(everywhere.iter().all(|uid| got(&consortium, &b, uid).is_empty()));
     assert_eq!(swarm.pins(0).len(), in_ipfs.len(), "the source keeps its own");
+
+    // What the owner says while a study is on its way goes with it, and is not refused because no block has the study yet.
+    let sent = store(&consortium.runtime, &a, 4);
+    let uid = subject(4).study_uid;
+    a.json(&["allow", &uid, &grantee.source().address().to_string()]);
+    if let Nodes::Geth(_) = nodes {
+        let history = a.json(&["trace", &uid])["history"].clone();
+        let block = |row: usize| history[row]["block"].as_u64().unwrap();
+        assert!(block(1) - block(0) <= 1, "the word did not wait until its study was final: {history}");
+    }
+    wait_for("the study at B", || got(&consortium, &b, &uid) == sent);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::pieces::{self, Located, PIECE_OVERHEAD_BYTES, Piece, PieceLocation, S
 use super::sender::Call;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use futures::future::try_join_all;
+use std::collections::HashMap;
+use tokio::sync::watch;
 
 /// Gas that announcing a manifest may take: three words of storage, of which it needs half.
 const AMEND_GAS: u64 = 250_000;
@@ -40,6 +42,29 @@ pub struct Opening {
     pub rest: Part,
 }
 
+/// Studies with their owners.
+pub type Definitions = HashMap<B256, Address>;
+
+/// The definition of a study while it is on its way.
+struct OnItsWay<'a> {
+    definitions: &'a watch::Sender<Definitions>,
+    study: B256,
+}
+
+impl OnItsWay<'_> {
+    fn begin(&self, owner: Address) {
+        self.definitions.send_modify(|all| {
+            all.insert(self.study, owner);
+        });
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        self.definitions.send_if_modified(|all| all.remove(&self.study).is_some());
+    }
+}
+
 /// Calls in their order.
 #[derive(Default)]
 struct Calls {
@@ -62,7 +87,9 @@ impl<N: Node, K: Clock> Client<N, K> {
         wanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Located>, LedgerError> {
         let mut calls = Calls::default();
-        calls.calls.extend(self.definition_ahead(opening).await?);
+        let definition = self.definition_ahead(opening).await?;
+        let defined_here = definition.as_ref().map(|(owner, _)| *owner);
+        calls.calls.extend(definition.map(|(_, call)| call));
         self.add_part(&opening.urgent, &mut calls).await?;
         let announced = self.study_at(opening.study, At::Latest).await?.map_or(0, |known| known.version);
         if announced < opening.amendment.version {
@@ -75,7 +102,11 @@ impl<N: Node, K: Clock> Client<N, K> {
             return Err(LedgerError::Unavailable("the study is gone".into()));
         }
         let mut placed = Vec::with_capacity(calls.len());
-        for answer in self.sender().send_all(calls).await {
+        let definition = OnItsWay { definitions: &self.inner.definitions, study: opening.study };
+        let taken = || defined_here.into_iter().for_each(|owner| definition.begin(owner));
+        let answers = self.sender().send_all(calls, taken).await;
+        drop(definition);
+        for answer in answers {
             let one = answer?;
             if !one.succeeded {
                 return Err(LedgerError::Unavailable("a call that was sent ahead reverted".into()));
@@ -98,16 +129,22 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(located)
     }
 
-    async fn definition_ahead(&self, opening: &Opening) -> Result<Option<Call>, LedgerError> {
+    /// The owner and the call.
+    async fn definition_ahead(&self, opening: &Opening) -> Result<Option<(Address, Call)>, LedgerError> {
         if let Some(known) = self.study_at(opening.study, At::Latest).await? {
             self.check_ours(&known).await?;
             return Ok(None);
         }
         let to = self.addresses().studies;
-        let data = self.definition(opening.study, &opening.owner, opening.derived_from).await?;
+        let (owner, data) = self.definition(opening.study, &opening.owner, opening.derived_from).await?;
         // What refuses the definition refuses everything after it.
         let gas = self.gas_of(to, data.clone()).await?;
-        Ok(Some(Call { to, data, gas, value: U256::ZERO }))
+        Ok(Some((owner, Call { to, data, gas, value: U256::ZERO })))
+    }
+
+    /// Studies whose definition is on its way at once with what counts on it, and their owners. What is sent from then on comes after it.
+    pub fn on_their_way(&self) -> watch::Receiver<Definitions> {
+        self.inner.definitions.subscribe()
     }
 
     async fn add_part(&self, part: &Part, calls: &mut Calls) -> Result<(), LedgerError> {

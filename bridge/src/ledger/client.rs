@@ -1,6 +1,7 @@
 //! What the rest of the bridge may ask of the ledger. Every operation that changes the chain first looks at what is there, sends only what is
 //! missing, and returns when the effect was seen at the configured depth; all can be repeated. It must not know DICOM, files or keys' storage.
 
+use super::ahead::Definitions;
 use super::node::{Ask, At, Backoff, Clock, Event, EventFilter, Node, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
@@ -15,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// Why the ledger did not do or say something, sorted by who has to act.
 #[derive(Debug, Clone, Error)]
@@ -216,6 +218,8 @@ pub(super) struct Inner<N, K> {
     pub(super) sender: Sender,
     pub(super) config: ClientConfig,
     source: OnceLock<Address>,
+    /// Definitions that were sent at once with what counts on them.
+    pub(super) definitions: watch::Sender<Definitions>,
 }
 
 impl<N, K> Clone for Client<N, K> {
@@ -248,7 +252,8 @@ const EVENT_BLOCKS_MAX: u64 = 5_000;
 impl<N: Node, K: Clock> Client<N, K> {
     /// A client over a node and the sender of its key.
     pub fn new(node: N, clock: K, sender: Sender, config: ClientConfig) -> Self {
-        Self { inner: Arc::new(Inner { node, clock, sender, config, source: OnceLock::new() }) }
+        let (source, definitions) = (OnceLock::new(), watch::Sender::default());
+        Self { inner: Arc::new(Inner { node, clock, sender, config, source, definitions }) }
     }
 
     /// Where new pieces go.
@@ -397,19 +402,19 @@ impl<N: Node, K: Clock> Client<N, K> {
         if let Some(known) = self.study(study).await? {
             return self.check_ours(&known).await;
         }
-        let define = self.definition(study, owner, derived_from).await?;
+        let (_, define) = self.definition(study, owner, derived_from).await?;
         let look = |at| async move { self.study_at(study, at).await };
         let known = self.ensure(self.addresses().studies, define, look).await?;
         self.check_ours(&known).await
     }
 
-    /// The call that defines a study, with the owner's consent.
+    /// The owner's account, and the call that defines a study with his consent.
     pub(super) async fn definition(
         &self,
         study: B256,
         owner: &StudyOwner,
         derived_from: B256,
-    ) -> Result<Bytes, LedgerError> {
+    ) -> Result<(Address, Bytes), LedgerError> {
         let custodial = matches!(owner, StudyOwner::Custodial { .. } | StudyOwner::Held { .. });
         let (owner, deadline, signature) = self.consent(study, owner, derived_from).await?;
         let define = Studies::defineStudyCall {
@@ -420,7 +425,7 @@ impl<N: Node, K: Clock> Client<N, K> {
             deadline,
             ownerSignature: signature,
         };
-        Ok(define.abi_encode().into())
+        Ok((owner, define.abi_encode().into()))
     }
 
     pub(super) async fn check_ours(&self, known: &StudyOnChain) -> Result<(), LedgerError> {
@@ -589,12 +594,22 @@ impl<N: Node, K: Clock> Client<N, K> {
     }
 
     async fn find_piece(&self, image: B256, index: Option<u32>) -> Result<Vec<Located>, LedgerError> {
-        self.find_pieces_of(self.source().await?, self.mode(), image, index).await
+        self.find_up_to(self.deep().await?, self.source().await?, self.mode(), image, index).await
     }
 
-    /// Finds pieces of an image of any source, in any mode.
+    /// Finds pieces of an image of any source, in any mode, as far as the newest block: for whoever proves what is read there.
     pub async fn find_pieces_of(
         &self,
+        source: Address,
+        mode: PieceMode,
+        image: B256,
+    ) -> Result<Vec<Located>, LedgerError> {
+        self.find_up_to(At::Latest, source, mode, image, None).await
+    }
+
+    async fn find_up_to(
+        &self,
+        newest: At,
         source: Address,
         mode: PieceMode,
         image: B256,
@@ -603,7 +618,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         let contract = self.pieces_contract(mode);
         let mut topics = vec![Pieces::PieceStored::SIGNATURE_HASH, source.into_word(), image];
         topics.extend(index.map(|i| B256::from(U256::from(i))));
-        let to = match self.deep().await? {
+        let to = match newest {
             At::Block(number) => number,
             At::Latest => self.inner.node.head().await?.number,
         };
@@ -671,7 +686,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         if let Some(bytes) = self.fetch(source, mode, wanted).await?.filter(matches) {
             return Ok(bytes);
         }
-        for found in self.find_pieces_of(source, mode, image, Some(index)).await? {
+        for found in self.find_up_to(At::Latest, source, mode, image, Some(index)).await? {
             if let Some(bytes) = self.fetch(source, mode, &found).await?.filter(matches) {
                 return Ok(bytes);
             }

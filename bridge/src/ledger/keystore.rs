@@ -1,6 +1,6 @@
-//! Keystore files: Web3 Secret Storage version 3, as geth, Besu and MetaMask read and write them. Written with scrypt n = 2^18,
-//! r = 8, p = 1 and AES-128-CTR; read with any scrypt or PBKDF2-HMAC-SHA256 parameters within bounds. It must not know what the
-//! key is for.
+//! Keystore files: Web3 Secret Storage version 3, as geth, Besu and MetaMask read and write them. Written with AES-128-CTR and scrypt with r = 8, p = 1
+//! and n = 2^18, or 2^12 under a password that this program made; read with any scrypt or PBKDF2-HMAC-SHA256 parameters within bounds. It must not
+//! know what the key is for.
 
 use aes::cipher::{KeyIvInit as _, StreamCipher as _};
 use alloy::primitives::{Address, B256, hex, keccak256};
@@ -14,8 +14,11 @@ use std::path::Path;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// log2 of scrypt's n for files we write: geth's standard.
+use crate::password::needs_stretching;
+
+/// log2 of scrypt's n for files we write: geth's standard, and geth's light choice where nothing can be guessed.
 const SCRYPT_LOG_N: u8 = 18;
+const SCRYPT_LOG_N_LIGHT: u8 = 12;
 /// Bounds for files we read, so that a hostile file cannot take all memory or time: scrypt needs 128·n·r bytes.
 const SCRYPT_BYTES_MAX: u64 = 1 << 30;
 const PBKDF2_ROUNDS_MAX: u32 = 10_000_000;
@@ -81,7 +84,8 @@ pub fn encrypt(key: &PrivateKeySigner, password: &str) -> Result<String, Keystor
     rng.fill_bytes(&mut salt);
     rng.fill_bytes(&mut iv);
     rng.fill_bytes(&mut id);
-    let kdf = KdfParams::Scrypt { dklen: 32, n: 1 << SCRYPT_LOG_N, r: 8, p: 1, salt: hex::encode(salt) };
+    let log_n = if needs_stretching(password) { SCRYPT_LOG_N } else { SCRYPT_LOG_N_LIGHT };
+    let kdf = KdfParams::Scrypt { dklen: 32, n: 1 << log_n, r: 8, p: 1, salt: hex::encode(salt) };
     let derived = derive(&kdf, password)?;
     let mut secret = Zeroizing::new(key.to_bytes().0);
     apply_aes(&derived, &iv, &mut secret[..]);

@@ -32,7 +32,7 @@ pub mod sender;
 pub mod signer;
 pub mod slots;
 
-pub use ahead::{Opening, Part};
+pub use ahead::{Definitions, Opening, Part};
 pub use anchors::AnchorOnChain;
 pub use client::{
     Amendment, Client, ClientConfig, ImageOnChain, LedgerError, LedgerKind, LedgerStatus, StudyOnChain, StudyOwner,

@@ -202,14 +202,18 @@ impl Sender {
 
     /// Sends calls that count on each other, one after the other without a wait between them, and waits until all are final. The answers are in
     /// the order of the calls, which is that of their nonces, except for a call that is in flight already: that has an earlier one. What comes
-    /// after a call that cannot be signed or made durable is not sent.
-    pub async fn send_all(&self, calls: Vec<Call>) -> Vec<Result<Placed, SendError>> {
+    /// after a call that cannot be signed or made durable is not sent. `taken` is told when the first is on its way: whatever is sent from then on comes after it.
+    pub async fn send_all(&self, calls: Vec<Call>, taken: impl FnOnce()) -> Vec<Result<Placed, SendError>> {
+        let mut taken = Some(taken);
         let broken: Arc<AtomicBool> = Arc::default();
         let mut answers = Vec::with_capacity(calls.len());
         for call in calls {
             let (reply, answer) = oneshot::channel();
             let id = call.id();
             let sent = self.queue.send(Submit { call, id, reply, broken: Some(broken.clone()) }).await;
+            if let Some(taken) = taken.take_if(|_| sent.is_ok()) {
+                taken();
+            }
             answers.push(sent.map(|()| answer).map_err(|_| SendError::Interrupted));
         }
         let mut placed = Vec::with_capacity(answers.len());

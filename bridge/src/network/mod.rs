@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, hex};
 use alloy::signers::local::PrivateKeySigner;
-use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -132,9 +131,7 @@ impl NodeKeys {
     fn of_geth() -> Self {
         let (signer, node) = (PrivateKeySigner::random(), PrivateKeySigner::random());
         let public = public_keys(&signer, &node);
-        let mut random = Zeroizing::new([0; 24]);
-        rand::rngs::OsRng.fill_bytes(&mut *random);
-        let password = Zeroizing::new(hex::encode(*random));
+        let password = crate::password::make();
         Self { public, secret: Some(Secrets::Geth { signer, node, password }) }
     }
 

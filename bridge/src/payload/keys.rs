@@ -20,11 +20,13 @@ use pgp::crypto::public_key::PublicKeyAlgorithm;
 use pgp::crypto::sym::SymmetricKeyAlgorithm;
 use pgp::packet::{Packet, PacketParser, PacketTrait, PublicKeyEncryptedSessionKey};
 use pgp::ser::Serialize;
-use pgp::types::{DecryptionKey, EskType, KeyDetails, KeyVersion, Password, PkeskVersion};
+use pgp::types::{DecryptionKey, EskType, KeyDetails, KeyVersion, Password, PkeskVersion, S2kParams, StringToKey};
 use rand::RngCore;
 use rand::rngs::OsRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+use crate::password::needs_stretching;
 
 /// What separates the preview key from the session key it is derived from.
 const PREVIEW_LABEL: &[u8] = b"pacs-bridge/preview/1";
@@ -250,16 +252,18 @@ impl RecipientSecret {
     }
 
     /// The secret key as an OpenPGP transferable secret key, every part locked with the password: Argon2id with 64 MiB
-    /// (RFC 9106's second recommended choice) and AES-256 in OCB mode, RFC 9580 3.7.2.1.
+    /// (RFC 9106's second recommended choice) and AES-256 in OCB mode, RFC 9580 3.7.2.1; with 1 MiB under a password that this program made.
     ///
     /// # Errors
     /// [`KeyError::Library`] if the library refuses.
     pub fn to_locked_bytes(&self, password: &str) -> Result<Vec<u8>, KeyError> {
         let mut locked = self.key.clone();
+        let light = !needs_stretching(password);
         let password = Password::from(password);
-        locked.primary_key.set_password(OsRng, &password).map_err(KeyError::Library)?;
+        let s2k = || lock_params(light);
+        locked.primary_key.set_password_with_s2k(&password, s2k()).map_err(KeyError::Library)?;
         for subkey in &mut locked.secret_subkeys {
-            subkey.key.set_password(OsRng, &password).map_err(KeyError::Library)?;
+            subkey.key.set_password_with_s2k(&password, s2k()).map_err(KeyError::Library)?;
         }
         locked.to_bytes().map_err(KeyError::Library)
     }
@@ -318,6 +322,17 @@ impl RecipientSecret {
             _ => Err(KeyError::Malformed { what: "version 6 session key", source: None }),
         }
     }
+}
+
+/// How the parts of a secret key are locked; `light` under a password that cannot be guessed.
+fn lock_params(light: bool) -> S2kParams {
+    let mut params = S2kParams::new_default(OsRng, KeyVersion::V6);
+    if let S2kParams::Aead { s2k, .. } = &mut params
+        && light
+    {
+        *s2k = StringToKey::new_argon2(OsRng, 1, 1, 10);
+    }
+    params
 }
 
 fn parse_pkesk(bytes: &[u8]) -> Result<PublicKeyEncryptedSessionKey, KeyError> {

@@ -4,7 +4,7 @@
 use super::{Amendment, Located, Opening, Part, Piece, Seal, StudyOwner};
 use crate::ledger::PIECES_MAX;
 use alloy::primitives::B256;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What an image is for.
@@ -256,8 +256,10 @@ pub struct Work {
     pub progress: Progress,
     /// The first piece that was not handed out in this run.
     next: PieceRef,
-    /// A definition, a seal or an announcement is under way.
+    /// A definition or an announcement is under way, or the end is being recorded.
     calling: bool,
+    /// Images whose seals are under way.
+    sealing: HashSet<B256>,
     /// Pieces are being read.
     reading: bool,
     /// Something was begun in this run, perhaps everything at once. What is missing of it then goes step by step, so that nothing is sent again
@@ -278,6 +280,7 @@ impl Work {
             progress,
             next,
             calling: false,
+            sealing: HashSet::new(),
             reading: false,
             begun: false,
             opening: false,
@@ -356,8 +359,7 @@ impl Work {
     }
 
     fn next_of(&self, lane: Lane, fit: Fit) -> Step {
-        let seals = self.sealable(lane);
-        if !seals.is_empty() && !self.calling {
+        if let Some(seals) = self.sealable(lane) {
             return Step::Seal(seals);
         }
         let pieces = self.batch(lane, fit);
@@ -397,20 +399,23 @@ impl Work {
         self.plan.images.iter().enumerate().filter(move |(_, i)| i.is_urgent() == wanted)
     }
 
-    fn sealable(&self, lane: Lane) -> Vec<Seal> {
-        let mut pieces = 0;
-        let full = |i: &&PlannedImage| !self.progress.sealed(&i.image) && self.progress.count(&i.image) == i.pieces;
-        self.of(lane)
-            .map(|(_, i)| i)
-            .filter(full)
-            .take(SEALS_MAX)
-            .take_while(|i| {
-                let first = pieces == 0;
-                pieces += i.pieces;
-                first || pieces <= SEALED_PIECES_MAX
-            })
-            .map(|i| Seal { image: i.image, pieces: i.pieces, root: i.root })
-            .collect()
+    /// Images to seal in one transaction. Several may be under way, because a study of a thousand instances would wait for each of them in turn; but
+    /// while one is, another is worth it only when it is full.
+    fn sealable(&self, lane: Lane) -> Option<Vec<Seal>> {
+        let ready = |i: &&PlannedImage| {
+            let id = &i.image;
+            !self.progress.sealed(id) && !self.sealing.contains(id) && self.progress.count(id) == i.pieces
+        };
+        let (mut seals, mut pieces) = (Vec::new(), 0);
+        for image in self.of(lane).map(|(_, i)| i).filter(ready) {
+            let is_full = seals.len() == SEALS_MAX || (pieces > 0 && pieces + image.pieces > SEALED_PIECES_MAX);
+            if is_full {
+                return Some(seals);
+            }
+            pieces += image.pieces;
+            seals.push(Seal { image: image.image, pieces: image.pieces, root: image.root });
+        }
+        (!seals.is_empty() && self.sealing.is_empty()).then_some(seals)
     }
 
     /// The next pieces, in the plan's order, that fit one transaction and were neither seen nor handed out.
@@ -450,8 +455,9 @@ impl Work {
                     self.next = PieceRef { image: last.image, index: last.index + 1 };
                 }
             }
+            Step::Seal(seals) => self.sealing.extend(seals.iter().map(|seal| seal.image)),
             Step::Wait => {}
-            _ => self.calling = true,
+            Step::Define | Step::Announce(_) | Step::Finish => self.calling = true,
         }
     }
 
@@ -474,9 +480,14 @@ impl Work {
         self.opening = false;
     }
 
-    /// A call other than a store has ended.
+    /// A call other than a store or a seal has ended.
     pub fn called(&mut self) {
         self.calling = false;
+    }
+
+    /// A call that seals these images has ended.
+    pub fn sealed(&mut self, images: &[B256]) {
+        self.sealing.retain(|image| !images.contains(image));
     }
 }
 
@@ -547,7 +558,7 @@ mod tests {
         w.read();
         w.progress.apply(&Seen::Stored(vec![stored(1, 0), stored(2, 0)]));
         assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Seal(seals) if seals.len() == 2));
-        w.called();
+        w.sealed(&[B256::with_last_byte(1), B256::with_last_byte(2)]);
         w.progress.apply(&Seen::Sealed(vec![B256::with_last_byte(1), B256::with_last_byte(2)]));
         assert_eq!(do_step(&mut w, Lane::Urgent), Step::Wait, "the manifest is not sealed");
         w.progress.apply(&Seen::Stored(vec![stored(3, 0)]));
@@ -565,7 +576,7 @@ mod tests {
         w.read();
         w.progress.apply(&Seen::Stored(vec![stored(4, 0), stored(4, 1), stored(4, 2)]));
         assert!(matches!(do_step(&mut w, Lane::Bulk), Step::Seal(_)));
-        w.called();
+        w.sealed(&[B256::with_last_byte(4)]);
         w.progress.apply(&Seen::Sealed(vec![B256::with_last_byte(4)]));
         assert_eq!(do_step(&mut w, Lane::Bulk), Step::Finish);
         assert_eq!(w.pieces_seen(), 6);
@@ -609,6 +620,34 @@ mod tests {
         w.opened();
         assert!(matches!(do_step(&mut w, Lane::Urgent), Step::Seal(seals) if seals.len() == 1), "what is whole");
         assert_eq!(do_step(&mut w, Lane::Urgent), refs(&[(0, 0), (2, 0)]), "nothing more came of it");
+    }
+
+    #[test]
+    fn many_images_are_sealed_side_by_side() {
+        let mut w = step_by_step();
+        let objects = (10..=150).map(|id| image(id, ImageKind::Object, 1, 30));
+        Arc::make_mut(&mut w.plan).images.splice(3.., objects);
+        w.progress.apply(&Seen::Defined);
+        w.progress.apply(&Seen::Announced(1));
+        let sealing = |w: &mut Work| match do_step(w, Lane::Bulk) {
+            Step::Seal(seals) => seals.iter().map(|seal| seal.image.0[31]).collect::<Vec<u8>>(),
+            _ => Vec::new(),
+        };
+        w.progress.apply(&Seen::Stored((10..=12).map(|id| stored(id, 0)).collect()));
+        let first = sealing(&mut w);
+        assert_eq!(first, [10, 11, 12], "what is whole is not held up when nothing is under way");
+        w.progress.apply(&Seen::Stored((13..=76).map(|id| stored(id, 0)).collect()));
+        assert!(sealing(&mut w).is_empty(), "64 more that are just as many as fit: one more tells that they are full");
+        w.progress.apply(&Seen::Stored((77..=150).map(|id| stored(id, 0)).collect()));
+        assert_eq!(sealing(&mut w), (13..=76).collect::<Vec<u8>>());
+        assert_eq!(sealing(&mut w), (77..=140).collect::<Vec<u8>>());
+        assert!(sealing(&mut w).is_empty(), "few wait while others are under way");
+        for ended in [first, (13..=76).collect(), (77..=140).collect()] {
+            let images: Vec<B256> = ended.into_iter().map(B256::with_last_byte).collect();
+            w.sealed(&images);
+            w.progress.apply(&Seen::Sealed(images));
+        }
+        assert_eq!(sealing(&mut w), (141..=150).collect::<Vec<u8>>());
     }
 
     #[test]

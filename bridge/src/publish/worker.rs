@@ -185,7 +185,7 @@ enum Done<S: Source> {
     Read { run: u64, feed: Feed<S>, bytes: usize, purpose: For, result: Result<Vec<Piece>, SourceError> },
     Stored { run: u64, bytes: usize, result: Result<Vec<Seen>, String> },
     Opened { run: u64, bytes: usize, calls: usize, seen: Vec<Seen> },
-    Called { run: u64, result: Result<Vec<Seen>, String> },
+    Called { run: u64, sealing: Vec<B256>, result: Result<Vec<Seen>, String> },
 }
 
 /// The outbox worker.
@@ -361,7 +361,11 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             Step::Wait => return,
         };
         self.transactions += 1;
-        let call = async move { Done::Called { run, result: context.until_seen(&job, &effect).await } };
+        let sealing = match &effect {
+            Effect::Seal(seals) => seals.iter().map(|seal| seal.image).collect(),
+            _ => Vec::new(),
+        };
+        let call = async move { Done::Called { run, sealing, result: context.until_seen(&job, &effect).await } };
         self.under_way.push(Box::pin(call));
     }
 
@@ -410,9 +414,13 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
                 self.bytes -= bytes;
                 self.ended(run, result);
             }
-            Done::Called { run, result } => {
+            Done::Called { run, sealing, result } => {
                 if let Some(active) = self.active.get_mut(&run) {
-                    active.work.called();
+                    if sealing.is_empty() {
+                        active.work.called()
+                    } else {
+                        active.work.sealed(&sealing)
+                    }
                     active.idle = [false; 2];
                 }
                 self.ended(run, result);
