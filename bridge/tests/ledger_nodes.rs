@@ -4,12 +4,13 @@
 
 mod support;
 
-use alloy::primitives::{B256, U256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::rpc::client::RpcClient;
 use alloy::signers::local::PrivateKeySigner;
 use bridge::ledger::node::Node as _;
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::owner::OwnerSeed;
+use bridge::ledger::pieces::{CalldataRule, PIECE_OVERHEAD_BYTES, PIECES_MAX, payload_bytes_max, store_call};
 use bridge::ledger::sender::SenderConfig;
 use bridge::ledger::{
     Amendment, Ledger, LedgerConfig, LedgerError, LedgerKind, OpenError, Opening, Part, Piece, PieceMode, Seal,
@@ -261,6 +262,44 @@ async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
     };
     let error = open((reach.client)(), reach.key.clone(), stranger, Arc::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::Missing { contract: "Registry", .. }), "{error}");
+}
+
+/// As full as a transaction can be, of the bytes that cost most: the computed gas is enough, and under London little more, since a block has room for
+/// limits and not for what is used.
+async fn full_transactions_have_gas(ledger: &Ledger, mode: PieceMode, rule: CalldataRule) {
+    let most = payload_bytes_max(mode);
+    for (name, count) in [("one", 1), ("few", 3), ("many", PIECES_MAX)] {
+        let bytes = (most - (count - 1) * PIECE_OVERHEAD_BYTES) / count;
+        let (study, image) = (B256::repeat_byte(1), keccak256(format!("{mode:?} {name}")));
+        let piece = |index: u32| Piece { study, image, index, bytes: vec![index as u8 + 1; bytes].into() };
+        let batch: Vec<Piece> = (0..count as u32).map(piece).collect();
+        let located = ledger.store(&batch).await.unwrap();
+        let place = located[0].location;
+        let sent = ledger.node().transaction_at(place.block, place.transaction).await.unwrap().unwrap();
+        let used = ledger.node().receipt(sent.hash).await.unwrap().unwrap().gas_used;
+        let limit = store_call(mode, rule, Address::ZERO, &batch).gas;
+        assert!(used <= limit, "{mode:?} {name}: {used} of {limit}");
+        if rule == CalldataRule::London && count == 1 && mode != PieceMode::Code {
+            assert!(limit < used * 5 / 4, "{mode:?}: {used} of {limit}");
+        }
+    }
+}
+
+#[test]
+fn full_transactions_have_gas_under_both_rules() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = embedded_reach(&dir.path().join("ledger.redb"));
+    let Some(anvil) = Anvil::start(&["--hardfork", "prague"]) else { return skipped("anvil") };
+    let of_prague = anvil_reach(&anvil);
+    for (reach, rule) in [(&embedded, CalldataRule::London), (&of_prague, CalldataRule::Prague)] {
+        for mode in PieceMode::ALL {
+            runtime.block_on(async {
+                let ledger = reach.open(mode, &dir.path().join(format!("{rule:?}-{mode:?}.sqlite"))).await;
+                full_transactions_have_gas(&ledger, mode, rule).await;
+            });
+        }
+    }
 }
 
 #[test]

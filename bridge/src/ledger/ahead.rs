@@ -107,7 +107,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         let answers = self.sender().send_all(calls, taken).await;
         drop(definition);
         for answer in answers {
-            let one = answer?;
+            let one = answer.inspect_err(|error| self.judge_rule(error))?;
             if !one.succeeded {
                 return Err(LedgerError::Unavailable("a call that was sent ahead reverted".into()));
             }
@@ -165,9 +165,10 @@ impl<N: Node, K: Clock> Client<N, K> {
                 _ => return Err(super::client::differs(piece.image, piece.index)),
             }
         }
+        let rule = self.calldata_rule().await;
         for batch in batches(missing, self.payload_bytes_max()) {
             pieces::check_batch(self.mode(), &batch)?;
-            calls.calls.push(pieces::store_call(self.mode(), contract, &batch));
+            calls.calls.push(pieces::store_call(self.mode(), rule, contract, &batch));
             calls.stores.push((calls.calls.len() - 1, batch));
         }
         let mut open = Vec::new();

@@ -4,7 +4,7 @@
 use super::ahead::Definitions;
 use super::node::{Ask, At, Backoff, Clock, Event, EventFilter, Node, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
-use super::pieces::{self, Located, Piece, PieceLocation, PieceMode, Seal};
+use super::pieces::{self, CalldataRule, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
 use super::slots::Placed;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
@@ -14,7 +14,7 @@ use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -218,6 +218,8 @@ pub(super) struct Inner<N, K> {
     pub(super) sender: Sender,
     pub(super) config: ClientConfig,
     source: OnceLock<Address>,
+    /// What calldata costs on this chain, as far as a node has said.
+    calldata: Mutex<Option<CalldataRule>>,
     /// Definitions that were sent at once with what counts on them.
     pub(super) definitions: watch::Sender<Definitions>,
 }
@@ -252,8 +254,8 @@ const EVENT_BLOCKS_MAX: u64 = 5_000;
 impl<N: Node, K: Clock> Client<N, K> {
     /// A client over a node and the sender of its key.
     pub fn new(node: N, clock: K, sender: Sender, config: ClientConfig) -> Self {
-        let (source, definitions) = (OnceLock::new(), watch::Sender::default());
-        Self { inner: Arc::new(Inner { node, clock, sender, config, source, definitions }) }
+        let (source, calldata, definitions) = (OnceLock::new(), Mutex::default(), watch::Sender::default());
+        Self { inner: Arc::new(Inner { node, clock, sender, config, source, calldata, definitions }) }
     }
 
     /// Where new pieces go.
@@ -513,8 +515,8 @@ impl<N: Node, K: Clock> Client<N, K> {
             return Ok(Vec::new());
         }
         let contract = self.pieces_contract(self.mode());
-        let call = pieces::store_call(self.mode(), contract, batch);
-        let placed = self.inner.sender.send(call.clone()).await?;
+        let call = pieces::store_call(self.mode(), self.calldata_rule().await, contract, batch);
+        let placed = self.inner.sender.send(call.clone()).await.inspect_err(|error| self.judge_rule(error))?;
         if !placed.succeeded {
             // Ask the node for the reason. If it would succeed now, the trouble has passed.
             let ask = Ask { from: self.account(), to: contract, data: call.data };
@@ -527,6 +529,26 @@ impl<N: Node, K: Clock> Client<N, K> {
             location: PieceLocation { block: placed.block_number, transaction: placed.index, entry },
         };
         Ok((0..).zip(batch).map(at).collect())
+    }
+
+    /// What calldata costs. Without an answer it is taken for dear, and asked again.
+    pub(super) async fn calldata_rule(&self) -> CalldataRule {
+        let known = || self.inner.calldata.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rule) = *known() {
+            return rule;
+        }
+        let me = self.account();
+        match self.inner.node.estimate(Ask { from: me, to: me, data: CalldataRule::question() }).await {
+            Ok(gas) => *known().insert(CalldataRule::of(gas)),
+            Err(_) => CalldataRule::Prague,
+        }
+    }
+
+    /// A network's rules change when its members agree on it: what a node refuses may be what was computed by those before.
+    pub(super) fn judge_rule(&self, error: &SendError) {
+        if matches!(error, SendError::Refused(_)) {
+            *self.inner.calldata.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     /// Finds a piece that some earlier transaction stored, once it is deep enough.

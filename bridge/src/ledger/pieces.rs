@@ -2,7 +2,7 @@
 
 use super::client::LedgerError;
 use super::node::Transaction;
-use super::sender::Call;
+use super::sender::{Call, TRANSFER_GAS};
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall as _;
 pub use contracts::PieceMode;
@@ -71,8 +71,33 @@ pub fn payload_bytes_max(mode: PieceMode) -> usize {
     }
 }
 
+/// What a transaction pays for its calldata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CalldataRule {
+    /// 16 gas for a byte that is not zero (EIP-2028).
+    London,
+    /// Never less than 40 gas for such a byte, whatever else was done (EIP-7623).
+    Prague,
+}
+
+/// Bytes of calldata with which a node is asked for its rule.
+const RULE_BYTES: usize = 1_000;
+
+impl CalldataRule {
+    /// Calldata whose gas tells the rule, sent to an account without code.
+    pub fn question() -> Bytes {
+        vec![1; RULE_BYTES].into()
+    }
+
+    /// The rule under which [`CalldataRule::question`] needs so much gas.
+    pub fn of(gas: u64) -> Self {
+        let bytes = RULE_BYTES as u64;
+        if gas < TRANSFER_GAS + bytes * (16 + 40) / 2 { Self::London } else { Self::Prague }
+    }
+}
+
 /// The call that stores pieces: `storePiece` for one, `storePieces` for several.
-pub fn store_call(mode: PieceMode, contract: Address, pieces: &[Piece]) -> Call {
+pub fn store_call(mode: PieceMode, rule: CalldataRule, contract: Address, pieces: &[Piece]) -> Call {
     let data = match pieces {
         [p] => {
             let call = Pieces::storePieceCall { study: p.study, image: p.image, index: p.index, data: p.bytes.clone() };
@@ -84,7 +109,7 @@ pub fn store_call(mode: PieceMode, contract: Address, pieces: &[Piece]) -> Call 
             Pieces::storePiecesCall { batch: many.iter().map(input).collect() }.abi_encode()
         }
     };
-    Call { to: contract, data: data.into(), gas: store_gas(mode, pieces), value: U256::ZERO }
+    Call { to: contract, data: data.into(), gas: store_gas(mode, rule, pieces), value: U256::ZERO }
 }
 
 /// The call that ends images.
@@ -103,13 +128,16 @@ pub fn seal_gas(seals: &[Seal]) -> u64 {
     60_000 + seals.iter().map(|seal| 100_000 + u64::from(seal.pieces) * 4_000).sum::<u64>()
 }
 
-/// A gas limit that is enough under London and under Prague's calldata floor. It is computed, not asked for: asking would run
-/// every byte through the node once more.
-fn store_gas(mode: PieceMode, pieces: &[Piece]) -> u64 {
-    let per_byte = match mode {
-        PieceMode::Calldata | PieceMode::Log => 42,
-        PieceMode::Code => 232,
-        PieceMode::Storage => 740,
+/// A gas limit that is enough, and not much more: a block has room for a transaction only while its limit is left, not what it will use. It is computed,
+/// not asked for: asking would run every byte through the node once more.
+fn store_gas(mode: PieceMode, rule: CalldataRule, pieces: &[Piece]) -> u64 {
+    let per_byte = match (mode, rule) {
+        // Calldata, and a little for hashing and memory; LOG takes 8 gas a byte.
+        (PieceMode::Calldata, CalldataRule::London) => 17,
+        (PieceMode::Log, CalldataRule::London) => 26,
+        (PieceMode::Calldata | PieceMode::Log, CalldataRule::Prague) => 42,
+        (PieceMode::Code, _) => 232,
+        (PieceMode::Storage, _) => 740,
     };
     let of_piece = |p: &Piece| {
         let bytes = p.bytes.len() as u64;
@@ -161,7 +189,7 @@ mod tests {
     }
 
     fn transaction(pieces: &[Piece], to: Address) -> Transaction {
-        let input = store_call(PieceMode::Calldata, to, pieces).data;
+        let input = store_call(PieceMode::Calldata, CalldataRule::London, to, pieces).data;
         Transaction { hash: B256::ZERO, from: Address::ZERO, to: Some(to), input }
     }
 
@@ -190,11 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_is_known_by_what_calldata_costs() {
+        let cost = |a_byte: u64| TRANSFER_GAS + RULE_BYTES as u64 * a_byte;
+        assert_eq!([cost(16), cost(17)].map(CalldataRule::of), [CalldataRule::London; 2]);
+        assert_eq!([cost(40), cost(41)].map(CalldataRule::of), [CalldataRule::Prague; 2]);
+        assert!(CalldataRule::question().iter().all(|byte| *byte != 0));
+    }
+
+    #[test]
     fn the_largest_payload_fits_a_transaction() {
         for mode in PieceMode::ALL {
             let full = [piece(0, payload_bytes_max(mode))];
             assert!(check_batch(mode, &full).is_ok());
-            let call = store_call(mode, Address::ZERO, &full);
+            let call = store_call(mode, CalldataRule::Prague, Address::ZERO, &full);
             assert!(call.data.len() + 200 < TRANSACTION_BYTES_MAX);
             assert!(mode == PieceMode::Storage || call.gas < 1 << 24, "{mode:?} needs {} gas", call.gas);
         }

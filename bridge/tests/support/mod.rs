@@ -173,7 +173,8 @@ impl Anvil {
         let named = std::env::var("ANVIL").ok();
         let mut child = [named.as_deref(), Some("anvil"), Some(modules)].into_iter().flatten().find_map(|program| {
             Command::new(program)
-                .args(["--hardfork", "london", "--port", "0", "--gas-limit", "40000000", "--no-request-size-limit"])
+                .args(["--port", "0", "--gas-limit", "40000000", "--no-request-size-limit"])
+                .args(if more.contains(&"--hardfork") { &[][..] } else { &["--hardfork", "london"] })
                 .args(more)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())

@@ -9,7 +9,7 @@ use alloy::providers::Provider as _;
 use alloy::rpc::types::TransactionRequest;
 use alloy::sol_types::SolCall as _;
 use bridge::config::piece_bytes_default;
-use bridge::ledger::pieces::{PIECE_OVERHEAD_BYTES, payload_bytes_max, store_call};
+use bridge::ledger::pieces::{CalldataRule, PIECE_OVERHEAD_BYTES, payload_bytes_max, store_call};
 use bridge::ledger::{Ledger, LedgerError, Located, Piece, PieceMode, Seal};
 use contracts::{Pieces, merkle};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -140,7 +140,7 @@ impl<'a> Open<'a> {
             Self::PaperShaped(network) => {
                 for pieces in batches {
                     let contract = network.addresses().pieces(PieceMode::Storage);
-                    let call = store_call(PieceMode::Storage, contract, &pieces);
+                    let call = store_call(PieceMode::Storage, CalldataRule::London, contract, &pieces);
                     network.send(contract, call.data, call.gas).await?;
                 }
                 Ok(Vec::new())
