@@ -31,7 +31,7 @@ use crate::study;
 
 /// Studies made ready in one go before the publisher is told.
 const DUE_MAX: u32 = 16;
-/// Longest sleep of the planner; it is woken earlier when a study becomes due.
+/// Longest sleep of the planner while nothing is due and nothing arrives.
 const IDLE: Duration = Duration::from_secs(2);
 /// Wait after a study could not be made ready.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
@@ -106,8 +106,11 @@ impl SiteOutbox {
                     AFTER_FAILURE
                 }
             };
+            // Whatever arrives is due no sooner than after its quiet time: only a longer sleep is cut short.
+            let waits_long = wait > self.archive.settle();
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = self.archive.arrival(), if waits_long => {}
                 () = tokio::time::sleep(wait.max(Duration::from_millis(10))) => {}
             }
         }

@@ -146,6 +146,7 @@ impl Incoming {
         match filed {
             Ok(Outcome { accepted, keep, freed_bytes }) => {
                 self.archive.release(freed_bytes);
+                self.archive.0.arrived.notify_one();
                 if keep {
                     self.bytes = 0;
                     self.id.name.clear();

@@ -48,11 +48,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alloy::primitives::B256;
 use dicom_scp::Uid;
 use rusqlite::{OptionalExtension, params};
+use tokio::sync::Notify;
 
 use crate::config;
 pub use again::Needed;
@@ -96,6 +97,8 @@ struct Inner {
     guard: OnceLock<Guard>,
     /// How long a study is quiet before it is due.
     settle_ms: i64,
+    /// Notified when an object was filed.
+    arrived: Notify,
 }
 
 /// Why the archive could not do what it was asked, by who has to act.
@@ -315,7 +318,19 @@ impl Archive {
             poisoned,
             guard: OnceLock::new(),
             settle_ms: index::as_i64(settle_ms),
+            arrived: Notify::new(),
         })))
+    }
+
+    /// Ends when an object was filed since it ended last. For one listener.
+    pub async fn arrival(&self) {
+        self.0.arrived.notified().await;
+    }
+
+    /// How long a study is quiet before it is due.
+    #[must_use]
+    pub fn settle(&self) -> Duration {
+        Duration::from_millis(index::as_u64(self.0.settle_ms))
     }
 
     /// Directory of the archive.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use alloy::primitives::B256;
+use futures::FutureExt as _;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
@@ -543,6 +544,20 @@ async fn what_came_by_a_clock_that_was_ahead_is_due_all_the_same() {
     // As if the clock had been ten days ahead.
     let archive = Archive::open(dir.path(), limits(), 1_000).unwrap();
     assert_eq!(archive.studies_due(9).unwrap().len(), 1);
+}
+
+/// Else a study would wait for the planner's sleep besides its own quiet time.
+#[tokio::test]
+async fn what_arrives_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), 200).unwrap();
+    assert_eq!(archive.settle(), std::time::Duration::from_millis(200));
+    assert!(archive.arrival().now_or_never().is_none());
+    for phantom in slices(1, 2) {
+        store(&archive, &phantom).await.unwrap();
+    }
+    assert!(archive.arrival().now_or_never().is_some());
+    assert!(archive.arrival().now_or_never().is_none(), "both were told at once");
 }
 
 /// A, then B with its UID, then A again: A's image is on the ledger already, and must carry the object that is current now.

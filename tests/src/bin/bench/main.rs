@@ -68,10 +68,13 @@ struct Options {
     /// Rounds; every figure is their median.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
-    /// Write the tables here as Markdown. A whole run without --scale writes docs/benchmarks.md by itself.
+    /// Write the tables here as Markdown. A run of all sections, or of the network alone, without --scale writes docs/benchmarks.md by itself.
     #[arg(long)]
     out: Option<PathBuf>,
 }
+
+/// The heading below which the network's tables are, which take a quarter of an hour of their own and need not wait for those of everything else.
+const NETWORK: &str = "A network";
 
 impl Options {
     /// `count` scaled, but at least `least`.
@@ -79,8 +82,18 @@ impl Options {
         ((f64::from(count) * self.scale).round() as u32).max(least)
     }
 
+    fn runs(&self, section: Section) -> bool {
+        self.only.is_empty() || self.only.contains(&section)
+    }
+
+    /// Whether something else than the network is measured.
+    fn runs_more_than_the_network(&self) -> bool {
+        self.only.is_empty() || self.only.iter().any(|section| *section != Section::Network)
+    }
+
     fn out(&self) -> Option<PathBuf> {
-        let whole = self.only.is_empty() && (self.scale - 1.0).abs() < f64::EPSILON;
+        let whole = self.only.is_empty() || !self.runs_more_than_the_network();
+        let whole = whole && (self.scale - 1.0).abs() < f64::EPSILON;
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
         self.out.clone().or_else(|| whole.then(usual))
     }
@@ -92,13 +105,8 @@ fn main() -> ExitCode {
         return paper::run(options);
     }
     let runtime = Runtime::new().unwrap();
-    let mut report = Report::new();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    report.facts(machine::facts(&format!("make bench ARGS=\"{}\"", arguments.join(" "))));
-    report.facts(servers::settings());
-
     type Run = fn(&Options, &Runtime, &mut Report);
-    let sections: [(Section, Run); 8] = [
+    let sections: [(Section, Run); 7] = [
         (Section::Store, store::run),
         (Section::Memory, memory::run),
         (Section::Find, find::run),
@@ -106,34 +114,65 @@ fn main() -> ExitCode {
         (Section::Ledger, ledger::run),
         (Section::Consent, consent::run),
         (Section::Documents, documents::run),
-        (Section::Network, network::run),
     ];
-    for (section, run) in sections {
-        if !options.only.is_empty() && !options.only.contains(&section) {
-            continue;
+    let mut document = options.out().map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let mut failed = false;
+    if options.runs_more_than_the_network() {
+        let mut report = begin_report(servers::settings());
+        for (section, run) in sections {
+            measure(&options, &runtime, section, run, &mut report);
         }
-        let begun = Instant::now();
-        // A server that does not start panics in its handle; the other sections still have something to say.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&options, &runtime, &mut report))) {
-            let words = panic.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
-            report.failure(format!("section {section:?} broke off: {words}"));
-        }
-        eprintln!("({section:?} took {:.0} s)", begun.elapsed().as_secs_f64());
+        report.finish();
+        failed |= report.has_failures();
+        document = document.map(|old| with_others(&old, &report));
     }
-    report.finish();
-    if let Some(path) = options.out() {
-        std::fs::write(&path, document(&path, &report)).unwrap();
+    if options.runs(Section::Network) {
+        let mut report = begin_report(Vec::new());
+        measure(&options, &runtime, Section::Network, network::run, &mut report);
+        report.finish();
+        failed |= report.has_failures();
+        document = document.map(|old| with_section(&old, NETWORK, report.body()));
+    }
+    if let (Some(path), Some(document)) = (options.out(), document) {
+        std::fs::write(&path, document).unwrap();
         eprintln!("written to {}", path.display());
     }
-    if report.has_failures() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// The report, and what `make paper` wrote into the same file before.
-fn document(path: &Path, report: &Report) -> String {
-    let old = std::fs::read_to_string(path).unwrap_or_default();
-    match section(&old, paper::SECTION) {
-        Some(papers) => with_section(&report.markdown(), paper::SECTION, papers),
-        None => report.markdown(),
+fn begin_report(settings: Vec<String>) -> Report {
+    let mut report = Report::new();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    report.facts(machine::facts(&format!("make bench ARGS=\"{}\"", arguments.join(" "))));
+    report.facts(settings);
+    report
+}
+
+fn measure(
+    options: &Options,
+    runtime: &Runtime,
+    section: Section,
+    run: fn(&Options, &Runtime, &mut Report),
+    report: &mut Report,
+) {
+    if !options.runs(section) {
+        return;
     }
+    let begun = Instant::now();
+    // A server that does not start panics in its handle; the other sections still have something to say.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(options, runtime, report))) {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+        report.failure(format!("section {section:?} broke off: {words}"));
+    }
+    eprintln!("({section:?} took {:.0} s)", begun.elapsed().as_secs_f64());
+}
+
+/// The report, and what other runs wrote into the same file before.
+fn with_others(old: &str, report: &Report) -> String {
+    let keep = |new: String, name| match section(old, name) {
+        Some(body) => with_section(&new, name, body),
+        None => new,
+    };
+    [NETWORK, paper::SECTION].into_iter().fold(report.markdown(), keep)
 }
