@@ -968,8 +968,7 @@ impl Following {
             registry: ledger.addresses().studies,
             consent: ledger.addresses().consent,
             key_bindings: ledger.addresses().key_bindings,
-            // What an owner signed counts as soon as any block has it, above all that somebody is shut out; what leaves the chain is taken back.
-            depth: 1,
+            depth: ledger.depth(),
             // The embedded ledger wakes us.
             poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },
             clocks_elsewhere: !embedded,

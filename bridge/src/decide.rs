@@ -51,8 +51,10 @@ const CUSTODY_S: u64 = 3600;
 const PENDING_S: u64 = 7 * 24 * 3600;
 /// What a new source gets on an embedded ledger, where wei have no price.
 const EMBEDDED_GIFT_WEI: u128 = 1_000_000_000_000_000_000_000_000_000_000;
-/// How long a decision about a study that was received and is not on the ledger waits until its definition is on its way.
+/// How long a decision about a study that was received waits, after the study's quiet time, until its definition is on its way.
 const DEFINED_WITHIN: Duration = Duration::from_secs(10);
+/// Longest quiet time that is waited for.
+const QUIET_MAX: Duration = Duration::from_secs(60);
 /// How long a command waits until what it sent shows in the followed state.
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -62,6 +64,11 @@ pub enum DecideError {
     /// The asker: this is no study.
     #[error("\"{0}\" is neither a study known here nor a study id on the ledger (0x and 64 hexadecimal digits)")]
     Study(String),
+    /// The asker: later.
+    #[error(
+        "study {0} was received and is not on its way to the ledger yet; `pacs-bridge study show` tells how far it is"
+    )]
+    NotYet(String),
     /// The asker: this is no account.
     #[error("\"{0}\" is not an account (0x and 40 hexadecimal digits)")]
     Account(String),
@@ -496,7 +503,8 @@ impl Desk<'_> {
     async fn owned(&self, given: &str) -> Result<(B256, Address), DecideError> {
         let ledger = self.ledger()?;
         let (mut followed, mut defining) = (self.site.consents().changed(), ledger.on_their_way());
-        let until = tokio::time::Instant::now() + DEFINED_WITHIN;
+        let quiet = self.site.archive().settle().min(QUIET_MAX);
+        let until = tokio::time::Instant::now() + quiet + DEFINED_WITHIN;
         loop {
             followed.borrow_and_update();
             let on_their_way = defining.borrow_and_update().clone();
@@ -507,20 +515,26 @@ impl Desk<'_> {
                     if let Some((study, owner)) = coming {
                         return Ok((*study, *owner));
                     }
-                    let is_here = match Uid::new(given) {
-                        Ok(uid) => !self.site.archive().received_instances_of(&uid)?.is_empty(),
-                        Err(_) => false,
-                    };
+                    if !self.is_received(given)? {
+                        return Err(unknown);
+                    }
                     let news = async {
                         tokio::select! { _ = followed.changed() => {} _ = defining.changed() => {} }
                     };
-                    if !is_here || tokio::time::timeout_at(until, news).await.is_err() {
-                        return Err(unknown);
+                    let is_coming = self.site.parts().publishing;
+                    if !is_coming || tokio::time::timeout_at(until, news).await.is_err() {
+                        return Err(DecideError::NotYet(given.to_owned()));
                     }
                 }
                 Err(other) => return Err(other),
             }
         }
+    }
+
+    /// Whether this site received objects of a study with this UID.
+    fn is_received(&self, given: &str) -> Result<bool, DecideError> {
+        let Ok(uid) = Uid::new(given) else { return Ok(false) };
+        Ok(!self.site.archive().received_instances_of(&uid)?.is_empty())
     }
 
     /// Fills in numbers, keys and deadline.

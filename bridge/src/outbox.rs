@@ -99,15 +99,17 @@ impl SiteOutbox {
     /// Makes versions of studies whose quiet time is over, until `stop`; wakes the publisher for each.
     pub async fn plan_versions(self, publisher: Arc<Notify>, stop: CancellationToken) {
         loop {
-            let wait = match self.plan_due(&publisher, &stop).await {
-                Ok(next_ms) => Duration::from_millis(u64::try_from(next_ms - now_ms()).unwrap_or(0)).min(IDLE),
+            let (wait, waits_long) = match self.plan_due(&publisher, &stop).await {
+                Ok(next_ms) => {
+                    let wait = Duration::from_millis(u64::try_from(next_ms - now_ms()).unwrap_or(0)).min(IDLE);
+                    // Whatever arrives is due no sooner than after its quiet time: only a longer sleep is cut short.
+                    (wait, wait > self.archive.settle())
+                }
                 Err(error) => {
                     tracing::error!(error = %crate::chain_of(&error), "studies cannot be made ready for the ledger");
-                    AFTER_FAILURE
+                    (AFTER_FAILURE, false)
                 }
             };
-            // Whatever arrives is due no sooner than after its quiet time: only a longer sleep is cut short.
-            let waits_long = wait > self.archive.settle();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.archive.arrival(), if waits_long => {}

@@ -432,6 +432,10 @@ impl Fickle {
 }
 
 impl Node for Fickle {
+    async fn version(&self) -> Result<String, NodeError> {
+        self.now().version().await
+    }
+
     async fn chain_id(&self) -> Result<u64, NodeError> {
         self.now().chain_id().await
     }

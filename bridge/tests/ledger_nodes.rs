@@ -267,6 +267,7 @@ async fn refusals(ledger: &Ledger, reach: &Reach, mode: PieceMode, dir: &Path) {
 /// As full as a transaction can be, of the bytes that cost most: the computed gas is enough, and under London little more, since a block has room for
 /// limits and not for what is used.
 async fn full_transactions_have_gas(ledger: &Ledger, mode: PieceMode, rule: CalldataRule) {
+    assert_eq!(ledger.calldata_rule().await, rule);
     let most = payload_bytes_max(mode);
     for (name, count) in [("one", 1), ("few", 3), ("many", PIECES_MAX)] {
         let bytes = (most - (count - 1) * PIECE_OVERHEAD_BYTES) / count;

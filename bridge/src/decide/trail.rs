@@ -89,6 +89,7 @@ impl Command {
 fn words(error: &DecideError) -> String {
     match error {
         DecideError::Study(_) => "no such study".to_owned(),
+        DecideError::NotYet(_) => "the study is not on its way to the ledger yet".to_owned(),
         DecideError::Account(_) => "no such account".to_owned(),
         DecideError::Word { .. } => "a word that is not known".to_owned(),
         DecideError::Asker(_) => "it cannot be done as it was asked for".to_owned(),

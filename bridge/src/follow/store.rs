@@ -244,6 +244,15 @@ impl Consents {
         Ok(self.database().query_row(sql, [bits(number)], head).optional()?)
     }
 
+    /// Whether a block that was followed is known to have left the branch.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn has_left(&self, number: u64, hash: B256) -> Result<bool, FollowError> {
+        let kept = self.header_below(number)?;
+        Ok(kept.is_some_and(|kept| kept.number == number && kept.hash != hash))
+    }
+
     /// Applies consecutive blocks, oldest first, with all their events of the followed contracts. The first must follow the cursor,
     /// or have the cursor's height and hash or lie below it, which counts as applied. Blocks without events may be left out before
     /// a block when the caller knows that they are on its branch. Returns whether anything was said.
@@ -278,6 +287,8 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Database`].
     pub fn rewind(&self, to: u64) -> Result<(), FollowError> {
+        // What took their place is not here yet: until it is, a revocation in it is not known.
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut database = self.database();
         let work = database.transaction()?;
         let touched = Touched::above(&work, to)?;
@@ -978,5 +989,31 @@ mod tests {
         assert!(!consents.is_current(1_000_000 - 86_400), "the clock was set back by a day");
         consents.note_current(1_000_000 - 86_400);
         assert!(consents.is_current(1_000_000 - 86_400) && !consents.is_current(1_000_000));
+    }
+
+    #[test]
+    fn while_blocks_are_replaced_nothing_is_current_and_it_is_known_which_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let consents = Consents::open(&dir.path().join("consent.sqlite")).unwrap();
+        let hash = |number: u64, branch: u8| {
+            let mut hash = B256::repeat_byte(branch);
+            hash.0[..8].copy_from_slice(&number.to_be_bytes());
+            hash
+        };
+        let block = |number: u64, branch: u8| Head {
+            number,
+            hash: hash(number, branch),
+            parent: number.checked_sub(1).map_or(B256::ZERO, |before| hash(before, 0)),
+        };
+        consents.apply(&[block(0, 0), block(1, 0), block(2, 0)], &[]).unwrap();
+        consents.note_current(1_000_000);
+        assert!(consents.is_current(1_000_000) && !consents.has_left(2, hash(2, 0)).unwrap());
+        consents.rewind(1).unwrap();
+        assert!(!consents.is_current(1_000_000), "what is in the other block is not known yet");
+        consents.apply(&[block(2, 7)], &[]).unwrap();
+        assert!(consents.has_left(2, hash(2, 0)).unwrap() && !consents.has_left(2, hash(2, 7)).unwrap());
+        assert!(!consents.has_left(3, hash(3, 0)).unwrap(), "of that nothing is known");
+        consents.note_current(1_000_001);
+        assert!(consents.is_current(1_000_001));
     }
 }

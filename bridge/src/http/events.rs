@@ -241,16 +241,20 @@ struct Seen {
     /// Studies on the ledger about which something was said, and that may come here yet.
     awaited: HashMap<B256, u32>,
     height: u64,
+    /// Of the block of that height, where it was the newest.
+    hash: Option<B256>,
 }
 
 impl Seen {
     /// Looks once more. The first time there is nothing to compare with.
     fn look(mut self, site: &Site, is_first: bool) -> Result<(Self, Vec<Change>), LookError> {
         let mut changes = Vec::new();
-        let height = site.consents().cursor()?.map_or(0, |head| head.number);
+        let newest = site.consents().cursor()?;
+        let height = newest.map_or(0, |head| head.number);
+        let left = |hash| site.consents().has_left(self.height, hash);
         if is_first {
             self.height = height;
-        } else if height < self.height {
+        } else if height < self.height || self.hash.map(left).transpose()?.unwrap_or(false) {
             // Blocks were taken back, and what was said in them.
             changes.push(everything());
         }
@@ -265,6 +269,7 @@ impl Seen {
         } else {
             changes.push(everything());
         }
+        self.hash = newest.filter(|newest| newest.number == self.height).map(|newest| newest.hash);
         self.study_changes(site, is_first, &mut changes)?;
         Ok((self, changes))
     }

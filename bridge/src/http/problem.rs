@@ -143,7 +143,7 @@ impl From<DecideError> for Problem {
             | DecideError::Guardians(_)
             | DecideError::Emergency(_)
             | DecideError::Key(_) => Self::bad_request(words()),
-            DecideError::Asker(_) => Self::conflict(words()),
+            DecideError::Asker(_) | DecideError::NotYet(_) => Self::conflict(words()),
             DecideError::OwnersKey { .. } => {
                 Self::conflict("the study's owner holds the key: make an action, let the owner sign it, and submit it")
             }

@@ -1,6 +1,6 @@
 //! Opens and locks key files in a short-lived process of its own.
 //!
-//! scrypt with n = 2^18 and r = 8 fills 256 MB by definition and Argon2id fills 64 MB here. A daemon that did that itself
+//! Under a password that somebody chose, scrypt with n = 2^18 and r = 8 fills 256 MB by definition and Argon2id fills 64 MB here. A daemon that did that itself
 //! would carry the peak, and what the allocator keeps of it, for as long as it lives. So the program starts itself once
 //! more with a hidden command, hands passwords and files over by pipe and takes the keys back by pipe: nothing secret is
 //! on a command line, in an environment or in a file, and the memory is gone with the process.

@@ -107,7 +107,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         let answers = self.sender().send_all(calls, taken).await;
         drop(definition);
         for answer in answers {
-            let one = answer.inspect_err(|error| self.judge_rule(error))?;
+            let one = answer?;
             if !one.succeeded {
                 return Err(LedgerError::Unavailable("a call that was sent ahead reverted".into()));
             }

@@ -218,8 +218,8 @@ pub(super) struct Inner<N, K> {
     pub(super) sender: Sender,
     pub(super) config: ClientConfig,
     source: OnceLock<Address>,
-    /// What calldata costs on this chain, as far as a node has said.
-    calldata: Mutex<Option<CalldataRule>>,
+    /// What calldata costs on this chain, as far as a node has said, and when that was, in milliseconds.
+    calldata: Mutex<Option<(CalldataRule, u64)>>,
     /// Definitions that were sent at once with what counts on them.
     pub(super) definitions: watch::Sender<Definitions>,
 }
@@ -236,6 +236,8 @@ impl<N, K> std::fmt::Debug for Client<N, K> {
     }
 }
 
+/// How long it is remembered what calldata costs.
+const RULE_MS_MAX: u64 = 60_000;
 /// How often a refusal is believed only after another look at the chain: it may come from a state that has passed.
 const REFUSALS_MAX: u32 = 5;
 /// Looks for a piece that is there but not deep enough, one poll apart, before the caller is told to come back.
@@ -516,7 +518,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         let contract = self.pieces_contract(self.mode());
         let call = pieces::store_call(self.mode(), self.calldata_rule().await, contract, batch);
-        let placed = self.inner.sender.send(call.clone()).await.inspect_err(|error| self.judge_rule(error))?;
+        let placed = self.inner.sender.send(call.clone()).await?;
         if !placed.succeeded {
             // Ask the node for the reason. If it would succeed now, the trouble has passed.
             let ask = Ask { from: self.account(), to: contract, data: call.data };
@@ -531,23 +533,18 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok((0..).zip(batch).map(at).collect())
     }
 
-    /// What calldata costs. Without an answer it is taken for dear, and asked again.
-    pub(super) async fn calldata_rule(&self) -> CalldataRule {
+    /// What calldata costs. Without an answer it is taken for dear, and asked again; as it is after a while, since nodes are replaced by newer ones.
+    pub async fn calldata_rule(&self) -> CalldataRule {
+        let (me, now) = (self.account(), self.inner.clock.now_ms());
         let known = || self.inner.calldata.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rule) = *known() {
+        if let Some((rule, _)) = known().filter(|(_, asked_ms)| now < asked_ms + RULE_MS_MAX) {
             return rule;
         }
-        let me = self.account();
-        match self.inner.node.estimate(Ask { from: me, to: me, data: CalldataRule::question() }).await {
-            Ok(gas) => *known().insert(CalldataRule::of(gas)),
+        let question = Ask { from: me, to: me, data: CalldataRule::question() };
+        let node = &self.inner.node;
+        match futures::future::try_join(node.estimate(question), node.version()).await {
+            Ok((gas, program)) => known().insert((CalldataRule::of(gas, &program), now)).0,
             Err(_) => CalldataRule::Prague,
-        }
-    }
-
-    /// A network's rules change when its members agree on it: what a node refuses may be what was computed by those before.
-    pub(super) fn judge_rule(&self, error: &SendError) {
-        if matches!(error, SendError::Refused(_)) {
-            *self.inner.calldata.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 

@@ -514,6 +514,10 @@ impl Node for Endpoints {
         .await
     }
 
+    async fn version(&self) -> Result<String, NodeError> {
+        self.ask(|node| async move { node.version().await }).await
+    }
+
     async fn estimate(&self, ask: Ask) -> Result<u64, NodeError> {
         self.ask(|node| {
             let ask = ask.clone();

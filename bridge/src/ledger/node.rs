@@ -189,6 +189,8 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn code(&self, account: Address) -> impl Future<Output = Result<Bytes, NodeError>> + Send;
     /// Runs a call without a transaction.
     fn call(&self, ask: Ask, at: At) -> impl Future<Output = Result<Bytes, NodeError>> + Send;
+    /// Which program the node is, in its own words.
+    fn version(&self) -> impl Future<Output = Result<String, NodeError>> + Send;
     /// Gas that a call would need now.
     fn estimate(&self, ask: Ask) -> impl Future<Output = Result<u64, NodeError>> + Send;
     /// Offers a signed transaction.

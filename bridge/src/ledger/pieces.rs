@@ -83,16 +83,22 @@ pub enum CalldataRule {
 /// Bytes of calldata with which a node is asked for its rule.
 const RULE_BYTES: usize = 1_000;
 
+/// Programs that were made before Prague: geth that makes blocks with Clique, and the embedded ledger.
+const OF_LONDON: [&str; 5] = ["Geth/v1.10.", "Geth/v1.11.", "Geth/v1.12.", "Geth/v1.13.", "pacs-bridge-ledger/"];
+
 impl CalldataRule {
     /// Calldata whose gas tells the rule, sent to an account without code.
     pub fn question() -> Bytes {
         vec![1; RULE_BYTES].into()
     }
 
-    /// The rule under which [`CalldataRule::question`] needs so much gas.
-    pub fn of(gas: u64) -> Self {
+    /// The rule of a chain on which [`CalldataRule::question`] needs so much gas. London only where the node's program knows nothing else: a network of others can
+    /// change to Prague at any block, after which what waits with too little gas would hold up everything behind it.
+    pub fn of(gas: u64, program: &str) -> Self {
         let bytes = RULE_BYTES as u64;
-        if gas < TRANSFER_GAS + bytes * (16 + 40) / 2 { Self::London } else { Self::Prague }
+        let is_cheap = gas < TRANSFER_GAS + bytes * (16 + 40) / 2;
+        let cannot_change = OF_LONDON.iter().any(|known| program.starts_with(known));
+        if is_cheap && cannot_change { Self::London } else { Self::Prague }
     }
 }
 
@@ -220,8 +226,14 @@ mod tests {
     #[test]
     fn a_rule_is_known_by_what_calldata_costs() {
         let cost = |a_byte: u64| TRANSFER_GAS + RULE_BYTES as u64 * a_byte;
-        assert_eq!([cost(16), cost(17)].map(CalldataRule::of), [CalldataRule::London; 2]);
-        assert_eq!([cost(40), cost(41)].map(CalldataRule::of), [CalldataRule::Prague; 2]);
+        let rule = |a_byte, program| CalldataRule::of(cost(a_byte), program);
+        for program in ["Geth/v1.13.15-stable/linux-amd64/go1.25.5", "pacs-bridge-ledger/0.1.0"] {
+            assert_eq!([16, 17].map(|a_byte| rule(a_byte, program)), [CalldataRule::London; 2]);
+            assert_eq!([40, 41].map(|a_byte| rule(a_byte, program)), [CalldataRule::Prague; 2]);
+        }
+        for program in ["Geth/v1.14.0", "besu/v24.1.0/linux-x86_64/openjdk-java-21", "anvil/v1.7.1", ""] {
+            assert_eq!(rule(16, program), CalldataRule::Prague, "{program} may change");
+        }
         assert!(CalldataRule::question().iter().all(|byte| *byte != 0));
     }
 

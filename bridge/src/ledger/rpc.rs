@@ -164,6 +164,8 @@ fn sort_offer(message: String) -> Offer {
         "oversized",
         "exceeds block gas limit",
         "intrinsic gas",
+        "floor data gas",
+        "gas floor",
         "gas limit too high",
         "exceeds transaction gas cap",
         "max initcode",
@@ -332,6 +334,10 @@ impl Node for RpcNode {
             At::Block(number) => hex_number(number),
         };
         self.ask("eth_call", (ask_json(&ask), at)).await
+    }
+
+    async fn version(&self) -> Result<String, NodeError> {
+        self.ask("web3_clientVersion", ()).await
     }
 
     async fn estimate(&self, ask: Ask) -> Result<u64, NodeError> {

@@ -554,6 +554,10 @@ fn try_call(state: &State, data: &Bytes) -> Result<Bytes, NodeError> {
 }
 
 impl Node for SimNode {
+    async fn version(&self) -> Result<String, NodeError> {
+        self.ask(|_| Ok("Geth/v1.13.15".into()), true).await
+    }
+
     async fn chain_id(&self) -> Result<u64, NodeError> {
         Ok(1)
     }

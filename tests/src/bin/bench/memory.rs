@@ -63,8 +63,8 @@ pub(crate) fn run(options: &Options, runtime: &Runtime, report: &mut Report) {
     }
     table.note("The object is computed while it is sent; neither client nor server has it in memory before. Once, not a median.");
     table.note(format!(
-        "{OURS} has its keys derived by a helper process that has ended before it is ready: scrypt fills 256 MiB there by \
-         definition, for about two seconds, which a limit on both together has to allow."
+        "{OURS} has its keys derived by a helper process that has ended before it is ready. Here it made the password itself, which needs no stretching; \
+         under one that somebody chose scrypt fills 256 MiB there by definition, for about two seconds, which a limit on both together has to allow."
     ));
     if !resettable {
         table.note("This kernel does not let a peak begin anew, so each line includes the ones before it.");
