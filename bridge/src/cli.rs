@@ -3,6 +3,7 @@
 //! Only here and in `main` is the process's environment used and its exit code chosen.
 
 mod audit;
+mod bench;
 mod clients;
 mod consent;
 mod deidentify;
@@ -143,6 +144,13 @@ enum Command {
     /// The ledger that several sites run together: nodes of their own.
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Measure this program beside others, or reproduce the papers' tables (`bench paper`), where it was built.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What `make bench` takes in ARGS.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Derives keys for the process that started it, over pipes.
     #[command(name = helper::COMMAND, hide = true)]
     KeyHelper,
@@ -179,6 +187,11 @@ pub fn run(arguments: impl Iterator<Item = OsString>, environment: HashMap<Strin
     };
     if matches!(arguments.command, Command::KeyHelper) {
         return helper::serve();
+    }
+    if let Command::Bench { arguments } = &arguments.command {
+        // The configuration that lies about is none of its business.
+        let Err(Failed(words)) = bench::run(arguments);
+        return complain(&words, 1);
     }
     if matches!(arguments.command, Command::Serve | Command::Demo(_)) {
         with_few_arenas(&environment);
@@ -306,6 +319,7 @@ async fn command(
         }
         Command::Network(command) => network::run(command, output).await?,
         Command::KeyHelper => return Ok(helper::serve()),
+        Command::Bench { arguments } => match bench::run(&arguments)? {},
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -130,6 +130,22 @@ fn the_demonstration_ends_well() {
 }
 
 #[test]
+fn measurements_are_a_program_beside_this_one() {
+    let output = Command::new(binary()).args(["bench", "paper", "--help"]).output().unwrap();
+    let words = text(&output.stdout);
+    assert!(
+        output.status.success() && words.contains("Reproduces the tables and figures"),
+        "{words}{}",
+        text(&output.stderr)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("pacs-bridge");
+    std::fs::copy(binary(), &alone).unwrap();
+    let output = Command::new(alone).args(["bench", "--only", "store"]).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("make bench"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn deriving_keys_does_not_weigh_on_the_daemon() {
     // Twice: keys are made by the first start and opened by the second. Passwords that the program makes itself are not stretched.
     let folder = tempfile::tempdir().unwrap();
