@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alloy::hex;
+use alloy::sol_types::SolCall as _;
+use contracts::Sources;
 use dicom_scp::matching::Level;
 use serde_json::{Value, json};
 use tests::consortium::{Consortium, Nodes, OPEN, keyring, store};
@@ -14,19 +17,24 @@ use tests::geth::Geth;
 use tests::rpc::{Fault, FaultyRpc};
 use tests::{Bridge, wait_for};
 
+/// Of a site that hands out keys.
+const EXCHANGE: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n";
+
 fn number(of: &Value) -> u64 {
     u64::from_str_radix(of.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
 }
 
 /// What an account sent successfully, as a node has it: how often each input went to each contract.
 fn sent_by(geth: &Geth, node: usize, account: &str) -> BTreeMap<(String, String), usize> {
+    let moves = format!("0x{}", hex::encode(Sources::changeEndpointCall::SELECTOR));
     let mut sent = BTreeMap::new();
     for height in 1..=geth.head(node).unwrap() {
         let block = geth.ask(node, "eth_getBlockByNumber", json!([format!("{height:#x}"), true])).unwrap();
         for transaction in block["transactions"].as_array().unwrap() {
             let (from, hash) = (transaction["from"].as_str().unwrap(), &transaction["hash"]);
-            // A transfer without input fills a gap of nonces.
-            if !from.eq_ignore_ascii_case(account) || transaction["input"] == "0x" {
+            let input = transaction["input"].as_str().unwrap();
+            // A transfer without input fills a gap of nonces; a site that listens on whatever port is free states its endpoint anew whenever it starts.
+            if !from.eq_ignore_ascii_case(account) || input == "0x" || input.starts_with(&moves) {
                 continue;
             }
             let receipt = geth.ask(node, "eth_getTransactionReceipt", json!([hash])).unwrap();
@@ -59,15 +67,37 @@ fn all_is_well(consortium: &mut Consortium, a: &Bridge, studies: u32, objects: u
     }
     let sent = sent_by(geth, last, &account);
     assert!(sent.len() > 10);
-    let twice: Vec<_> = sent.iter().filter(|(_, times)| **times > 1).map(|((to, _), times)| (to, times)).collect();
+    let begin = |input: &String| input.chars().take(75).collect::<String>();
+    let twice = sent.iter().filter(|(_, times)| **times > 1);
+    let twice: Vec<_> = twice.map(|((to, input), times)| (to, begin(input), times)).collect();
     assert!(twice.is_empty(), "sent more than once: {twice:?}");
+    both_agree(consortium, a, studies);
+}
+
+/// A site that joins now and is let in gets of every study what its source has.
+fn both_agree(consortium: &Consortium, a: &Bridge, studies: u32) {
+    let b = consortium.join(false);
+    let (source, grantee) = (keyring(a), keyring(&b));
+    let uids: Vec<_> = (1..=studies).map(|study| dicom_scp::Uid::new(&subject(study).study_uid).unwrap()).collect();
+    for uid in &uids {
+        let keys = source.study(uid).unwrap().unwrap();
+        let study = bridge::study::study_id(&keys.salt, uid.as_str());
+        consortium.allow(&source.owner(keys.owner_index).unwrap(), study, &grantee, 2, 1);
+    }
+    let everywhere = uids.iter().map(ToString::to_string).collect();
+    wait_for("every study at B", || consortium.find(b.dicom, Level::Study) == everywhere);
+    for uid in &uids {
+        let of = |site: &Bridge| consortium.runtime.block_on(get(site.dicom, uid.as_str())).data_sets;
+        let there = of(&b);
+        assert!(!there.is_empty() && there == of(a), "the sites have something else of {uid}");
+    }
 }
 
 #[test]
 fn nodes_and_the_bridge_die_and_nothing_is_lost_or_sent_twice() {
     let Some(mut consortium) = Consortium::found_on(Nodes::Geth(3)) else { return };
     let url = consortium.geth().unwrap().url(1).to_owned();
-    let mut a = consortium.start("", &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
+    let mut a = consortium.start(EXCHANGE, &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
     consortium.admit(keyring(&a).source().address());
 
     // The node that the site uses dies while it publishes: another one is used.
@@ -114,7 +144,7 @@ fn a_node_without_room_ends_and_others_take_its_place_until_it_has_room_again() 
         let geth = consortium.geth().unwrap();
         geth.head(0).zip(geth.head(1)).is_some_and(|(here, other)| here > 1 && here + 2 >= other)
     });
-    let mut a = consortium.start("", &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
+    let mut a = consortium.start(EXCHANGE, &format!("fallback_urls = [\"{url}\"]\nhead_age_max_ms = 5000\n"));
     consortium.admit(keyring(&a).source().address());
     store(&consortium.runtime, &a, 1);
     a.wait_final(1);
@@ -187,7 +217,7 @@ fn a_clock_that_jumps_holds_up_nothing_of_this_site_and_lets_nobody_else_in() {
 fn a_node_that_is_slow_errs_stands_still_or_forgets_costs_time_and_nothing_else() {
     let Some(mut consortium) = Consortium::found_on(Nodes::Geth(2)) else { return };
     let rpc = FaultyRpc::before(consortium.geth().unwrap().url(0));
-    let a = consortium.start_at(&rpc.url, "", "request_timeout_ms = 4000\n");
+    let a = consortium.start_at(&rpc.url, EXCHANGE, "request_timeout_ms = 4000\n");
     consortium.admit(keyring(&a).source().address());
     for (study, fault) in [(1, Fault::Slow(Duration::from_millis(120))), (2, Fault::Errs)] {
         rpc.set(fault);
@@ -215,6 +245,28 @@ fn a_node_that_is_slow_errs_stands_still_or_forgets_costs_time_and_nothing_else(
     all_is_well(&mut consortium, &a, 4, 5);
 }
 
+/// Cuts nodes off when they can make a block of their own, which is then lost: who signed one of the last few makes none.
+fn part_with_a_block_of_its_own(geth: &Geth, these: &[usize]) {
+    for _ in 0..20 {
+        geth.part(these);
+        std::thread::sleep(Duration::from_millis(500));
+        let (begun, from) = (std::time::Instant::now(), geth.head(these[0]).unwrap());
+        while begun.elapsed() < Duration::from_secs(5) {
+            if geth.head(these[0]).is_some_and(|head| head > from) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        geth.join(these);
+        let others = (0..geth.network.nodes.len()).find(|node| !these.contains(node)).unwrap();
+        wait_for("the nodes to be together again", || {
+            geth.head(these[0]).zip(geth.head(others)).is_some_and(|(here, there)| here + 1 >= there)
+        });
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    panic!("the nodes that are cut off make no block");
+}
+
 #[test]
 fn what_a_minority_took_while_it_was_cut_off_gets_onto_the_chain_of_all() {
     const MINORITY: [usize; 2] = [0, 1];
@@ -224,11 +276,12 @@ fn what_a_minority_took_while_it_was_cut_off_gets_onto_the_chain_of_all() {
     store(&consortium.runtime, &a, 1);
     a.wait_final(1);
 
+    part_with_a_block_of_its_own(consortium.geth().unwrap(), &MINORITY);
     let geth = consortium.geth().unwrap();
-    geth.part(&MINORITY);
     let (near, far) = (geth.head(0).unwrap(), geth.head(2).unwrap());
     store(&consortium.runtime, &a, 2);
-    wait_for("the majority to go on", || consortium.geth().unwrap().head(2).is_some_and(|head| head >= far + 10));
+    // Half a minute.
+    wait_for("the majority to go on", || consortium.geth().unwrap().head(2).is_some_and(|head| head >= far + 30));
     let geth = consortium.geth().unwrap();
     assert!(geth.head(0).unwrap() <= near + 3, "two of five go on alone");
     let of_second = |site: &Bridge| {
@@ -237,8 +290,17 @@ fn what_a_minority_took_while_it_was_cut_off_gets_onto_the_chain_of_all() {
         rows.as_array().unwrap().iter().find(|row| row["uid"] == uid.as_str()).cloned().unwrap()
     };
     assert_ne!(of_second(&a)["state"], "final", "two of five make nothing final");
-    consortium.geth().unwrap().join(&MINORITY);
+    let geth = consortium.geth().unwrap();
+    let height = geth.head(0).unwrap();
+    let block =
+        |geth: &Geth, node| geth.ask(node, "eth_getBlockByNumber", json!([format!("{height:#x}"), false])).unwrap();
+    let lost = block(geth, 0)["hash"].clone();
+    geth.join(&MINORITY);
     a.wait_final(2);
+    let geth = consortium.geth().unwrap();
+    for node in 0..5 {
+        assert_ne!(block(geth, node)["hash"], lost, "node {node} was not reorganised at {height}");
+    }
 
     // What the minority published is what the majority's sites see.
     let uid = dicom_scp::Uid::new(&subject(2).study_uid).unwrap();

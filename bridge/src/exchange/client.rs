@@ -98,6 +98,7 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<(TlsStream<TcpStream>
     let authority = uri.authority().ok_or(ExchangeError::Unreachable("host"))?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let stream = TcpStream::connect((host.as_str(), authority.port_u16().unwrap_or(443))).await.map_err(away)?;
+    stream.set_nodelay(true).map_err(away)?;
     let name = ServerName::try_from(host).map_err(|_| ExchangeError::Unreachable("host"))?;
     let connector = TlsConnector::from(tls::client_config(endpoint.tls_key)?);
     let stream = connector.connect(name, stream).await.map_err(|error| match tls_error(&error) {

@@ -99,6 +99,8 @@ impl Api {
 
     async fn post(&self, command: &str, content_type: Option<String>, body: Body) -> Result<Answer, IpfsError> {
         let stream = TcpStream::connect(&self.authority).await.map_err(IpfsError::away)?;
+        // A request is written in parts, and none should wait for the acknowledgement of the one before.
+        stream.set_nodelay(true).map_err(IpfsError::away)?;
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(IpfsError::away)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {

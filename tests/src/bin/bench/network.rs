@@ -18,6 +18,7 @@ use crate::clique::{Count, Network, words};
 use crate::consent::wait_preview;
 use crate::ledger::{Published, wait_final};
 use crate::objects::{MultiFrame, deal, fresh_number, query_study_uid, slices, study_uid, tiny};
+use crate::paper::ways::{Open, Run, Way};
 use crate::report::{Report, Table, figure, median, or_dash, quantile};
 use crate::servers::{OURS, Target};
 use crate::{Options, Outcome, client};
@@ -32,6 +33,8 @@ const AT_ONCE: usize = 256;
 const IMAGE_BYTES: usize = 584_000;
 /// Times that one such image is stored.
 const IMAGES: u32 = 9;
+/// Times that it is stored in the paper's way, which takes two blocks a piece.
+const PAPER_IMAGES: u32 = 2;
 /// How often the site is asked whether a study can be allowed yet.
 const ALLOW_EVERY: Duration = Duration::from_millis(100);
 
@@ -77,6 +80,8 @@ struct Measured {
     stored: Vec<f64>,
     /// Seconds until an image was final, of each.
     images: Vec<f64>,
+    /// Seconds until an image was stored in the paper's way, of each.
+    paper_shaped: Vec<f64>,
 }
 
 async fn pieces(network: &Network, options: &Options) -> Outcome<Measured> {
@@ -94,9 +99,20 @@ async fn pieces(network: &Network, options: &Options) -> Outcome<Measured> {
     // A key has one sender: this one has nothing on its way any more.
     drop(ledger);
     let stored = images_by(&network.ledger_at(PieceMode::Calldata, 1).await?, "stored", times).await?;
+    let paper_shaped = images_as_in_the_paper(network, options.scaled(PAPER_IMAGES, 1)).await?;
     let (gas_limit, period_s) = (network.gas_limit().await?, network.period_s());
     let bytes = batch.iter().map(|piece| piece.bytes.len()).sum();
-    Ok(Measured { bytes, seconds, blocks: last - first + 1, counted, gas_limit, period_s, stored, images })
+    Ok(Measured {
+        bytes,
+        seconds,
+        blocks: last - first + 1,
+        counted,
+        gas_limit,
+        period_s,
+        stored,
+        images,
+        paper_shaped,
+    })
 }
 
 /// Seconds until images of the paper's mean size are as deep as the ledger client wants, one after the other.
@@ -106,6 +122,21 @@ async fn images_by(ledger: &Ledger, name: &str, times: u32) -> Outcome<Vec<f64>>
         let image = noise(&format!("image {name} {number}"), IMAGE_BYTES);
         let begun = Instant::now();
         store(ledger, &image).await?;
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
+
+/// Seconds until images of that size are stored as Li and Kuo store them: in pieces of 30,000 bytes in storage slots, each waited for.
+async fn images_as_in_the_paper(network: &Network, times: u32) -> Outcome<Vec<f64>> {
+    let way = Open::on(network, Way::PaperShaped).await?;
+    let mut seconds = Vec::new();
+    for number in 0..times {
+        let mut content = vec![0; IMAGE_BYTES];
+        rand::thread_rng().fill_bytes(&mut content);
+        let image = Run::new("a patient of the network", &number.to_string(), content.into());
+        let begun = Instant::now();
+        way.store(&[image]).await?;
         seconds.push(begun.elapsed().as_secs_f64());
     }
     Ok(seconds)
@@ -133,9 +164,19 @@ fn rate(report: &mut Report, measured: &Measured, facts: &[String]) {
     let allowed = measured.gas_limit as f64 / measured.period_s as f64 / gas_a_byte / 1e6;
     let reached = measured.bytes as f64 / 1e6 / measured.seconds;
     let filled = measured.counted.gas as f64 / (measured.blocks * measured.gas_limit) as f64;
-    let heads = ["pieces by", "MB", "MB/s", "the gas limit allows, MB/s", "of that", "blocks", "of their gas"];
+    let heads = [
+        "pieces by",
+        "MB",
+        "MB/s",
+        "the gas limit allows, MB/s",
+        "of that",
+        "blocks",
+        "of their gas",
+        "to paper-shaped",
+    ];
     let mut table = Table::new("Network of three sites: sustained rate", &heads);
     let part = |part: f64| format!("{:.0} %", part * 100.0);
+    let of_paper = median(&measured.paper_shaped).map(|seconds| IMAGE_BYTES as f64 / 1e6 / seconds);
     table.row(vec![
         "calldata".into(),
         figure(measured.bytes as f64 / 1e6),
@@ -144,6 +185,18 @@ fn rate(report: &mut Report, measured: &Measured, facts: &[String]) {
         part(reached / allowed),
         measured.blocks.to_string(),
         part(filled),
+        of_paper.map_or("-".into(), |paper| format!("{:.0}x", reached / paper)),
+    ]);
+    let dashes = || "-".to_owned();
+    table.row(vec![
+        "paper-shaped".into(),
+        figure(measured.paper_shaped.len() as f64 * IMAGE_BYTES as f64 / 1e6),
+        or_dash(of_paper),
+        dashes(),
+        dashes(),
+        dashes(),
+        dashes(),
+        "1x".into(),
     ]);
     table.note(
         "Noise in pieces of 120,000 bytes by the bridge's ledger client, from the first piece until the last is final. The bound is the gas of a block \
@@ -155,19 +208,23 @@ fn rate(report: &mut Report, measured: &Measured, facts: &[String]) {
 }
 
 fn one_image(report: &mut Report, measured: &Measured) {
-    let heads = ["image of 584 KB", "times", "median s", "worst s", "median in block times"];
+    let heads = ["image of 584 KB", "times", "median s", "worst s", "median in block times", "to paper-shaped"];
     let mut table = Table::new("Network of three sites: an image of 584 KB", &heads);
-    for (until, waits) in [("stored", &measured.stored), ("final", &measured.images)] {
+    let of_paper = median(&measured.paper_shaped);
+    let rows =
+        [("stored", &measured.stored), ("final", &measured.images), ("paper-shaped, stored", &measured.paper_shaped)];
+    for (until, waits) in rows {
         let middle = median(waits);
         let periods = middle.map(|seconds| seconds / measured.period_s as f64);
         let (worst, count) = (quantile(waits, 1.0), waits.len().to_string());
         if until == "stored" {
             report.aim("Network, an image of 584 KB stored, median in block times", 2.0, periods, true);
         }
-        table.row(vec![until.into(), count, or_dash(middle), or_dash(worst), or_dash(periods)]);
+        let to_paper = of_paper.zip(middle).map_or("-".into(), |(paper, ours)| format!("{:.1}x", paper / ours));
+        table.row(vec![until.into(), count, or_dash(middle), or_dash(worst), or_dash(periods), to_paper]);
     }
     table.note(
-        "Five pieces at once, each image after the one before. Stored is what the paper waits for, a receipt of each; final is two blocks, their own included. geth fills a block when the one before it comes, so what is sent after that waits for the next but one.",
+        "Ours: five pieces at once, each image after the one before. Paper-shaped: 20 pieces of 30,000 bytes in storage slots, one after the other. Stored is what the paper waits for, a receipt of each; final is two blocks, their own included. geth fills a block when the one before it comes, so what is sent after that waits for the next but one.",
     );
     report.table(&table);
 }

@@ -9,7 +9,7 @@ mod pcim;
 mod statistics;
 mod storing;
 mod tables;
-mod ways;
+pub(crate) mod ways;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
