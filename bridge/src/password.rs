@@ -1,4 +1,4 @@
-//! Passwords that this program makes itself: as hard to guess as the keys under them, so that no time and memory is spent on stretching those.
+//! Passwords that this program makes itself: as hard to guess as the keys under them, so that little time and memory is spent on stretching those.
 //!
 //! Stretching makes each guess at what a person chose cost a second. Of 192 random bits nobody can guess any part, stretched or not.
 //! Must not know what is locked.

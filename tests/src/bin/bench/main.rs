@@ -73,7 +73,7 @@ struct Options {
     out: Option<PathBuf>,
 }
 
-/// The heading below which the network's tables are, which take a quarter of an hour of their own and need not wait for those of everything else.
+/// The heading below which the network's tables are, which take minutes of their own and need not wait for those of everything else.
 const NETWORK: &str = "A network";
 
 impl Options {
