@@ -42,6 +42,7 @@ deny:
 test: tools lint unit contracts deny
 
 bench: tools build
+	scripts/bench-setup.sh
 	cargo run --release --locked -p tests --bin bench -- $(ARGS)
 
 # About four hours, mostly of waiting for blocks: ARGS="--images 9" is a hundredth of the paper's images, --full all of them.

@@ -19,8 +19,9 @@ from pathlib import Path
 
 # What takes long begins first, so that it does not run alone at the end. Whatever is not named here comes after it.
 LONG_FIRST = [
-    "networks", "durability", "network_faults", "bridge", "histories", "derived", "command_line", "audit", "iti43", "failing_sync", "keys",
-    "round_trip", "ipfs", "promote", "two_sites", "at_source", "erase", "power_cut", "paper", "ledger_nodes", "rotated_source",
+    "networks", "durability", "network_faults", "network_steps", "bridge", "histories", "derived", "command_line", "audit", "iti43",
+    "failing_sync", "keys", "round_trip", "ipfs", "promote", "two_sites", "at_source", "erase", "power_cut", "paper", "ledger_nodes",
+    "rotated_source", "browser", "dicomweb",
 ]
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java), a Python
-# environment in .venv, a Java client, geth and kubo in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+# Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java, Chromium), a Python
+# environment in .venv, a Java client, geth, kubo and viewers for browsers in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -27,6 +27,7 @@ need python3 python3
 need openssl openssl
 need javac default-jdk-headless
 need mvn maven
+need chromium chromium
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages+=(python3-venv)
 
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -38,7 +39,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     root systemctl disable --now orthanc >/dev/null 2>&1 || true
 fi
 
-wanted="pydicom==3.0.2 pynetdicom==3.0.4 numpy schemathesis==4.32.5 lxml==6.1.3 xmlsec==1.3.17 cryptography==50.0.2"
+wanted="pydicom==3.0.2 pynetdicom==3.0.4 numpy dicomweb-client==0.61.2 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.3.0 pylibjpeg-openjpeg==2.5.0 pyjpegls==1.5.1 schemathesis==4.32.5 lxml==6.1.3 xmlsec==1.3.17 cryptography==50.0.2"
 if [ "$(cat "$VENV/.wanted" 2>/dev/null)" != "$wanted" ]; then
     echo "setup: making a Python environment in .venv: $wanted"
     # shellcheck disable=SC2086
@@ -57,6 +58,29 @@ if command -v npm >/dev/null 2>&1 && ! cmp -s contracts/package-lock.json contra
     else
         fail "could not install the npm packages of contracts/; the tests that need them will say so"
     fi
+fi
+
+# The driver of the browser, what judges pages in it, and OHIF as its authors build it: of the package only what a browser loads.
+browser_package() { # folder, package, version, folder in the package
+    local folder="$TOOLS/browser/$1"
+    [ "$(cat "$folder/.wanted" 2>/dev/null)" = "$3" ] && return
+    echo "setup: unpacking $2 $3 into .tools/browser"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    if (cd "$folder" && npm pack --silent "$2@$3" >/dev/null && tar xzf ./*.tgz --strip-components="$(($(tr -cd / <<<"$4" | wc -c) + 1))" "$4" && rm ./*.tgz); then
+        echo "$3" >"$folder/.wanted"
+    else
+        fail "could not unpack $2; the tests in browsers will say so"
+    fi
+}
+if command -v npm >/dev/null 2>&1; then
+    browser_package node_modules/playwright-core playwright-core 1.65.1 package
+    browser_package node_modules/axe-core axe-core 4.14.1 package
+    # What builds the scripts of our own pages; one program, without its installer.
+    case "$(uname -m)" in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
+    browser_package esbuild "@esbuild/linux-$arch" 0.28.2 package
+    browser_package ohif-3.12 @ohif/app 3.12.10 package/dist
+    browser_package ohif-3.13 @ohif/app 3.13.2 package/dist
 fi
 
 # The client of tests/java, and what it is made of.

@@ -33,6 +33,8 @@ pub enum Right {
     Find,
     /// Get previews.
     Retrieve,
+    /// Send objects in.
+    Store,
     /// Decide about consent: with the key in custody for the operator, by actions to sign for an owner.
     Decide,
     /// Ask owners of other sites' studies to let this site in.
@@ -47,8 +49,16 @@ pub enum Right {
 
 impl Right {
     /// Every right, in the order of the documentation.
-    pub const ALL: [Self; 7] =
-        [Self::Find, Self::Retrieve, Self::Decide, Self::Request, Self::BreakGlass, Self::Status, Self::Sources];
+    pub const ALL: [Self; 8] = [
+        Self::Find,
+        Self::Retrieve,
+        Self::Store,
+        Self::Decide,
+        Self::Request,
+        Self::BreakGlass,
+        Self::Status,
+        Self::Sources,
+    ];
 
     /// The word for it.
     #[must_use]
@@ -56,6 +66,7 @@ impl Right {
         match self {
             Self::Find => "find",
             Self::Retrieve => "retrieve",
+            Self::Store => "store",
             Self::Decide => "decide",
             Self::Request => "request",
             Self::BreakGlass => "break-glass",
@@ -258,6 +269,7 @@ impl Access {
             (principal @ Principal::Peer(_), Right::Retrieve) => {
                 self.may(principal, Operation::Get) || self.may(principal, Operation::Move)
             }
+            (principal @ Principal::Peer(_), Right::Store) => self.may(principal, Operation::Store),
             (Principal::Account(_) | Principal::Peer(_) | Principal::Unknown(_), _) => false,
         }
     }

@@ -31,7 +31,8 @@ use crate::derive::{self, DeriveError, Derived, Deriver};
 use crate::dicom::encrypted::Encrypted;
 use crate::dicom::{self, Door};
 use crate::erase::{self, Eraser};
-use crate::exchange::{self, ExchangeError, Place};
+use crate::exchange::server::Standing;
+use crate::exchange::{self, ExchangeError};
 use crate::follow::{self, Consents, FollowConfig, FollowError};
 use crate::http;
 use crate::ipfs::{self, Ipfs};
@@ -799,9 +800,9 @@ impl Core {
     /// Where it is decided who gets the keys of this site's studies.
     fn desk(&self, tls_key: [u8; 32]) -> exchange::server::Desk {
         let slot = self.slot.clone();
-        let place = Arc::new(move || slot.get().map(Place::of));
+        let standing = Arc::new(move || slot.get().and_then(Standing::of));
         let (archive, keyring) = (self.site.archive().clone(), self.keyring.clone());
-        let desk = exchange::server::Desk::new(archive, keyring, self.consents.clone(), place, tls_key);
+        let desk = exchange::server::Desk::new(archive, keyring, self.consents.clone(), standing, tls_key);
         desk.with_audit(self.site.audit().clone())
     }
 
@@ -820,10 +821,12 @@ impl Core {
         certificates.extend(tls.clone().map(|server| ("the HTTP API", server)));
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
         let parts = http::Parts {
+            offer: dicom::options(&self.config.dicom).offer,
             site: self.site.clone(),
             access: Access::new(&self.config),
             tokens,
             settings,
+            ae_title: self.config.dicom.ae_title.to_string(),
             tasks: self.tasks.clone(),
         };
         let address = http::serve(listener, tls, parts, doors.clone()).map_err(|e| StartError::Bind(bind, e))?;
@@ -972,6 +975,7 @@ impl Following {
             // The embedded ledger wakes us.
             poll_ms: if embedded { 1_000 } else { ledger.poll_ms() },
             clocks_elsewhere: !embedded,
+            carried: ledger.in_flight().clone(),
         };
         let node = ledger.node().clone();
         node.wakes(&self.wake);

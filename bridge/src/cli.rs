@@ -30,6 +30,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
 use crate::derive;
 use crate::keyring::helper;
+use crate::proof::{self, Proof};
 use crate::tls;
 use keys::{FILE_PASSWORD, KeysCommand};
 use output::Output;
@@ -70,10 +71,19 @@ enum Command {
         /// StudyInstanceUID.
         uid: String,
     },
-    /// Compare a study, an object or a file with the ledger, byte by byte.
+    /// Compare a study, an object or a file with the ledger, byte by byte; or check a proof, without this site and without a node.
     Verify {
-        /// StudyInstanceUID, SOPInstanceUID, or the path of a DICOM file.
-        what: String,
+        /// StudyInstanceUID, SOPInstanceUID, or the path of a DICOM file; with --proof a DICOM file.
+        #[arg(required_unless_present = "proof")]
+        what: Option<String>,
+        /// Check this proof instead, and, if a file is named, whether it is the object that is proven.
+        #[arg(long)]
+        proof: Option<PathBuf>,
+    },
+    /// Print a proof that an object is on the ledger, which whoever has it can check by himself.
+    Proof {
+        /// SOPInstanceUID.
+        uid: String,
     },
     /// Totals and the state of the ledger.
     Status,
@@ -272,7 +282,9 @@ async fn command(
         Command::Derived => output.reply(ask(config, Request::Derived).await?)?,
         Command::Evict { uid } => output.reply(ask(config, Request::Evict { uid }).await?)?,
         Command::Status => output.reply(ask(config, Request::Status).await?)?,
-        Command::Verify { what } => return verify(config, what, output).await,
+        Command::Verify { what, proof: Some(proof) } => return check_proof(&proof, what.as_deref(), output),
+        Command::Verify { what, proof: None } => return verify(config, what.unwrap_or_default(), output).await,
+        Command::Proof { uid } => output.reply(ask(config, Request::Proof { uid }).await?)?,
         Command::Echo { peer } => return clients::echo(&config, &peer, output).await,
         Command::Send { peer, files } => return clients::send(&config, &peer, &files, output).await,
         Command::Find { peer, level, keys } => return clients::find(&config, &peer, &level, &keys, output).await,
@@ -317,7 +329,7 @@ async fn command(
             let file_password = file_password.as_ref().map(|password| password.as_str());
             keys::run(config, command, file_password, key_password, output).await?;
         }
-        Command::Network(command) => network::run(command, output).await?,
+        Command::Network(command) => network::run(command, &config, output).await?,
         Command::KeyHelper => return Ok(helper::serve()),
         Command::Bench { arguments } => match bench::run(&arguments)? {},
     }
@@ -403,6 +415,18 @@ async fn verify(config: Config, what: String, output: &Output) -> Result<ExitCod
     let proven = matches!(&reply, Reply::Verdicts(verdicts) if verdicts.iter().all(|verdict| verdict.proven));
     output.reply(reply)?;
     Ok(if proven { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checks a proof offline.
+fn check_proof(path: &Path, file: Option<&str>, output: &Output) -> Result<ExitCode, Failed> {
+    let text = std::fs::read(path).map_err(|error| Failed(format!("cannot read {}: {error}", path.display())))?;
+    let proof: Proof =
+        serde_json::from_slice(&text).map_err(|error| Failed(format!("{} is no proof: {error}", path.display())))?;
+    let shown = proof::check(&proof)?;
+    let compared = file.map(|file| proof::compare(&proof, Path::new(file))).transpose()?;
+    output.shown(&shown, compared.as_ref());
+    let is_it = compared.is_none_or(|compared| compared.data_set);
+    Ok(if is_it { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn describe(path: &Path) -> Result<(String, String), Part10Error> {

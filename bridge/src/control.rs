@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dicom_scp::Uid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -16,6 +17,7 @@ use crate::audit::{self, Event, Handling, KeyUse, Party};
 use crate::decide;
 use crate::derive;
 use crate::erase;
+use crate::proof::{self, Proof};
 use crate::site::{LedgerCopy, Site, SiteStatus, StudyReport, StudyRow, Verdict};
 use crate::xds;
 
@@ -49,6 +51,11 @@ pub enum Request {
         sop_instance: String,
         /// SHA-256 of the data set in the file, hexadecimal.
         dataset_sha256: String,
+    },
+    /// Prove that an object is on the ledger.
+    Proof {
+        /// SOPInstanceUID.
+        uid: String,
     },
     /// Totals and the state of the ledger.
     Status,
@@ -130,6 +137,8 @@ pub enum Reply {
     },
     /// To [`Request::Verify`] and [`Request::VerifyFile`].
     Verdicts(Vec<Verdict>),
+    /// To [`Request::Proof`].
+    Proof(Box<Proof>),
     /// To [`Request::Status`].
     Status(Box<SiteStatus>),
     /// To [`Request::Consent`].
@@ -172,7 +181,7 @@ fn trail(request: &Request, reply: &Reply) -> Option<Event> {
     let by = Party::at_this_machine();
     match request {
         Request::Evict { uid } => Some(Event::handled(&by, Handling::Evict, uid, why)),
-        Request::Verify { uid } | Request::VerifyFile { sop_instance: uid, .. } => {
+        Request::Verify { uid } | Request::VerifyFile { sop_instance: uid, .. } | Request::Proof { uid } => {
             Some(Event::handled(&by, Handling::Verify, uid, why))
         }
         Request::Study { uid } => Some(Event::handled(&by, Handling::Show, uid, why)),
@@ -197,6 +206,12 @@ pub async fn answer(site: &Site, request: Request) -> Reply {
 async fn anchors(site: &Site) -> Result<Vec<Anchor>, String> {
     let ledger = site.parts().ledger.get().ok_or("the ledger is away")?;
     audit::anchor::all(ledger).await.map_err(|error| crate::chain_of(&error))
+}
+
+async fn proof(site: &Site, uid: &str) -> Result<Reply, String> {
+    let uid = Uid::new(uid).map_err(|_| format!("\"{uid}\" is no UID"))?;
+    let proof = proof::make(site, &uid).await.map_err(|error| crate::chain_of(&error))?;
+    Ok(Reply::Proof(Box::new(proof)))
 }
 
 async fn carry_out(site: &Site, request: Request) -> Reply {
@@ -230,6 +245,7 @@ async fn carry_out(site: &Site, request: Request) -> Reply {
         Request::VerifyFile { sop_instance, dataset_sha256 } => {
             site.verify_file(&sop_instance, &dataset_sha256).await.map(|verdict| Reply::Verdicts(vec![verdict]))
         }
+        Request::Proof { uid } => return proof(site, &uid).await.unwrap_or_else(Reply::Error),
         Request::ExportLedger { out } => site.export_ledger(out).await.map(Reply::LedgerExported),
         Request::Status => site.status().await.map(|status| Reply::Status(Box::new(status))),
     };

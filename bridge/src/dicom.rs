@@ -3,7 +3,7 @@
 //! Policy is asked for, never made here. Must not know SQL, pieces or keys.
 
 pub mod encrypted;
-mod trail;
+pub(crate) mod trail;
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -282,8 +282,8 @@ impl StoreSink for Sink {
     }
 }
 
-/// PS3.4 B.2.3: which status answers a C-STORE that failed.
-fn store_failure(error: &ArchiveError) -> Failure {
+/// PS3.4 B.2.3: which status answers a C-STORE that failed. PS3.18 10.5.3 has the same for objects that come over HTTP.
+pub(crate) fn store_failure(error: &ArchiveError) -> Failure {
     let text = crate::chain_of(error);
     tracing::warn!(error = text, "an object was not stored");
     match error {

@@ -6,7 +6,7 @@
 //! [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
 //! every door; [`tls`] reads the doors' certificates; [`audit`] records who did what; [`exchange`] brings studies of other sites; [`derive`] makes studies of
 //! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
-//! [`tokens`]; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
+//! [`tokens`], over whose port [`dicomweb`] serves viewers and `web` pages; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
 
 pub mod access;
@@ -23,6 +23,7 @@ pub mod deidentify;
 pub mod demo;
 pub mod derive;
 pub mod dicom;
+pub mod dicomweb;
 pub mod erase;
 pub mod exchange;
 pub mod follow;
@@ -36,13 +37,17 @@ pub mod outbox;
 pub mod password;
 pub mod payload;
 pub mod promote;
+pub mod proof;
 pub mod publish;
+mod recode;
 pub mod retrieve;
 pub mod site;
 pub mod study;
 pub mod tls;
 pub mod tokens;
+mod web;
 pub mod xds;
+mod zip;
 
 /// An error with everything that caused it, in one line.
 #[must_use]

@@ -131,6 +131,17 @@ pub enum Content {
     File(CheckedFile),
 }
 
+impl Content {
+    /// CRC-32 of an object's whole file, of which this is all.
+    #[must_use]
+    pub fn crc32(&self) -> u32 {
+        match self {
+            Self::Whole(bytes) => crc32fast::hash(bytes),
+            Self::File(file) => file.crc32(),
+        }
+    }
+}
+
 /// Opens objects. Cheap to clone.
 #[derive(Clone)]
 pub struct Retrieve(Arc<Inner>);

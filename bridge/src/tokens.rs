@@ -211,12 +211,12 @@ impl Tokens {
         Ok(Some(token))
     }
 
-    /// Whether a token that was good is good still.
+    /// A token that was good, if it is good still.
     ///
     /// # Errors
     /// [`TokenError::Database`].
-    pub fn is_still_good(&self, id: &str, now_s: u64) -> Result<bool, TokenError> {
-        Ok(self.find(id)?.is_some_and(|(token, _)| token.is_good(now_s)))
+    pub fn still_good(&self, id: &str, now_s: u64) -> Result<Option<Token>, TokenError> {
+        Ok(self.find(id)?.map(|(token, _)| token).filter(|token| token.is_good(now_s)))
     }
 
     /// Makes a code with which a patient can take a study over once, and returns it; it cannot be had again.
@@ -363,7 +363,7 @@ mod tests {
         let other = Tokens::open(&path).unwrap();
         assert!(other.revoke(&made.id, 150).unwrap() && !other.revoke("0000000000000000", 150).unwrap());
         assert!(tokens.check(&shown, 160).unwrap().is_none());
-        assert!(!tokens.is_still_good(&made.id, 160).unwrap());
+        assert!(tokens.still_good(&made.id, 160).unwrap().is_none());
         let kept = &other.list().unwrap()[0];
         assert_eq!((kept.revoked_s, kept.used_s, kept.name.as_str()), (Some(150), Some(199), "phone"));
         drop((tokens, other));

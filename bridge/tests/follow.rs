@@ -16,11 +16,12 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::DynProvider;
 use alloy::signers::SignerSync;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct};
-use bridge::follow::{Consents, FollowConfig, KeyBinding, Mode, follow};
+use bridge::follow::{Ahead, Consents, FollowConfig, Head, KeyBinding, Mode, What, follow};
 use bridge::ledger::node::{
     Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, SystemClock, Transaction,
 };
 use bridge::ledger::rpc::RpcNode;
+use bridge::ledger::slots::{InFlight, Record, Slots};
 use chain::{ADMIN, Account, CHAIN_ID, key, public_key, view};
 use contracts::messages::{
     Allow, BindKey, DefineStudy, Deny, Revoke, TombstoneStudy, TransferStudy, UnbindKey, consent_domain,
@@ -31,6 +32,7 @@ use embedded_ledger::EmbeddedLedger;
 use p256::ecdsa::signature::Signer as _;
 use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::RngSeed;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -495,18 +497,26 @@ struct Follower {
 
 impl Follower {
     fn start(path: &Path, node: Fickle, at: Addresses) -> Self {
-        Self::start_with(path, node, at, false)
+        Self::start_with(path, node, at, false, 1, InFlight::default())
     }
 
-    fn start_with(path: &Path, node: Fickle, at: Addresses, clocks_elsewhere: bool) -> Self {
+    fn start_with(
+        path: &Path,
+        node: Fickle,
+        at: Addresses,
+        clocks_elsewhere: bool,
+        depth: u64,
+        carried: InFlight,
+    ) -> Self {
         let consents = Consents::open(path).unwrap();
         let config = FollowConfig {
             registry: at.studies,
             consent: at.consent,
             key_bindings: at.key_bindings,
-            depth: 1,
+            depth,
             poll_ms: 1,
             clocks_elsewhere,
+            carried,
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(follow(
@@ -699,11 +709,192 @@ fn nothing_counts_as_current_while_blocks_come_from_the_future_of_this_clock() {
         let node = Fickle { chains: [chain.clone(), chain], second: Arc::default() };
         for (clocks_elsewhere, current) in [(true, false), (false, true)] {
             let file = dir.path().join(format!("{clocks_elsewhere}.sqlite"));
-            let follower = Follower::start_with(&file, node.clone(), world.at, clocks_elsewhere);
+            let follower =
+                Follower::start_with(&file, node.clone(), world.at, clocks_elsewhere, 1, InFlight::default());
             follower.caught_up(&world.ledger).await;
             // Hundreds of rounds, in each of which there is nothing new.
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             assert_eq!(follower.consents.is_current(now()), current, "clocks elsewhere: {clocks_elsewhere}");
+            follower.stop.cancel();
+            follower.task.await.unwrap();
+        }
+    });
+}
+
+/// A ledger's blocks, and everything that the followed contracts said in them.
+async fn everything(world: &World) -> (Vec<Head>, Vec<Logged>) {
+    let node = RpcNode::embedded(&world.ledger);
+    let (newest, Addresses { studies, consent, key_bindings, .. }) = (world.ledger.head().number, world.at);
+    let mut heads = Vec::new();
+    for number in 0..=newest {
+        let block = node.block_at(number).await.unwrap().unwrap();
+        heads.push(Head { number, hash: block.hash, parent: block.parent });
+    }
+    (heads, node.said(vec![studies, consent, key_bindings], Span::Heights(0, newest)).await.unwrap())
+}
+
+/// What blocks that may be replaced say, by what they can do to a grant.
+#[derive(Default)]
+struct NotFinal {
+    says: bool,
+    opens_otherwise: bool,
+}
+
+impl NotFinal {
+    fn of(ahead: &[Logged], study: B256, grantee: Address) -> Self {
+        let mut found = Self::default();
+        for what in ahead.iter().filter_map(|logged| What::decode(&logged.topics, &logged.data)) {
+            let of_study = what.study() == Some(study);
+            let of_source = matches!(what, What::SourceSuspended { source } | What::SourceReinstated { source } if source == grantee);
+            found.says |= of_study || of_source;
+            let otherwise = matches!(what, What::GlassBroken { .. } | What::Transferred { .. });
+            found.opens_otherwise |= of_study && otherwise || matches!(what, What::SourceReinstated { .. });
+        }
+        found
+    }
+}
+
+/// The blocks up to `last` are final, and two more are not. Nobody has more than both states give, and more than the final one gives by a word
+/// alone that this site carries; whatever takes something away does at once.
+fn compare_ahead(heads: &[Head], said: &[Logged], last: usize, carries: u64, now: u64) -> [usize; 2] {
+    let (final_height, newest) = (heads[last].number, &heads[(last + 2).min(heads.len() - 1)]);
+    let dir = tempfile::tempdir().unwrap();
+    let up_to = |name: &str, height: u64, ahead: Ahead| {
+        let consents = Consents::open(&dir.path().join(name)).unwrap();
+        let heads: Vec<Head> = heads.iter().filter(|head| head.number <= height).copied().collect();
+        let said: Vec<Logged> = said.iter().filter(|event| event.block <= height).cloned().collect();
+        consents.apply_with(&heads, &said, ahead).unwrap();
+        consents
+    };
+    let events: Vec<Logged> =
+        said.iter().filter(|event| (final_height + 1..=newest.number).contains(&event.block)).cloned().collect();
+    let all: std::collections::HashSet<B256> = events.iter().map(|event| event.transaction).collect();
+    let carried = all.iter().filter(|hash| carries >> (hash.0[31] % 64) & 1 == 1).copied().collect();
+    let is_final = up_to("final", final_height, Ahead::default());
+    let new = up_to("new", newest.number, Ahead::default());
+    let of_this_site = up_to("some", final_height, Ahead { events: events.clone(), carried });
+    let of_others = up_to("none", final_height, Ahead { events: events.clone(), ..Ahead::default() });
+    let whoever = up_to("all", final_height, Ahead { events: events.clone(), carried: all });
+    let mut seen = [0, 0];
+    for (n, grantee) in STUDIES.iter().flat_map(|n| GRANTEES.map(|g| (*n, address(g)))) {
+        let about = NotFinal::of(&events, study(n), grantee);
+        let asked =
+            [(0, 0), (0, 3), (1, 0), (1, 3)].into_iter().flat_map(|ask| [now - 60, now, now + 60].map(|at| (ask, at)));
+        for ((part, purpose), at) in asked {
+            let mode = |grant: Option<bridge::follow::Grant>| {
+                grant.and_then(|grant| grant.mode_for(at, series(part), purpose))
+            };
+            let plain = |consents: &Consents| mode(consents.grant(study(n), grantee).unwrap());
+            let ahead = |consents: &Consents| mode(consents.in_effect(study(n), grantee).unwrap());
+            let (before, after) = (plain(&is_final), plain(&new));
+            let (some, none, all) = (ahead(&of_this_site), ahead(&of_others), ahead(&whoever));
+            let when = format!(
+                "study {n}, {grantee}, {part}, {purpose}: {before:?} to {after:?}: {some:?} {none:?} {all:?}\n{events:?}"
+            );
+            assert!(some <= after && none <= after && all <= after, "kept what is taken away: {when}");
+            assert!(none <= before, "opened by a word that others carry: {when}");
+            assert!(none <= some && some <= all, "{when}");
+            assert!(about.says || (some, none, all) == (before, before, before), "changed by nothing: {when}");
+            assert!(about.opens_otherwise || all == after, "not opened by what this site carries: {when}");
+            let open = of_others.open_to(grantee).unwrap().into_iter().find(|grant| grant.study_id == study(n));
+            assert_eq!(mode(open), all, "{when}");
+            seen[0] += usize::from(none < before);
+            seen[1] += usize::from(all > before);
+        }
+    }
+    seen
+}
+
+#[test]
+fn what_is_not_final_takes_at_once_and_gives_only_by_words_that_this_site_carries() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        rng_seed: RngSeed::Fixed(20_261_130),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let mut seen = [0, 0];
+    for _ in 0..4 {
+        let steps = prop::collection::vec(step(), 60..80).new_tree(&mut runner).unwrap().current();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let mut world = World::new(&dir.path().join("a.redb")).await;
+            for step in steps {
+                world.take(step).await;
+            }
+            let (heads, said) = everything(&world).await;
+            for last in 8..heads.len() - 1 {
+                let carries = u64::from_be_bytes(heads[last].hash.0[..8].try_into().unwrap());
+                let now = world.now();
+                for (sum, more) in seen.iter_mut().zip(compare_ahead(&heads, &said, last, carries, now)) {
+                    *sum += more;
+                }
+            }
+        });
+    }
+    assert!(seen.iter().all(|times| *times > 20), "hardly anything happened: {seen:?}");
+}
+
+/// A record of a transaction in flight.
+fn in_flight(hashes: &[B256]) -> InFlight {
+    let in_flight = InFlight::default();
+    let record =
+        |(nonce, hash): (u64, &B256)| Record { nonce, hash: *hash, call: *hash, raw: Bytes::new(), earlier: vec![] };
+    let records = (0..).zip(hashes).map(record).collect();
+    let _ = Slots::load(records, 0, 0).shown_in(&in_flight);
+    in_flight
+}
+
+#[test]
+fn a_word_in_a_block_that_is_replaced_lets_nobody_in_and_one_that_this_site_carries_does_until_then() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut first, mut second) =
+            (World::new(&dir.path().join("a.redb")).await, World::new(&dir.path().join("b.redb")).await);
+        let chains = [RpcNode::embedded(&first.ledger), RpcNode::embedded(&second.ledger)];
+        let node = Fickle { chains, second: Arc::default() };
+        let allow = Step::Allow { study: 1, grantee: 3, series: 0, mode: 2, purpose: 0, from: 0, length: 90 };
+        first.take(allow).await;
+        let word = node.head().await.unwrap().transactions[0];
+        let start = |name: &str, carried| {
+            Follower::start_with(&dir.path().join(name), node.clone(), first.at, false, 2, carried)
+        };
+        let (carrier, other) = (start("carrier", in_flight(&[word])), start("other", InFlight::default()));
+        let open = |at: &Follower| {
+            let grant = at.consents.in_effect(study(1), address(3)).unwrap();
+            grant.and_then(|grant| grant.mode_at(START)).is_some()
+        };
+        async fn until(what: &str, is: impl Fn() -> bool) {
+            for _ in 0..3_000 {
+                if is() {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            panic!("waited in vain for {what}");
+        }
+        until("the carrier to open", || open(&carrier)).await;
+        // The other has read the same block.
+        until("the grantee to hear of it", || !other.consents.open_to(address(3)).unwrap().is_empty()).await;
+        assert!(!open(&other) && carrier.consents.grant(study(1), address(3)).unwrap().is_none(), "it is not final");
+
+        // Another block takes its place, of the same height.
+        second.take(Step::Amend { study: 1 }).await;
+        node.second.store(true, Ordering::SeqCst);
+        until("the block to be replaced", || !open(&carrier)).await;
+        // Carried again, it is final in the end, for everybody.
+        second.take(allow).await;
+        second.take(Step::Wait { seconds: 1 }).await;
+        until("the word to be final", || open(&other) && open(&carrier)).await;
+        assert!(carrier.consents.grant(study(1), address(3)).unwrap().is_some());
+
+        // What is taken away is taken away in the first block that says so, wherever it came from.
+        second.take(Step::Revoke { study: 1, grantee: 3 }).await;
+        until("the revocation", || !open(&other) && !open(&carrier)).await;
+        let grant = other.consents.grant(study(1), address(3)).unwrap().unwrap();
+        assert!(grant.mode_at(START).is_some(), "it is not final");
+        for follower in [carrier, other] {
             follower.stop.cancel();
             follower.task.await.unwrap();
         }

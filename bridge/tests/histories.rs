@@ -22,13 +22,14 @@ use bridge::archive::{Archive, ForeignMode, ForeignStudy, ForeignVersion, Object
 use bridge::audit::Audit;
 use bridge::config::{self, Config};
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
-use bridge::exchange::server::Desk;
+use bridge::exchange::server::{Desk, Standing};
 use bridge::exchange::task::{Bringing, Keeper, Shelf, Wanted};
 use bridge::exchange::{KeyRequest, Place};
 use bridge::follow::{Consents, FollowConfig, Mode, Scope, follow};
 use bridge::keyring::{ForeignKey, ForeignKeys, Keyring};
 use bridge::ledger::node::SystemClock;
 use bridge::ledger::rpc::RpcNode;
+use bridge::ledger::slots::InFlight;
 use bridge::payload::container::Unsealed;
 use bridge::payload::describe::describe;
 use bridge::payload::keys::{RecipientSecret, SessionKey};
@@ -288,7 +289,7 @@ impl Site {
             };
             let digest = request.digest(place, [0; 32]);
             request.signature = key(signer).sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into();
-            let answer = self.desk.decide(&request, place, model.now);
+            let answer = self.desk.decide(&request, model.now);
             let acts = if grantee < 4 { model.acts_for(signer) == Some(grantee) } else { signer == grantee };
             let seen = if acts && model.studies[&n].version > 0 { sees(model, n, grantee) } else { (0, 0) };
             let (mode, part) = seen;
@@ -432,6 +433,7 @@ impl Sites {
             poll_ms: 1,
             // This chain's clock is an hour ahead: what is current by it is for the test alone to say.
             clocks_elsewhere: true,
+            carried: InFlight::default(),
         };
         let (stop, node) = (CancellationToken::new(), RpcNode::embedded(&world.ledger));
         let wake = Arc::new(Notify::new());
@@ -471,7 +473,8 @@ impl Sites {
             };
             let carrier = Carrier { archive: archive.clone(), keyring: keyring.clone(), library: library.clone() };
             let keeper = Keeper::new(shelf.clone(), carrier.clone());
-            let desk = Desk::new(archive.clone(), keyring, consents.clone(), Arc::new(move || Some(place)), [0; 32]);
+            let standing = Arc::new(move || Some(Standing { place, source: grantee }));
+            let desk = Desk::new(archive.clone(), keyring, consents.clone(), standing, [0; 32]);
             Site { account: *account, archive, shelf, carrier, keeper, desk }
         });
         let sites = sites.collect();

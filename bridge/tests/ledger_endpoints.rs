@@ -11,8 +11,10 @@ use alloy::transports::http::reqwest::Url;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use bridge::ledger::forks::{FORKS_FILE, ForkLog, Forks, Seen, keep};
 use bridge::ledger::node::{Node as _, NodeError, SystemClock};
 use bridge::ledger::owner::OwnerSeed;
+use bridge::ledger::rpc::RpcNode;
 use bridge::ledger::sender::SenderConfig;
 use bridge::ledger::{
     Endpoints, Ledger, LedgerConfig, LedgerKind, OpenError, PieceMode, StudyOwner, Watch, open_endpoints,
@@ -30,7 +32,12 @@ use support::{ANVIL_CHAIN_ID, ANVIL_KEY, Anvil, MemoryOutbox, MemorySource, nois
 use tokio_util::sync::CancellationToken;
 
 const CHAIN_ID: u64 = 1337;
-const TIMEOUT: Duration = Duration::from_millis(300);
+/// Long enough for a machine that does other things besides, where an endpoint is meant to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Where endpoints stall again and again.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+/// Longest time in which nothing gets on.
+const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 
 /// How an endpoint behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +233,7 @@ impl Log {
 
 fn studies(name: &str) -> Arc<MemorySource> {
     let mut source = MemorySource::default();
-    for study in 0..8 {
+    for study in 0..5 {
         source.add(&format!("{name}/{study}"), study, 1, 60_000, &[900, 1_800], &[180_001, 1, 60_000, 777, 240_000]);
     }
     Arc::new(source)
@@ -237,7 +244,13 @@ async fn check_everything(ledger: &Ledger, outbox: &MemoryOutbox, source: &Memor
     for (job, plan) in &source.plans {
         for image in &plan.images {
             let located: Vec<_> = outbox.located(job.study, image.image).into_values().collect();
-            let loaded: Vec<_> = ledger.load_pieces(site, PieceMode::Calldata, located).try_collect().await.unwrap();
+            let mut loaded = Vec::new();
+            // An answer may be late on a machine that does other things besides.
+            eventually("the pieces of an image", async || {
+                let pieces = ledger.load_pieces(site, PieceMode::Calldata, located.clone());
+                pieces.try_collect().await.map(|pieces: Vec<_>| loaded = pieces).is_ok()
+            })
+            .await;
             let bytes: Vec<u8> = loaded.iter().flat_map(|(_, b)| b.to_vec()).collect();
             assert!(bytes == noise(image.image, image.bytes as usize), "what comes back is what was sent");
         }
@@ -262,7 +275,7 @@ fn the_publisher_reaches_the_end_whatever_becomes_of_the_endpoints() {
         for _ in 0..3 {
             doors.push(Door::open(chain.rpc_client()).await);
         }
-        let node = Endpoints::at(&urls(&doors), watch()).unwrap();
+        let node = Endpoints::at(&urls(&doors), Watch { timeout: SHORT_TIMEOUT, ..watch() }).unwrap();
         let config = config(CHAIN_ID, &key(), &dir.path().join("journal.sqlite"));
         let ledger = open_endpoints(node, key(), config, Arc::default()).await.unwrap();
         ledger.ensure_source_defined("https://site.example/pacs").await.unwrap();
@@ -273,15 +286,19 @@ fn the_publisher_reaches_the_end_whatever_becomes_of_the_endpoints() {
         let publisher = Publisher::new(outbox.clone(), source.clone(), ledger.clone(), SystemClock, publish);
         tokio::spawn(publisher.run(CancellationToken::new()));
         let mut changes = 0;
-        let begun = std::time::Instant::now();
+        // How long it takes depends on the machine and on the moods; that it gets on does not.
+        let (mut reached, mut since) = (0, std::time::Instant::now());
         while !jobs.is_empty() || !outbox.finished() {
             if changes % 3 == 2
                 && let Some(job) = jobs.pop()
             {
                 outbox.jobs.lock().unwrap().push(job);
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "seed {seed}: it never ends\n{}", log.text());
             let height = chain.head().number;
+            if height > reached {
+                (reached, since) = (height, std::time::Instant::now());
+            }
+            assert!(since.elapsed() < STANDSTILL_MAX, "seed {seed}: it stands still at {height}\n{}", log.text());
             for door in &doors {
                 door.set(match rng.gen_range(0..9) {
                     0 => Mood::Cut,
@@ -598,4 +615,28 @@ fn a_line_that_leads_to_another_chain_after_it_broke_is_not_used() {
         relay.fault.send_replace(Fault::Broken);
         eventually("the line to lead back", async || node.head().await.is_ok()).await;
     });
+}
+
+/// What the follower names is kept with its header as far as the node has that, and crossed out if it stands after all.
+#[tokio::test]
+async fn blocks_that_left_are_written_down_and_those_that_came_back_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = embedded(&dir.path().join("chain"), &key());
+    let node = RpcNode::embedded(&ledger);
+    let genesis = node.block_at(0).await.unwrap().unwrap().hash;
+    let path = dir.path().join(FORKS_FILE);
+    let log = ForkLog::open(&path, genesis).unwrap();
+    let (tell, seen) = tokio::sync::mpsc::unbounded_channel();
+    tell.send(Seen::Begin(3)).unwrap();
+    // It stands; the node has never had it; the node has it, and it does not stand there.
+    let gone = B256::repeat_byte(9);
+    for (number, hash, depth) in [(0, genesis, 1), (0, gone, 4), (9, genesis, 2)] {
+        tell.send(Seen::Left { number, hash, depth }).unwrap();
+    }
+    drop(tell);
+    keep(node, log, seen).await;
+    let kept = Forks::read(&path).unwrap();
+    let rows: Vec<_> =
+        kept.left.iter().map(|left| (left.number, left.hash, left.depth, left.header.is_some())).collect();
+    assert_eq!((kept.since, rows), (Some(3), vec![(0, gone, 4, false), (9, genesis, 2, false)]));
 }

@@ -85,7 +85,7 @@ fn embedded_reach(path: &Path) -> Reach {
     }
 }
 
-fn studies(mode: PieceMode, name: &str) -> MemorySource {
+fn studies(mode: PieceMode, name: &str, count: u32) -> MemorySource {
     let piece_bytes = match mode {
         PieceMode::Calldata | PieceMode::Log => 120_000,
         PieceMode::Code => 30_000,
@@ -93,7 +93,7 @@ fn studies(mode: PieceMode, name: &str) -> MemorySource {
     };
     let full = u64::from(piece_bytes);
     let mut source = MemorySource::default();
-    for study in 0..3 {
+    for study in 0..count {
         let objects = [full * 3 + 1, 1, full, 777 + u64::from(study), full / 2];
         source.add(&format!("{name}/{study}"), study, 1, piece_bytes, &[900, 1_800, 33], &objects);
     }
@@ -155,7 +155,7 @@ fn publish_die_and_read_back(reach: &Reach, mode: PieceMode) {
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("journal.sqlite");
     let outbox = Arc::new(MemoryOutbox::default());
-    let mut source = studies(mode, &format!("{mode:?}"));
+    let mut source = studies(mode, &format!("{mode:?}"), 3);
     outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
     let first = source.plans.keys().next().copied().unwrap();
     let shared = Arc::new(std::mem::take(&mut source));
@@ -382,7 +382,8 @@ fn reorganisations_within_the_depth_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let outbox = Arc::new(MemoryOutbox::default());
-    let source = Arc::new(studies(PieceMode::Calldata, "reorg"));
+    // Enough that there are many changes to reorganise at: on a slow machine several are seen as one.
+    let source = Arc::new(studies(PieceMode::Calldata, "reorg", 12));
     outbox.jobs.lock().unwrap().extend(source.plans.keys().copied());
     runtime.block_on(async {
         let mut config = reach.config(PieceMode::Calldata, &dir.path().join("journal.sqlite"));

@@ -118,6 +118,8 @@ pub struct Deployable {
 /// The addresses of one consortium's contracts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
+    /// The first admin of the consortium, from whom all the others follow.
+    pub founder: Address,
     /// Where the Sources interface answers.
     pub sources: Address,
     /// Where the Studies interface answers: the same address, since both are the Registry contract.
@@ -164,6 +166,7 @@ pub fn addresses(admin: Address) -> Addresses {
     let registry = create2(&init_code(Contract::Registry, admin));
     let at = |contract| create2(&init_code(contract, registry));
     Addresses {
+        founder: admin,
         sources: registry,
         studies: registry,
         consent: at(Contract::Consent),

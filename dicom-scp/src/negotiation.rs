@@ -235,6 +235,12 @@ pub(crate) struct Negotiated {
 }
 
 impl Offer {
+    /// Whether objects of a SOP class are taken in.
+    #[must_use]
+    pub fn stores(&self, class: &Uid) -> bool {
+        self.storage && self.service(class) == Some(Service::Storage)
+    }
+
     fn service(&self, class: &Uid) -> Option<Service> {
         let service = sop_class::service(class)
             .or_else(|| self.private_storage_classes.contains(class).then_some(Service::Storage))?;

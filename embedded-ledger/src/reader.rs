@@ -48,6 +48,16 @@ impl LedgerReader {
         Self { core }
     }
 
+    /// The node's signature over the hash of the block of a height, r ‖ s ‖ v; none where there is no such block or no signer. Reads the disk, so it belongs on
+    /// a thread that may block.
+    ///
+    /// # Errors
+    /// When the store cannot be read or the ledger was closed.
+    pub fn signature_at(&self, block: u64) -> Result<Option<Bytes>, StoreError> {
+        let record = self.core.snapshot()?.block(block)?;
+        Ok(record.map(|record| record.signature).filter(|signature| !signature.is_empty()))
+    }
+
     /// A transaction by height and position. Reads the disk, so it belongs on a thread that may block.
     ///
     /// # Errors

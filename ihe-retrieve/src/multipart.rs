@@ -42,6 +42,8 @@ pub struct PartHead {
     pub content_type: Option<MediaType>,
     /// Content-ID without its angle brackets.
     pub content_id: Option<String>,
+    /// Content-Location.
+    pub content_location: Option<String>,
 }
 
 /// What comes next in a message.
@@ -57,12 +59,16 @@ pub enum Piece<'r> {
     End,
 }
 
-/// A [`Piece`] whose octets are still in the reader.
+/// A [`Piece`] whose octets are still in the reader: [`Reader::data`] has them.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub enum Step {
+    /// A part begins.
     Part(PartHead),
+    /// Octets of the part.
     Data(Range<usize>),
+    /// The part is over.
     PartEnd,
+    /// The message is over; nothing but white space may follow.
     End,
 }
 
@@ -122,12 +128,12 @@ impl Reader {
     }
 
     /// The octets of a step, as long as nothing more was pushed.
-    pub(crate) fn data(&self, range: Range<usize>) -> &[u8] {
+    pub fn data(&self, range: Range<usize>) -> &[u8] {
         &self.pending[range]
     }
 
     /// As [`Reader::next_piece`], without borrowing.
-    pub(crate) fn step(&mut self) -> Result<Option<Step>, MultipartError> {
+    pub fn step(&mut self) -> Result<Option<Step>, MultipartError> {
         if self.state == State::Start && !self.start()? {
             return Ok(None);
         }
@@ -266,6 +272,7 @@ fn part_head(block: &[u8]) -> Result<PartHead, MultipartError> {
             "content-id" => {
                 head.content_id.replace(bracketed(value).ok_or(MultipartError::Header)?.to_owned()).is_some()
             }
+            "content-location" => head.content_location.replace(value.to_owned()).is_some(),
             "content-transfer-encoding" => {
                 check_encoding(value)?;
                 std::mem::replace(&mut encoded, true)

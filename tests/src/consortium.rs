@@ -55,13 +55,22 @@ pub enum Nodes {
     Geth(usize),
     /// The same, and what is between them can be cut.
     WiredGeth(usize),
+    /// The same as `Geth`, and gas has a price.
+    DearGeth(usize),
 }
+
+/// What blocks of a network take.
+const BLOCK_GAS: u64 = 40_000_000;
+/// What a site's account gets, in wei.
+pub const FUNDS_WEI: u128 = 100_000_000_000_000_000_000;
+/// What a unit of gas costs in the first block of [`Nodes::DearGeth`], in wei.
+const DEAR_WEI: u64 = 100_000_000_000;
 
 /// What keeps the ledger; ended with the value.
 enum Ledger {
     Embedded(Box<Bridge>),
     Anvil(Anvil),
-    Geth(Geth),
+    Geth(Box<Geth>),
 }
 
 impl Ledger {
@@ -123,11 +132,14 @@ impl Consortium {
                 (keyring(&site).source().clone(), CHAIN_ID, Ledger::Embedded(Box::new(site)))
             }
             Nodes::Anvil => (ANVIL_KEY.parse().unwrap(), ANVIL_CHAIN_ID, Ledger::Anvil(Anvil::start_at(now_s())?)),
-            Nodes::Geth(signers) | Nodes::WiredGeth(signers) => {
+            Nodes::Geth(signers) | Nodes::WiredGeth(signers) | Nodes::DearGeth(signers) => {
                 let key = PrivateKeySigner::random();
-                let start = if matches!(nodes, Nodes::Geth(_)) { Geth::start } else { Geth::start_wired };
-                let geth = start(signers, key.address())?;
-                (key, GETH_CHAIN_ID, Ledger::Geth(geth))
+                let geth = match nodes {
+                    Nodes::WiredGeth(_) => Geth::start_wired(signers, key.address())?,
+                    Nodes::DearGeth(_) => Geth::start_dear(signers, key.address(), DEAR_WEI)?,
+                    _ => Geth::start(signers, key.address())?,
+                };
+                (key, GETH_CHAIN_ID, Ledger::Geth(Box::new(geth)))
             }
         };
         let admin = key.address();
@@ -151,15 +163,21 @@ impl Consortium {
 
     pub fn join_with(&self, exchange: &str) -> Bridge {
         let bridge = self.start(exchange, "");
-        self.admit(keyring(&bridge).source().address());
+        self.let_in(&bridge, keyring(&bridge).source().address());
         bridge
     }
 
     /// A site whose account's key is in a remote signer.
     pub fn join_signed_for(&self, vault: &Vault, exchange: &str) -> Bridge {
         let bridge = self.start(exchange, &vault.lines());
-        self.admit(vault.account);
+        self.let_in(&bridge, vault.account);
         bridge
+    }
+
+    /// Admits a site's account, and waits until the site has found that it is admitted: before that it says that the ledger is away.
+    fn let_in(&self, bridge: &Bridge, account: Address) {
+        self.admit(account);
+        wait_for("the site on the ledger", || !bridge.source(&account.to_string()).is_null());
     }
 
     /// A site whose account has no funds and is not admitted.
@@ -186,13 +204,42 @@ impl Consortium {
 
     /// Funds an account and admits it as a source.
     pub fn admit(&self, account: Address) {
-        self.send(account, Bytes::new(), U256::from(10).pow(U256::from(20)));
+        self.admit_with(account, FUNDS_WEI);
+    }
+
+    /// Sends an account funds.
+    pub fn pay(&self, account: Address, wei: u128) {
+        self.send(account, Bytes::new(), U256::from(wei));
+    }
+
+    /// Funds an account with so much and admits it.
+    pub fn admit_with(&self, account: Address, wei: u128) {
+        self.pay(account, wei);
         let contracts = contracts::deployment::addresses(self.admin);
         wait_for("the first bridge to deploy the contracts", || {
             let code = self.runtime.block_on(async { self.provider.get_code_at(contracts.sources).await });
             code.is_ok_and(|code| !code.is_empty())
         });
         self.send(contracts.sources, Sources::admitCall { source: account }.abi_encode().into(), U256::ZERO);
+    }
+
+    /// Sends a transaction that burns all gas of a block, with a tip above what sites offer, and does not wait for it.
+    pub fn fill_a_block(&self) {
+        const INVALID: u8 = 0xfe;
+        let request = TransactionRequest::default()
+            .with_deploy_code(vec![INVALID])
+            .with_gas_limit(BLOCK_GAS)
+            .with_max_priority_fee_per_gas(1_000_000_000)
+            .with_max_fee_per_gas(100_000_000_000_000);
+        drop(self.runtime.block_on(async { self.provider.send_transaction(request).await.unwrap() }));
+    }
+
+    /// Transactions of the administrator that no block has.
+    pub fn waiting(&self) -> u64 {
+        self.runtime.block_on(async {
+            let all = self.provider.get_transaction_count(self.admin).pending().await.unwrap();
+            all.saturating_sub(self.provider.get_transaction_count(self.admin).await.unwrap())
+        })
     }
 
     pub fn send(&self, to: Address, data: Bytes, value: U256) {

@@ -1,7 +1,6 @@
 //! A network of geth nodes with Clique, made by `pacs-bridge network new` and run by its start scripts, on free ports of 127.0.0.1.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::peers::free_port;
+use crate::peers::{claim, free_port};
 use crate::wire::Wire;
 use crate::{binary, our_tool, wait_for};
 
@@ -25,6 +24,8 @@ pub struct Geth {
     program: PathBuf,
     pub network: Network,
     nodes: Vec<Node>,
+    /// Further arguments of every node that is started.
+    pub arguments: Vec<String>,
     wires: Vec<(usize, usize, Wire)>,
     runtime: Runtime,
 }
@@ -40,8 +41,7 @@ struct Node {
 fn free_ports() -> (u16, u16) {
     loop {
         let (p2p_port, rpc_port) = (free_port(), free_port());
-        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if !(rpc_port..=rpc_port + 6).contains(&p2p_port) && is_free(rpc_port + 1) && is_free(rpc_port + 6) {
+        if !(rpc_port..=rpc_port + 6).contains(&p2p_port) && claim(rpc_port + 1) && claim(rpc_port + 6) {
             return (p2p_port, rpc_port);
         }
     }
@@ -59,6 +59,20 @@ impl Geth {
     pub fn start_wired(signers: usize, fund: Address) -> Option<Self> {
         let mut geth = Self::make(signers, fund)?;
         geth.wire();
+        geth.run_all();
+        Some(geth)
+    }
+
+    /// The same where gas has a price: so many wei in the first block, from where it falls by an eighth with each block that nobody uses.
+    pub fn start_dear(signers: usize, fund: Address, wei: u64) -> Option<Self> {
+        let mut geth = Self::make(signers, fund)?;
+        let network = geth.dir.path().join("network");
+        for file in crate::files_below(&network).iter().filter(|path| path.ends_with("genesis.json")) {
+            let cheap = std::fs::read_to_string(file).unwrap();
+            let dear = cheap.replace("\"baseFeePerGas\": \"0x1\"", &format!("\"baseFeePerGas\": \"{wei:#x}\""));
+            assert_ne!(dear, cheap, "the first block has no base fee");
+            std::fs::write(file, dear).unwrap();
+        }
         geth.run_all();
         Some(geth)
     }
@@ -82,7 +96,15 @@ impl Geth {
         let made = Command::new(binary()).args(["network", "new"]).arg(file).arg("--out").arg(&out).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let network = Network::read(&out.join("network.json")).unwrap();
-        Some(Self { dir, program, network, nodes, wires: Vec::new(), runtime: Runtime::new().unwrap() })
+        Some(Self {
+            dir,
+            program,
+            network,
+            nodes,
+            arguments: Vec::new(),
+            wires: Vec::new(),
+            runtime: Runtime::new().unwrap(),
+        })
     }
 
     fn run_all(&mut self) {
@@ -171,6 +193,7 @@ impl Geth {
             .env("GETH", &self.program)
             // Among themselves on this machine, and with nobody else.
             .args(["--netrestrict", "127.0.0.0/8", "--cache", "64"])
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -202,6 +225,18 @@ impl Geth {
     pub fn head(&self, node: usize) -> Option<u64> {
         let number = self.ask(node, "eth_blockNumber", json!([]))?;
         u64::from_str_radix(number.as_str()?.trim_start_matches("0x"), 16).ok()
+    }
+
+    /// What `network audit` reports through these nodes.
+    pub fn audited(&self, nodes: &[usize], more: &[&str]) -> Value {
+        let mut command = Command::new(binary());
+        command.args(["--json", "network", "audit"]).arg(self.file("network.json")).args(more);
+        for node in nodes {
+            command.args(["--url", self.url(*node)]);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// The end of a node's log.

@@ -66,8 +66,26 @@ pub fn read_answer(stream: TcpStream) -> Answer {
     let mut answer = Answer { status, headers, body: Vec::new() };
     if answer.header("content-type") != Some("text/event-stream") {
         let _ = reader.read_to_end(&mut answer.body);
+        if answer.header("transfer-encoding") == Some("chunked") {
+            answer.body = joined(&answer.body);
+        }
     }
     answer
+}
+
+/// What is in chunks (RFC 9112 7.1), which must be whole.
+fn joined(mut chunks: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|pair| pair == b"\r\n").expect("the length of a chunk");
+        let length = usize::from_str_radix(std::str::from_utf8(&chunks[..end]).unwrap(), 16).expect("a length");
+        let content = &chunks[end + 2..];
+        if length == 0 {
+            return whole;
+        }
+        whole.extend_from_slice(&content[..length]);
+        chunks = &content[length + 2..];
+    }
 }
 
 /// Status and headers, their names in lower case; none when the connection ends first.

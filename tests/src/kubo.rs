@@ -18,6 +18,7 @@ pub struct Swarm {
 }
 
 struct Node {
+    port: u16,
     api_port: u16,
     child: Option<Child>,
 }
@@ -35,7 +36,7 @@ impl Swarm {
             // Nobody runs geth here; its ports must differ all the same.
             let others = format!("p2p_port = {}\nrpc_port = {}\n", 100 + number, 1000 + 10 * number);
             writeln!(plan, "{site}{others}ipfs_port = {port}\nipfs_api_port = {api_port}").unwrap();
-            nodes.push(Node { api_port, child: None });
+            nodes.push(Node { port, api_port, child: None });
         }
         let (file, out) = (dir.path().join("plan.toml"), dir.path().join("network"));
         std::fs::write(&file, plan).unwrap();
@@ -58,15 +59,21 @@ impl Swarm {
 
     /// Starts a node that does not run, and waits until it answers.
     pub fn run(&mut self, node: usize) {
-        let folder = self.folder(node);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
-        let child = Command::new(folder.join("start.sh"))
-            .env("IPFS", &self.program)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut start = Command::new(self.folder(node).join("start.sh"));
+        start.env("IPFS", &self.program);
+        self.run_as(node, start);
+    }
+
+    /// Starts a node that does not run by kubo's own program alone, which takes it for one of the whole world where it has no key of a swarm.
+    pub fn run_bare(&mut self, node: usize) {
+        let mut start = Command::new(&self.program);
+        start.env("IPFS_PATH", self.folder(node).join("repo")).env("IPFS_TELEMETRY", "off").arg("daemon");
+        self.run_as(node, start);
+    }
+
+    fn run_as(&mut self, node: usize, mut start: Command) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder(node).join("log")).unwrap();
+        let child = start.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.nodes[node].child = Some(child);
         // Its own program would take a repository that nobody runs, and be in the way.
         let port = self.api_port(node);
@@ -79,6 +86,17 @@ impl Swarm {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// The key that lets a node into its swarm, as it takes it when it starts.
+    pub fn key_file(&self, node: usize) -> PathBuf {
+        self.folder(node).join("repo/swarm.key")
+    }
+
+    /// By which other nodes find one that runs.
+    pub fn address(&self, node: usize) -> String {
+        let id = self.ipfs(node, &["id", "--format=<id>"]);
+        format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", self.nodes[node].port, String::from_utf8_lossy(&id.stdout).trim())
     }
 
     /// The port of a node's API.

@@ -11,6 +11,8 @@ pub mod faults;
 pub mod geth;
 pub mod http;
 pub mod kubo;
+pub mod lying;
+pub mod network_ends;
 pub mod peers;
 pub mod retrieval;
 pub mod rpc;
@@ -117,17 +119,7 @@ impl Bridge {
 
     /// Starts the daemon and waits for its ready line.
     pub fn run(&mut self) {
-        assert!(self.child.is_none(), "already running");
-        self.write_config();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut child = Command::new(binary())
-            .args(["--config".as_ref(), self.config().as_os_str(), "serve".as_ref()])
-            .stdin(Stdio::null())
-            .envs(self.environment.iter().map(|(key, value)| (key, value)))
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = self.spawn();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let at = |key| ready.split_whitespace().find_map(|word| word.strip_prefix(key));
@@ -139,6 +131,25 @@ impl Bridge {
         self.dicom = dicom.parse().unwrap();
         self.ready = ready;
         self.child = Some(child);
+    }
+
+    /// Starts the daemon, to be killed before anybody needs to know where it listens.
+    pub fn begin(&mut self) {
+        self.child = Some(self.spawn());
+    }
+
+    fn spawn(&self) -> Child {
+        assert!(self.child.is_none(), "already running");
+        self.write_config();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        Command::new(binary())
+            .args(["--config".as_ref(), self.config().as_os_str(), "serve".as_ref()])
+            .stdin(Stdio::null())
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap()
     }
 
     /// Waits until each of the `count` objects that were acknowledged has a file, and no other file is there.
@@ -206,6 +217,18 @@ impl Bridge {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{args:?}: {text}{}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?} printed {text:?}: {e}"))
+    }
+
+    /// What the ledger says about a source, as this site sees it; null as long as it has not heard of it.
+    pub fn source(&self, account: &str) -> serde_json::Value {
+        let all = self.json(&["sources"]);
+        let named = |row: &&serde_json::Value| row["source"].as_str().unwrap().eq_ignore_ascii_case(account);
+        all.as_array().unwrap().iter().find(named).cloned().unwrap_or_default()
+    }
+
+    /// Waits until this site knows the key by which a source can be let in: nothing can be allowed to it before.
+    pub fn wait_for_key_of(&self, account: &str) {
+        wait_for("a source to state its key", || !self.source(account)["encryption_key"].is_null());
     }
 
     /// Waits until every study is final on the ledger, as long as they get on.

@@ -1,8 +1,10 @@
 //! Other people's software: DCMTK and the Python environment with pydicom and pynetdicom.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 
 use rand::Rng as _;
 
@@ -36,14 +38,28 @@ pub fn python() -> Option<PathBuf> {
 }
 
 /// A port for a program that cannot be told to take any: free now, below those that the system gives to whoever asks for any or connects
-/// to somewhere, and hardly ever the one that another test takes at the same time.
+/// to somewhere, and not one that another test takes at the same time.
 pub fn free_port() -> u16 {
     loop {
         let port = rand::thread_rng().gen_range(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if claim(port) {
             return port;
         }
     }
+}
+
+/// Whether a port is free and nobody else's among all test programs: between its choice and the start of whoever listens there nothing else would keep it. A
+/// lock on a file per port says so until this process ends.
+pub fn claim(port: u16) -> bool {
+    static CLAIMED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let dir = std::env::temp_dir().join("pacs-bridge-test-ports");
+    std::fs::create_dir_all(&dir).unwrap();
+    let lock = File::options().create(true).append(true).open(dir.join(port.to_string())).unwrap();
+    let is_ours = lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok();
+    if is_ours {
+        CLAIMED.lock().unwrap().push(lock);
+    }
+    is_ours
 }
 
 /// Associations that Orthanc serves at once: more than any test opens.

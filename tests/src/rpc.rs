@@ -1,14 +1,17 @@
-//! A node's JSON-RPC with faults on order: slow, erring, standing still, or taking transactions and passing none on.
+//! A node's JSON-RPC with faults on order: slow, erring, standing still, or taking transactions and passing none or not all on; and a place where
+//! a request is stopped on its way, so that whoever asked can be killed just there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::{Bytes, keccak256};
 use serde_json::{Value, json};
+
+use crate::PATIENCE;
 
 /// What is wrong with the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,62 @@ pub enum Fault {
     Stands,
     /// Transactions are taken and thrown away.
     Swallows,
+    /// Of three transactions the first is taken and thrown away.
+    SwallowsSome,
+}
+
+/// Where a request is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The node never gets it.
+    Before,
+    /// The node has answered, and nobody gets the answer.
+    After,
+}
+
+/// A request that is to be stopped. Whoever sent it waits until it is released, and gets no answer then either.
+pub struct Step {
+    method: String,
+    /// How many requests of the method come before it.
+    before: AtomicUsize,
+    moment: Moment,
+    place: Mutex<Place>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Place {
+    stopped: Option<Value>,
+    released: bool,
+}
+
+impl Step {
+    /// Waits until the request is there; what it says.
+    pub fn wait(&self) -> Value {
+        let place = self.place.lock().unwrap();
+        let (place, _) = self.changed.wait_timeout_while(place, PATIENCE, |place| place.stopped.is_none()).unwrap();
+        let stopped = place.stopped.clone();
+        stopped.unwrap_or_else(|| panic!("waited in vain for a request of {}", self.method))
+    }
+
+    /// Ends the connection on which it came.
+    pub fn release(&self) {
+        self.place.lock().unwrap().released = true;
+        self.changed.notify_all();
+    }
+
+    fn is_this(&self, request: &Value) -> bool {
+        let less = |before: usize| before.checked_sub(1);
+        request["method"] == self.method.as_str()
+            && self.before.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err()
+    }
+
+    fn stop(&self, request: Value) {
+        let mut place = self.place.lock().unwrap();
+        place.stopped = Some(request);
+        self.changed.notify_all();
+        drop(self.changed.wait_timeout_while(place, PATIENCE, |place| !place.released).unwrap());
+    }
 }
 
 /// Passes requests on to a node, with faults. Lives as long as the test's process.
@@ -37,6 +96,12 @@ struct Shared {
     frozen: Mutex<HashMap<String, Value>>,
     requests: AtomicUsize,
     swallowed: AtomicUsize,
+    /// Transactions that came since the fault was set.
+    offers: AtomicUsize,
+    /// Requests so far, by method; a transaction that is offered again does not count again.
+    asked: Mutex<HashMap<String, usize>>,
+    offered: Mutex<HashSet<String>>,
+    step: Mutex<Option<Arc<Step>>>,
 }
 
 impl FaultyRpc {
@@ -50,6 +115,10 @@ impl FaultyRpc {
             frozen: Mutex::default(),
             requests: AtomicUsize::new(0),
             swallowed: AtomicUsize::new(0),
+            offers: AtomicUsize::new(0),
+            asked: Mutex::default(),
+            offered: Mutex::default(),
+            step: Mutex::default(),
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
@@ -63,7 +132,21 @@ impl FaultyRpc {
 
     pub fn set(&self, fault: Fault) {
         self.shared.frozen.lock().unwrap().clear();
+        self.shared.offers.store(0, Ordering::SeqCst);
         *self.shared.fault.lock().unwrap() = fault;
+    }
+
+    /// Stops the `number`-th request of a method that comes from now on; 1 is the first.
+    pub fn stop_at(&self, method: &str, number: usize, moment: Moment) -> Arc<Step> {
+        let (before, place, changed) = (AtomicUsize::new(number - 1), Mutex::default(), Condvar::new());
+        let step = Arc::new(Step { method: method.to_owned(), before, moment, place, changed });
+        *self.shared.step.lock().unwrap() = Some(step.clone());
+        step
+    }
+
+    /// How many requests of a method there were; of `eth_sendRawTransaction`, how many transactions.
+    pub fn asked(&self, method: &str) -> usize {
+        self.shared.asked.lock().unwrap().get(method).copied().unwrap_or_default()
     }
 
     /// Transactions that were taken and thrown away.
@@ -90,6 +173,19 @@ impl Shared {
     /// Status and body; none to break the connection off.
     fn answer(&self, body: &[u8]) -> Option<(&'static str, Vec<u8>)> {
         let request: Value = serde_json::from_slice(body).ok()?;
+        let method = request["method"].as_str().unwrap_or_default().to_owned();
+        let is_again = method == "eth_sendRawTransaction"
+            && !self.offered.lock().unwrap().insert(request["params"][0].to_string());
+        if !is_again {
+            *self.asked.lock().unwrap().entry(method.clone()).or_default() += 1;
+        }
+        if let Some(step) = self.step_for(&request) {
+            if step.moment == Moment::After {
+                self.ask(body)?;
+            }
+            step.stop(request);
+            return None;
+        }
         let fault = *self.fault.lock().unwrap();
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
         match fault {
@@ -104,16 +200,28 @@ impl Shared {
                 }
                 _ => {}
             },
-            Fault::Swallows if request["method"] == "eth_sendRawTransaction" => {
-                let raw: Bytes = request["params"][0].as_str()?.parse().ok()?;
-                self.swallowed.fetch_add(1, Ordering::SeqCst);
-                let answer = json!({ "jsonrpc": "2.0", "id": request["id"], "result": keccak256(raw) });
-                return Some(("200 OK", answer.to_string().into_bytes()));
+            Fault::Swallows | Fault::SwallowsSome if method == "eth_sendRawTransaction" => {
+                let offers = self.offers.fetch_add(1, Ordering::SeqCst);
+                if fault == Fault::Swallows || offers.is_multiple_of(3) {
+                    return self.swallow(&request);
+                }
             }
             Fault::Stands if is_about_the_newest(&request) => return self.frozen_answer(&request),
-            Fault::None | Fault::Swallows | Fault::Stands => {}
+            Fault::None | Fault::Swallows | Fault::SwallowsSome | Fault::Stands => {}
         }
         Some(("200 OK", self.ask(body)?))
+    }
+
+    /// Whether this is the request that is to be stopped.
+    fn step_for(&self, request: &Value) -> Option<Arc<Step>> {
+        self.step.lock().unwrap().take_if(|step| step.is_this(request))
+    }
+
+    fn swallow(&self, request: &Value) -> Option<(&'static str, Vec<u8>)> {
+        let raw: Bytes = request["params"][0].as_str()?.parse().ok()?;
+        self.swallowed.fetch_add(1, Ordering::SeqCst);
+        let answer = json!({ "jsonrpc": "2.0", "id": request["id"], "result": keccak256(raw) });
+        Some(("200 OK", answer.to_string().into_bytes()))
     }
 
     fn frozen_answer(&self, request: &Value) -> Option<(&'static str, Vec<u8>)> {

@@ -445,7 +445,9 @@ fn hostile_callers_get_nothing_and_stop_nobody() {
         let answer = send(to, "GET", &format!("{PREFIX}{path}"), &[auth], b"");
         assert_eq!(answer.status, 404, "{path}");
     }
-    assert_eq!(send(to, "GET", "/", &[], b"").status, 404);
+    let start = send(to, "GET", "/", &[], b"");
+    assert_eq!((start.status, start.header("location")), (303, Some("/ui/")));
+    assert_eq!(send(to, "GET", "/index.html", &[], b"").status, 404);
     for method in ["PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"] {
         let answer = send(to, method, &format!("{PREFIX}/studies"), &[auth], b"");
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET,HEAD")), "{method}");

@@ -1,13 +1,15 @@
-//! Objects in IPFS, and a node that is away, loses what it had, serves other bytes, or does not let us in. kubo itself is the node, and the
-//! judge of the names that the bridge gives.
+//! Objects in IPFS, and a node that is away, loses what it had, serves other bytes, lies to a site that was let in, or does not let us in. kubo
+//! itself is the node, and the judge of the names that the bridge gives.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tests::consortium::{OPEN, store_from};
+use dicom_scp::matching::Level;
+use tests::consortium::{Consortium, OPEN, keyring, objects_here, store_from};
 use tests::dicom::{get, slices, subject};
 use tests::kubo::Swarm;
+use tests::lying::{Lie, LyingIpfs};
 use tests::{Bridge, wait_for};
 use tokio::runtime::Runtime;
 
@@ -174,4 +176,70 @@ fn a_node_that_does_not_let_us_in_is_named() {
     wait_for("the study to say so", || {
         site.json(&["studies"])[0]["trouble"].as_str().is_some_and(|trouble| trouble.contains("ipfs.token_file"))
     });
+}
+
+#[test]
+fn a_site_that_was_let_in_hands_out_nothing_that_its_node_lies_about() {
+    let Some(swarm) = Swarm::start(2) else { return };
+    let consortium = Consortium::found();
+    let custody = "[exchange]\nbind = \"127.0.0.1:0\"\n[[custody]]\nkeep = \"ipfs\"\ncalling_ae = [\"US1\"]\n";
+    let a = consortium.join_with(&format!("{custody}{}", swarm.lines(0)));
+    let lying = LyingIpfs::before(swarm.api_port(1));
+    let b = consortium.join_with(&swarm.lines_at(1, lying.port));
+    let sent = store_from(&consortium.runtime, &a, "US1", slices(1, 3, 1024));
+    a.wait_final(1);
+
+    lying.set(Lie::Altered);
+    let (source, uid) = (keyring(&a), dicom_scp::Uid::new(&subject(1).study_uid).unwrap());
+    let keys = source.study(&uid).unwrap().unwrap();
+    let study = bridge::study::study_id(&keys.salt, uid.as_str());
+    consortium.allow(&source.owner(keys.owner_index).unwrap(), study, &keyring(&b), 2, 1);
+    wait_for("the study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
+    for lie in [Lie::Altered, Lie::Truncated, Lie::Longer, Lie::Empty] {
+        lying.set(lie);
+        let (told, said) = (lying.told(), b.log().len());
+        let got = consortium.runtime.block_on(get(b.dicom, uid.as_str()));
+        assert!(got.data_sets.is_empty() && !got.failed.is_empty(), "{lie:?}: {:?}", got.failed);
+        assert!(lying.told() > told, "{lie:?}: it was not asked");
+        assert!(b.log()[said..].contains("the IPFS node has other bytes under baf"), "{lie:?}: {}", &b.log()[said..]);
+    }
+    // Nor does its node keep, on its word, what was never seen.
+    assert!(swarm.pins(1).is_empty() && objects_here(&b) == 0);
+    lying.set(Lie::None);
+    wait_for("the objects at B", || got(&consortium.runtime, &b, 1) == sent);
+    wait_for("B's node to keep them", || swarm.pins(1) == swarm.pins(0));
+}
+
+#[test]
+fn a_node_with_another_key_or_none_gets_nothing_of_the_swarm() {
+    let Some(swarm) = Swarm::start(1) else { return };
+    let Some(mut outsider) = Swarm::start(1) else { return };
+    let (runtime, site) = (Runtime::new().unwrap(), site(&swarm));
+    store_from(&runtime, &site, "CT1", slices(1, 1, 64));
+    site.wait_final(1);
+    let (address, cid) = (swarm.address(0), swarm.pins(0).remove(0));
+    let is_let_in = |outsider: &Swarm| outsider.ipfs(0, &["swarm", "connect", &address]).status.success();
+    let fetched = |outsider: &Swarm, wait: &str| outsider.ipfs(0, &["cat", &format!("--timeout={wait}"), &cid]);
+    let has_no_peers = |swarm: &Swarm| swarm.ipfs(0, &["swarm", "peers"]).stdout.is_empty();
+    let refused = |outsider: &Swarm| {
+        assert!(!is_let_in(outsider) && has_no_peers(outsider) && has_no_peers(&swarm));
+        let fetched = fetched(outsider, "3s");
+        assert!(!fetched.status.success() && fetched.stdout.is_empty());
+    };
+    let key = std::fs::read(swarm.key_file(0)).unwrap();
+    assert_ne!(std::fs::read(outsider.key_file(0)).unwrap(), key);
+    refused(&outsider);
+    outsider.kill(0);
+    std::fs::remove_file(outsider.key_file(0)).unwrap();
+    outsider.run_bare(0);
+    refused(&outsider);
+
+    // It is the key alone that keeps it out.
+    outsider.kill(0);
+    std::fs::write(outsider.key_file(0), key).unwrap();
+    outsider.run_bare(0);
+    assert!(is_let_in(&outsider));
+    let fetched = fetched(&outsider, "30s");
+    assert!(fetched.status.success());
+    assert_eq!(fetched.stdout, swarm.ipfs(0, &["cat", &cid]).stdout);
 }

@@ -389,6 +389,7 @@ fn a_bridge_fetches_what_another_publishes_and_compares_it_with_the_manifest() {
     assert!(files_below(world.dir.path()).is_empty(), "nothing is left of a refusal: {words}");
 
     let account = keyring(&b).source().address().to_string();
+    world.a.wait_for_key_of(&account);
     world.a.json(&["allow", &subject(1).study_uid, &account]);
     wait_for("the granted study at B", || b.json(&["studies"]).as_array().unwrap().len() == 1);
     let fetched = b.json(&fetch);

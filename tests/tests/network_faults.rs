@@ -2,96 +2,20 @@
 //! minority that is cut off and comes back. In the end everything that was acknowledged is on the chain once, and all nodes agree.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alloy::hex;
-use alloy::sol_types::SolCall as _;
-use contracts::Sources;
 use dicom_scp::matching::Level;
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::consortium::{Consortium, Nodes, OPEN, keyring, store};
 use tests::dicom::{get, subject};
 use tests::faults::{SetClock, Volume};
 use tests::geth::Geth;
+use tests::network_ends::all_is_well;
 use tests::rpc::{Fault, FaultyRpc};
 use tests::{Bridge, wait_for};
 
 /// Of a site that hands out keys.
 const EXCHANGE: &str = "[exchange]\nbind = \"127.0.0.1:0\"\n";
-
-fn number(of: &Value) -> u64 {
-    u64::from_str_radix(of.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
-}
-
-/// What an account sent successfully, as a node has it: how often each input went to each contract.
-fn sent_by(geth: &Geth, node: usize, account: &str) -> BTreeMap<(String, String), usize> {
-    let moves = format!("0x{}", hex::encode(Sources::changeEndpointCall::SELECTOR));
-    let mut sent = BTreeMap::new();
-    for height in 1..=geth.head(node).unwrap() {
-        let block = geth.ask(node, "eth_getBlockByNumber", json!([format!("{height:#x}"), true])).unwrap();
-        for transaction in block["transactions"].as_array().unwrap() {
-            let (from, hash) = (transaction["from"].as_str().unwrap(), &transaction["hash"]);
-            let input = transaction["input"].as_str().unwrap();
-            // A transfer without input fills a gap of nonces; a site that listens on whatever port is free states its endpoint anew whenever it starts.
-            if !from.eq_ignore_ascii_case(account) || input == "0x" || input.starts_with(&moves) {
-                continue;
-            }
-            let receipt = geth.ask(node, "eth_getTransactionReceipt", json!([hash])).unwrap();
-            assert_eq!(number(&receipt["status"]), 1, "a transaction of the site failed: {transaction} {receipt}");
-            let call = (transaction["to"].to_string(), transaction["input"].to_string());
-            *sent.entry(call).or_default() += 1;
-        }
-    }
-    sent
-}
-
-/// Everything is proven, was sent once, and is the same on all nodes.
-fn all_is_well(consortium: &mut Consortium, a: &Bridge, studies: u32, objects: usize) {
-    for study in 1..=studies {
-        let verdicts = a.json(&["verify", &subject(study).study_uid]);
-        let verdicts = verdicts.as_array().unwrap();
-        assert_eq!(verdicts.len(), objects);
-        assert!(verdicts.iter().all(|verdict| verdict["proven"] == true), "{verdicts:?}");
-    }
-    let account = keyring(a).source().address().to_string();
-    let geth = consortium.geth().unwrap();
-    let last = geth.network.nodes.len() - 1;
-    let height = geth.head(0).unwrap();
-    wait_for("the nodes to be equally far", || {
-        (1..=last).all(|node| geth.head(node).is_some_and(|head| head >= height))
-    });
-    let block = |node| geth.ask(node, "eth_getBlockByNumber", json!([format!("{:#x}", height - 4), false])).unwrap();
-    for node in 1..=last {
-        assert_eq!(block(node)["hash"], block(0)["hash"], "node {node} holds another chain");
-    }
-    let sent = sent_by(geth, last, &account);
-    assert!(sent.len() > 10);
-    let begin = |input: &String| input.chars().take(75).collect::<String>();
-    let twice = sent.iter().filter(|(_, times)| **times > 1);
-    let twice: Vec<_> = twice.map(|((to, input), times)| (to, begin(input), times)).collect();
-    assert!(twice.is_empty(), "sent more than once: {twice:?}");
-    both_agree(consortium, a, studies);
-}
-
-/// A site that joins now and is let in gets of every study what its source has.
-fn both_agree(consortium: &Consortium, a: &Bridge, studies: u32) {
-    let b = consortium.join(false);
-    let (source, grantee) = (keyring(a), keyring(&b));
-    let uids: Vec<_> = (1..=studies).map(|study| dicom_scp::Uid::new(&subject(study).study_uid).unwrap()).collect();
-    for uid in &uids {
-        let keys = source.study(uid).unwrap().unwrap();
-        let study = bridge::study::study_id(&keys.salt, uid.as_str());
-        consortium.allow(&source.owner(keys.owner_index).unwrap(), study, &grantee, 2, 1);
-    }
-    let everywhere = uids.iter().map(ToString::to_string).collect();
-    wait_for("every study at B", || consortium.find(b.dicom, Level::Study) == everywhere);
-    for uid in &uids {
-        let of = |site: &Bridge| consortium.runtime.block_on(get(site.dicom, uid.as_str())).data_sets;
-        let there = of(&b);
-        assert!(!there.is_empty() && there == of(a), "the sites have something else of {uid}");
-    }
-}
 
 #[test]
 fn nodes_and_the_bridge_die_and_nothing_is_lost_or_sent_twice() {
@@ -311,4 +235,13 @@ fn what_a_minority_took_while_it_was_cut_off_gets_onto_the_chain_of_all() {
     wait_for("the study at B", || consortium.find(b.dicom, Level::Study).contains(uid.as_str()));
     assert_eq!(consortium.runtime.block_on(get(b.dicom, uid.as_str())).data_sets.len(), 5);
     all_is_well(&mut consortium, &a, 2, 5);
+
+    // Who asks later whose blocks were lost is told, by a node that never had them.
+    let geth = consortium.geth().unwrap();
+    let report = geth.audited(&[2], &["--record", a.data().to_str().unwrap()]);
+    let rows = report["forks"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["hash"] == lost).unwrap_or_else(|| panic!("no word of {lost}: {report}"));
+    assert_eq!((&row["number"], &row["stands"]), (&height.into(), &block(geth, 2)["hash"]), "{row}");
+    let site = report["sites"].as_array().unwrap().iter().find(|site| site["site"] == row["site"]).unwrap();
+    assert!(["site-1", "site-2"].contains(&site["site"].as_str().unwrap()) && site["replaced"].as_u64() > Some(0));
 }

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::Command;
 
 use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolEvent as _;
 use dicom_scp::matching::Level;
 use serde_json::Value;
 use tests::consortium::{Consortium, Nodes, keyring, objects_here, store, store_from};
@@ -157,21 +157,6 @@ fn an_account_without_funds_is_an_alarm_and_no_reason_not_to_take_in() {
     assert!(site.log().contains("transactions get onto the ledger again"));
 }
 
-/// The report on who makes blocks, through all nodes that run.
-fn audited(geth: &Geth, nodes: &[usize], svg: Option<&Path>) -> Value {
-    let mut command = Command::new(tests::binary());
-    command.args(["--json", "network", "audit"]).arg(geth.file("network.json"));
-    for node in nodes {
-        command.args(["--url", geth.url(*node)]);
-    }
-    if let Some(file) = svg {
-        command.arg("--svg").arg(file);
-    }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 #[test]
 fn a_network_says_who_makes_its_blocks_and_who_was_away() {
     let Some(mut geth) = Geth::start(3, Address::repeat_byte(7)) else { return };
@@ -180,17 +165,21 @@ fn a_network_says_who_makes_its_blocks_and_who_was_away() {
     };
     reach(&geth, 0, 6);
     let picture = geth.file("shares.svg");
-    let report = audited(&geth, &[0, 1, 2], Some(&picture));
+    let report = geth.audited(&[0, 1, 2], &["--svg", picture.to_str().unwrap()]);
     let sites = report["sites"].as_array().unwrap();
     let sum = |key: &str| sites.iter().map(|site| site[key].as_u64().unwrap()).sum::<u64>();
     let blocks = report["to"].as_u64().unwrap() - report["from"].as_u64().unwrap() + 1;
     assert_eq!((sum("sealed"), sum("in_turn"), sum("seats")), (blocks, blocks, 3), "{report}");
-    assert!(std::fs::read_to_string(picture).unwrap().contains("seats 33.3 %"));
+    let picture = std::fs::read_to_string(picture).unwrap();
+    assert!(picture.contains("seats 33.3 %") && picture.contains("replaced now 0"), "{picture}");
+    assert_eq!((&report["forks_known"], &sites[0]["replaced"]), (&"now".into(), &Value::Null), "{report}");
+    let alone = geth.audited(&[1], &[]);
+    assert_eq!((&alone["forks_known"], &alone["sites"][0]["replaced_now"]), (&"nothing".into(), &Value::Null));
 
     geth.kill(2);
     let head = geth.head(0).unwrap();
     reach(&geth, 0, head + 8);
-    let report = audited(&geth, &[0, 1], None);
+    let report = geth.audited(&[0, 1], &[]);
     let away = &report["sites"][2];
     assert!(away["site"] == "site-3" && away["missed"].as_u64().unwrap() >= 2, "{report}");
     assert!(report["forks"].as_array().unwrap().is_empty(), "{report}");
@@ -199,7 +188,7 @@ fn a_network_says_who_makes_its_blocks_and_who_was_away() {
     geth.run(2);
     let head = geth.head(0).unwrap();
     reach(&geth, 2, head + 2);
-    let report = audited(&geth, &[0, 2], None);
+    let report = geth.audited(&[0, 2], &[]);
     assert!(report["forks"].as_array().unwrap().len() <= 2, "the newest may still be settled: {report}");
 
     // A node of another network is told from one of this.
@@ -214,6 +203,11 @@ fn a_network_says_who_makes_its_blocks_and_who_was_away() {
         "{words}"
     );
 }
+
+/// Of the network that votes.
+const EPOCH_BLOCKS: u64 = 12;
+/// Of the site that brings some.
+const STUDIES: u32 = 4;
 
 /// What a site's operator does at its node.
 fn votes(geth: &Geth, node: usize, more: &[&str]) -> Value {
@@ -236,11 +230,21 @@ fn signers(geth: &Geth) -> BTreeSet<Address> {
     serde_json::from_value(answer).unwrap_or_default()
 }
 
+/// The blocks in which the studies of a source came, as the node's events have it.
+fn defined_in(geth: &Geth, registry: Address, source: Address) -> Vec<u64> {
+    let topics = [Some(contracts::Studies::StudyDefined::SIGNATURE_HASH), None, Some(source.into_word())];
+    let filter = serde_json::json!({ "address": registry, "fromBlock": "0x0", "toBlock": "latest", "topics": topics });
+    let events = geth.ask(0, "eth_getLogs", serde_json::json!([filter])).unwrap();
+    let number = |event: &Value| event["blockNumber"].as_str().unwrap().trim_start_matches("0x").to_owned();
+    events.as_array().unwrap().iter().map(|event| u64::from_str_radix(&number(event), 16).unwrap()).collect()
+}
+
 #[test]
 fn signers_follow_stake_where_more_than_half_of_them_vote_so() {
     let Some(mut consortium) = Consortium::found_on(Nodes::Geth(3)) else { return };
     let site = consortium.join(false);
     let (admin, source) = (consortium.admin, keyring(&site).source().address());
+    let registry = contracts::addresses(admin).studies;
     // Two more sites want to sign; their nodes are away. There are seats for four of five.
     let newcomers = [Address::repeat_byte(0xD4), Address::repeat_byte(0xE5)];
     let geth = consortium.geth().unwrap();
@@ -253,6 +257,7 @@ fn signers_follow_stake_where_more_than_half_of_them_vote_so() {
     }
     network.admin = Some(admin);
     network.seats = Some(4);
+    (network.epoch_blocks, network.stake_cap) = (Some(EPOCH_BLOCKS), Some(1));
     std::fs::write(geth.file("voting.json"), serde_json::to_vec(&network).unwrap()).unwrap();
 
     // While nobody has stake, the first four.
@@ -264,13 +269,32 @@ fn signers_follow_stake_where_more_than_half_of_them_vote_so() {
     let with = |one: Address| founders.iter().copied().chain([one]).collect::<BTreeSet<_>>();
     wait_for("the fourth signer", || signers(geth) == with(newcomers[0]));
 
-    // The fifth brings a study, and one of its nodes and another's change places.
-    store(&consortium.runtime, &site, 1);
-    site.wait_final(1);
+    // The fifth brings studies at once. Of those in one epoch, one counts when it is over, and the rest never: nobody gets ahead by making up more.
+    (1..=STUDIES).for_each(|study| drop(store(&consortium.runtime, &site, study)));
+    site.wait_final(STUDIES as usize);
     let geth = consortium.geth().unwrap();
+    let defined = defined_in(geth, registry, source);
+    let epochs = |before: u64| {
+        let over = defined.iter().map(|block| block / EPOCH_BLOCKS).filter(|epoch| *epoch < before / EPOCH_BLOCKS);
+        over.collect::<BTreeSet<_>>().len() as u64
+    };
+    let counts = |report: &Value| {
+        let (row, block) = (&report["sites"][4], report["block"].as_u64().unwrap());
+        assert_eq!((row["stake"].as_u64().unwrap(), row["counts"].as_u64().unwrap()), (STUDIES.into(), epochs(block)));
+        epochs(block)
+    };
+    counts(&votes(geth, 1, &[]));
+    let first = defined.iter().min().unwrap().to_string();
+    let at_once = votes(geth, 1, &["--block", &first]);
+    assert_eq!((&at_once["sites"][4]["counts"], proposed(&at_once).len()), (&serde_json::json!(0), 0), "{at_once}");
+    let last = defined.iter().max().unwrap() / EPOCH_BLOCKS;
+    wait_for("the epoch to end", || geth.head(1).is_some_and(|head| head / EPOCH_BLOCKS > last));
+    assert!(epochs(u64::MAX) < STUDIES.into(), "the studies came in as many epochs: {defined:?}");
+
+    // One of its nodes and another's change places.
     let change = [("site-5".to_owned(), true), ("site-4".to_owned(), false)];
     let report = votes(geth, 1, &["--propose"]);
-    assert_eq!((proposed(&report), &report["sites"][4]["stake"]), (change.to_vec(), &serde_json::json!(1)));
+    assert_eq!((proposed(&report), counts(&report)), (change.to_vec(), epochs(u64::MAX)));
     // One vote of four is none.
     let head = geth.head(0).unwrap();
     wait_for("more blocks", || geth.head(0).is_some_and(|now| now >= head + 4));

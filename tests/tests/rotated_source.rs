@@ -1,7 +1,6 @@
 //! A site whose daily key was rotated still says itself where it answers and with which keys: its identity signs, its operator sends.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use serde_json::Value;
 use tests::dicom::{connect, get, slices, store, subject};
 use tests::peers::free_port;
 use tests::{Bridge, wait_for};
@@ -20,13 +19,6 @@ fn publish(site: &Bridge, study: u32) -> String {
     subject(study).study_uid
 }
 
-/// What the ledger says about a source, as this site sees it.
-fn source(site: &Bridge, account: &str) -> Value {
-    let all = site.json(&["sources"]);
-    let named = |row: &&Value| row["source"].as_str().unwrap().eq_ignore_ascii_case(account);
-    all.as_array().unwrap().iter().find(named).cloned().unwrap_or_default()
-}
-
 #[test]
 fn after_a_rotation_endpoint_and_keys_are_still_the_sources_own_to_say() {
     let rpc = free_port();
@@ -35,16 +27,16 @@ fn after_a_rotation_endpoint_and_keys_are_still_the_sources_own_to_say() {
     };
     let mut a = Bridge::start(&at(free_port()));
     let account = a.json(&["status"])["source"].as_str().unwrap().to_owned();
-    wait_for("the keys to be stated", || !source(&a, &account)["tls_key"].is_null());
+    wait_for("the keys to be stated", || !a.source(&account)["tls_key"].is_null());
     // The consortium's administrator is the identity too, so B is let in before it signs no longer.
     let ledger =
         format!("[ledger]\nkind = \"rpc\"\nurl = \"http://127.0.0.1:{rpc}\"\nadmin = \"{account}\"\ndeploy = false\n");
     let b = Bridge::start(&format!("{OPEN}{ledger}"));
     let grantee = b.json(&["status"])["source"].as_str().unwrap().to_owned();
     a.json(&["sources", "admit", &grantee]);
-    wait_for("B to state its key", || !source(&a, &grantee)["encryption_key"].is_null());
+    a.wait_for_key_of(&grantee);
 
-    let mut tls_key = source(&a, &account)["tls_key"].clone();
+    let mut tls_key = a.source(&account)["tls_key"].clone();
     a.terminate();
     let rotated = a.json(&["keys", "rotate"]);
     assert!(rotated["source"].as_str().unwrap().eq_ignore_ascii_case(&account), "{rotated}");
@@ -58,10 +50,10 @@ fn after_a_rotation_endpoint_and_keys_are_still_the_sources_own_to_say() {
         a.run();
         let endpoint = format!("https://127.0.0.1:{port}");
         wait_for("the new endpoint and key on the ledger", || {
-            let now = source(a, &account);
+            let now = a.source(&account);
             now["endpoint"] == endpoint.as_str() && now["tls_key"] != tls_key
         });
-        tls_key = source(a, &account)["tls_key"].clone();
+        tls_key = a.source(&account)["tls_key"].clone();
     };
     begin_elsewhere(&mut a);
 

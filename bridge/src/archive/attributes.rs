@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Tag, Value};
+use dicom_scp::matching::Level;
 
 /// Patient module attributes, kept with the study so that a study is whole by itself.
 const PATIENT: &[Tag] = &[
@@ -94,6 +95,28 @@ impl Levels {
             series: utf8(pick(header, |tag| SERIES.contains(&tag))),
             instance: utf8(pick_small(header)),
         })
+    }
+}
+
+/// At which level of the information model the index has an attribute.
+#[must_use]
+pub fn level_of(tag: Tag) -> Level {
+    // "Number of ... Related ..." and lists over the series are made for the level that they tell about.
+    const MADE_FOR_STUDIES: &[Tag] = &[
+        Tag(0x0008, 0x0061),
+        Tag(0x0008, 0x0062),
+        Tag(0x0020, 0x1200),
+        Tag(0x0020, 0x1202),
+        Tag(0x0020, 0x1204),
+        Tag(0x0020, 0x1206),
+        Tag(0x0020, 0x1208),
+    ];
+    const ANYWHERE: &[Tag] = &[SPECIFIC_CHARACTER_SET, Tag(0x0008, 0x0054), Tag(0x0008, 0x0056), Tag(0x0008, 0x0201)];
+    match tag {
+        tag if PATIENT.contains(&tag) || ANYWHERE.contains(&tag) => Level::Patient,
+        tag if STUDY.contains(&tag) || MADE_FOR_STUDIES.contains(&tag) => Level::Study,
+        tag if SERIES.contains(&tag) || tag == Tag(0x0020, 0x1209) => Level::Series,
+        _ => Level::Image,
     }
 }
 

@@ -170,6 +170,12 @@ impl Incoming {
         self.scanner.data_set().uid(Tag(0x0020, 0x000d))
     }
 
+    /// SeriesInstanceUID, likewise.
+    #[must_use]
+    pub fn series_uid(&self) -> Option<Uid> {
+        self.scanner.data_set().uid(Tag(0x0020, 0x000e))
+    }
+
     fn describe(&mut self) -> Result<NewInstance, ArchiveError> {
         let header = self.scanner.data_set();
         // A damaged header is an error of its own only when what came before the damage does not suffice.

@@ -31,6 +31,7 @@ mod foreign;
 mod incoming;
 mod index;
 mod ipfs;
+mod listing;
 mod log;
 mod part10;
 mod publication;
@@ -58,6 +59,7 @@ use tokio::sync::Notify;
 use crate::config;
 pub use again::Needed;
 use attributes::Levels;
+pub use attributes::level_of;
 use buffer::Blocks;
 use commit::Committer;
 pub use derived::{Derivable, Guard};
@@ -67,12 +69,14 @@ pub use foreign::{ForeignMode, ForeignStudy, ForeignVersion, Window};
 pub use incoming::{Accepted, Incoming};
 use index::Readers;
 pub use ipfs::{InIpfs, Kept};
+pub use listing::{Picture, Stage};
 use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
 use replay::Replay;
 pub use report::{StudyNames, StudySummary};
 pub use restore::{Restored, Restorer, Restoring};
+pub use search::Fields;
 use shards::Shards;
 use write_behind::WriteBehind;
 
@@ -128,7 +132,7 @@ pub enum ArchiveError {
     #[error("the data set lacks {0}")]
     Lacks(&'static str),
     /// The data set is not what the command announced (PS3.4 B.2.3, status A900).
-    #[error("the data set has {found} where the command has {announced}")]
+    #[error("the data set has {found}, and {announced} was announced")]
     Mismatch {
         /// In the data set.
         found: String,

@@ -67,6 +67,24 @@ impl FileMeta {
         out
     }
 
+    /// Reads the start of a file as far as it has come: none while more of it is needed, which ends after 64 KiB at the latest.
+    ///
+    /// # Errors
+    /// [`Part10Error`] when this is not a DICOM file.
+    pub fn begun(octets: &[u8]) -> Result<Option<(Self, usize)>, Part10Error> {
+        let needed = match octets.get(132..144) {
+            None if octets.get(128..132).is_some_and(|prefix| prefix != b"DICM") => return Err(Part10Error::NoPrefix),
+            None => return Ok(None),
+            Some(body) => 144 + group_length(body).unwrap_or(META_BYTES_MAX),
+        };
+        if octets.len() < needed.min(144 + META_BYTES_MAX) {
+            // What is no file is known before all of its beginning is here.
+            return if &octets[128..132] == b"DICM" { Ok(None) } else { Err(Part10Error::NoPrefix) };
+        }
+        let (meta, offset) = Self::read(&mut &octets[..])?;
+        Ok(Some((meta, usize::try_from(offset).unwrap_or(usize::MAX))))
+    }
+
     /// Reads the start of a file. Returns what group 0002 says and the offset in bytes at which the data set begins.
     ///
     /// # Errors
@@ -136,6 +154,30 @@ mod tests {
         let offset = file.len() as u64;
         file.extend_from_slice(&[8, 0, 5, 0, b'C', b'S', 0, 0, 0, 0, 0, 0]);
         assert_eq!(FileMeta::read(&mut file.as_slice()).unwrap(), (meta(), offset));
+    }
+
+    #[test]
+    fn a_file_that_comes_in_runs_is_known_as_soon_as_group_0002_is_there() {
+        let mut file = meta().encode();
+        let offset = file.len();
+        file.extend_from_slice(&[8, 0, 5, 0, b'C', b'S', 0, 0]);
+        for length in 0..offset {
+            assert!(matches!(FileMeta::begun(&file[..length]), Ok(None)), "{length}");
+        }
+        for length in offset..=file.len() {
+            assert_eq!(FileMeta::begun(&file[..length]).unwrap(), Some((meta(), offset)));
+        }
+        // Without its length it ends where another group begins, which is looked for when enough has come.
+        file.drain(132..144);
+        assert!(matches!(FileMeta::begun(&file), Ok(None)));
+        file.resize(200_000, 0);
+        assert_eq!(FileMeta::begun(&file).unwrap(), Some((meta(), offset - 12)));
+        assert!(matches!(FileMeta::begun(&[0; 132]), Err(Part10Error::NoPrefix)));
+        assert!(matches!(FileMeta::begun(&[0; 150]), Err(Part10Error::NoPrefix)));
+        let mut endless = meta().encode();
+        endless[140..144].copy_from_slice(&u32::MAX.to_le_bytes());
+        endless.resize(200_000, 0);
+        assert!(FileMeta::begun(&endless).is_err());
     }
 
     #[test]

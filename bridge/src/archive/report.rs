@@ -74,7 +74,7 @@ const IN_WORK: &str = "SELECT st.uid FROM shown_study st WHERE st.id IN
 const NAMES: &str = "SELECT st.uid, coalesce(p.study_id, f.study_id) FROM shown_study st
    LEFT JOIN publication p ON p.study = st.id LEFT JOIN foreign_study f ON f.id = st.origin";
 
-const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.received_ms, st.changed_ms,
+pub(super) const SELECT: &str = "SELECT st.uid, st.attributes, st.instances, st.bytes, st.received_ms, st.changed_ms,
    (SELECT group_concat(DISTINCT modality) FROM series WHERE study = st.id AND instances > 0),
    (SELECT count(*) FROM series WHERE study = st.id AND instances > 0),
    (SELECT count(*) FROM instance i JOIN series se ON i.series = se.id
@@ -137,6 +137,21 @@ impl Archive {
         })
     }
 
+    /// The names on the ledger of all that is shown as one study under this UID: received here, and granted, once each has one.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Index`].
+    pub fn ids_of_uid(&self, study_uid: &Uid) -> Result<Vec<Option<B256>>, ArchiveError> {
+        self.read(|db| {
+            let sql = "SELECT coalesce(p.study_id, f.study_id) FROM visible_study st LEFT JOIN publication p ON p.study = st.id
+               LEFT JOIN foreign_study f ON f.id = st.origin WHERE st.uid = ?1 AND st.instances > 0";
+            let mut statement = db.prepare_cached(sql)?;
+            let id = |row: &Row<'_>| Ok(row.get::<_, Option<[u8; 32]>>(0)?.map(B256::from));
+            let rows = statement.query_map([study_uid.as_str()], id)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// Studies that wait for their quiet time or are on their way to the ledger, the newest first.
     ///
     /// # Errors
@@ -178,7 +193,7 @@ fn names(row: &Row<'_>) -> rusqlite::Result<StudyNames> {
     Ok(StudyNames { uid: uid(row, 0)?, study_id: row.get::<_, Option<[u8; 32]>>(1)?.map(B256::from) })
 }
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<StudySummary> {
     let attributes: Vec<u8> = row.get(1)?;
     let set =
         read(&attributes, Encoding::ExplicitLe, &ReadOptions::default()).map_or_else(|_| DataSet::default(), |r| r.0);

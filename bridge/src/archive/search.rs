@@ -46,6 +46,15 @@ const COLUMNS: &[(Tag, &str, Level)] = &[
     (Tag(0x0008, 0x0016), "i.sop_class", Level::Image),
 ];
 
+/// Which attributes of a match are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fields {
+    /// Those that the query names.
+    Asked,
+    /// All that the index has besides.
+    All,
+}
+
 impl Archive {
     /// Answers a query, one data set a match, in the order of the index. `emit` says whether it wants more.
     ///
@@ -54,6 +63,20 @@ impl Archive {
     pub fn search(
         &self,
         query: &Query,
+        retrieve_ae: &str,
+        emit: impl FnMut(DataSet) -> bool,
+    ) -> Result<(), ArchiveError> {
+        self.search_for(query, Fields::Asked, retrieve_ae, emit)
+    }
+
+    /// The same, with more attributes than the query names if they are wanted.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    pub fn search_for(
+        &self,
+        query: &Query,
+        fields: Fields,
         retrieve_ae: &str,
         mut emit: impl FnMut(DataSet) -> bool,
     ) -> Result<(), ArchiveError> {
@@ -68,6 +91,9 @@ impl Archive {
                     continue;
                 }
                 let mut answer = query.project(&entity);
+                if fields == Fields::All {
+                    answer.extend(entity);
+                }
                 answer.put_text(RETRIEVE_AE_TITLE, VR::AE, retrieve_ae);
                 answer.put_text(INSTANCE_AVAILABILITY, VR::CS, availability(db, row, query.level)?);
                 if !emit(answer) {
@@ -137,7 +163,7 @@ const FIRST_OF_TWIN_SERIES: &str =
       WHERE twin.uid = st.uid AND twin.origin < st.origin AND ts.uid = se.uid AND ts.instances > 0))";
 
 /// Conditions that every match fulfils, for the tables that a query at `level` joins.
-fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
+pub(super) fn conditions(query: &Query, level: Level) -> (Vec<String>, Vec<Value>) {
     let mut sql = Vec::new();
     let mut values = Vec::new();
     for (tag, column, of) in COLUMNS {
@@ -226,7 +252,7 @@ fn glob(tokens: &[Token]) -> Option<String> {
 }
 
 /// The attributes of a row's entity, those above its level included, and what is computed when it is asked for.
-fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, ArchiveError> {
+pub(super) fn entity(db: &Connection, row: &Row<'_>, query: &Query) -> Result<DataSet, ArchiveError> {
     let study: i64 = row.get(0)?;
     let mut entity = attributes(row, 1)?;
     if query.level == Level::Patient {

@@ -49,6 +49,7 @@ const USER_AUTHENTICATION: Code = dcm("110114", "User Authentication");
 const APPLICATION_START: Code = dcm("110120", "Application Start");
 const APPLICATION_STOP: Code = dcm("110121", "Application Stop");
 const LOGIN: Code = dcm("110122", "Login");
+const LOGOUT: Code = dcm("110123", "Logout");
 const NODE_AUTHENTICATION: Code = dcm("110126", "Node Authentication");
 const OVERRIDE_STARTED: Code = dcm("110127", "Emergency Override Started");
 const SECURITY_CONFIGURATION: Code = dcm("110129", "Security Configuration");
@@ -122,7 +123,7 @@ pub enum Outcome {
 }
 
 /// Somebody or something that takes part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Party {
     /// UserID
     pub id: String,
@@ -664,6 +665,20 @@ impl Event {
     pub fn login_failed(from: &Party, path: &str) -> Self {
         let event = Self::new(USER_AUTHENTICATION, Action::Execute, Outcome::MinorFailure).typed(LOGIN);
         event.by(Who::Party(from.clone()), None).by(Who::Process, None).about(Object::new(path, URI, 13))
+    }
+
+    /// Somebody showed a good token to the pages, which remember that (A.5.3.12).
+    #[must_use]
+    pub fn logged_in(by: &Party, path: &str) -> Self {
+        let event = Self::new(USER_AUTHENTICATION, Action::Execute, Outcome::Success).typed(LOGIN);
+        event.by(Who::Party(by.clone()), None).by(Who::Process, None).about(Object::new(path, URI, 13))
+    }
+
+    /// The same person had them forget it.
+    #[must_use]
+    pub fn logged_out(by: &Party, path: &str) -> Self {
+        let event = Self::new(USER_AUTHENTICATION, Action::Execute, Outcome::Success).typed(LOGOUT);
+        event.by(Who::Party(by.clone()), None).by(Who::Process, None).about(Object::new(path, URI, 13))
     }
 
     /// Somebody decided about access, or tried to. `subject` is the study, or the account that it is about.

@@ -2,7 +2,7 @@
 //! [`super::verify`] to say.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,40 @@ pub fn list(dir: &Path, wanted: &Wanted) -> io::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The same with everything that belongs to them.
+/// The newest records in which one of these names stands and that are asked for, the newest first: no more than so many, and of no more than so many bytes at
+/// the end of the log. For pages, which must not wait for years of it.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn newest(dir: &Path, names: &[&str], wanted: &Wanted, rows_max: usize, bytes_max: u64) -> io::Result<Vec<Row>> {
+    let (mut rows, mut left) = (Vec::new(), bytes_max);
+    for segment in segments(dir)?.iter().rev() {
+        let mut file = fs::File::open(&segment.path)?;
+        let length = file.metadata()?.len();
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(length.saturating_sub(left)))?;
+        file.take(left).read_to_end(&mut bytes)?;
+        // What is cut off at its beginning is no record any more.
+        let named =
+            |line: &&[u8]| std::str::from_utf8(line).is_ok_and(|text| names.iter().any(|name| text.contains(name)));
+        for line in bytes.rsplit(|byte| *byte == b'\n').filter(named).filter_map(Line::parse) {
+            let row = Row::of(segment.log, &line);
+            if wanted.takes(line.time_ms, &row) {
+                rows.push(row);
+            }
+            if rows.len() == rows_max {
+                return Ok(rows);
+            }
+        }
+        left = left.saturating_sub(length);
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// Every record that is asked for, in order, with everything that belongs to it.
 ///
 /// # Errors
 /// When a file cannot be read.

@@ -8,6 +8,7 @@ use crate::config::{Config, piece_mode_name};
 use crate::control::Reply;
 use crate::decide::{self, Done, KeyRow, RequestRow, SourceRow, Told, TraceReport};
 use crate::derive::DerivedRow;
+use crate::proof::{Match, Shown};
 use crate::site::{SiteStatus, StudyReport, StudyRow, Verdict};
 
 /// How results are printed.
@@ -49,6 +50,8 @@ impl Output {
                 self.json(&serde_json::json!({ "files": files, "bytes": bytes }));
             }
             Reply::Evicted { files, bytes } => println!("removed {files} files, {}", size(bytes)),
+            // It is a document, for people who pass it on and for programs alike.
+            Reply::Proof(proof) => self.json(&proof),
             Reply::Verdicts(verdicts) if self.json => self.json(&verdicts),
             Reply::Verdicts(verdicts) => verdicts_table(&verdicts),
             Reply::Consent(told) => self.told(&told),
@@ -143,6 +146,43 @@ impl Output {
     }
 
     /// What a command did, and the facts of it.
+    /// What a proof shows, and how a file compares with it.
+    pub(super) fn shown(&self, shown: &Shown, compared: Option<&Match>) {
+        if self.json {
+            return self.json(&serde_json::json!({ "shown": shown, "file": compared }));
+        }
+        println!("The proof holds, if a node of the ledger has this block:");
+        println!("  block      {} {}", shown.block, shown.block_hash);
+        println!("  of         chain id {}, block 0 {}", shown.chain_id, shown.genesis);
+        println!("It shows that");
+        println!("  object     {}", shown.sop_instance_uid);
+        println!("  with file  SHA-256 {}", hex::encode(shown.file_sha256));
+        println!("  was sealed by source {}", shown.source);
+        println!("  not after  {}", crate::decide::moment(shown.time_s));
+        println!(
+            "  by         contract {} ({}) of the consortium that {} founded",
+            shown.contract, shown.pieces, shown.admin
+        );
+        match shown.signer {
+            Some(signer) => println!("  signed by  {signer}"),
+            None => println!("  signed by  nobody that is understood here: ask a node"),
+        }
+        let Some(Match { file, data_set, pixels }) = compared else { return };
+        println!(
+            "{}",
+            match (file, data_set) {
+                (true, _) => "The file is this object, byte for byte.",
+                (false, true) => "The file's data set is this object's; group 0002 before it was written anew.",
+                (false, false) => "The file is NOT this object.",
+            }
+        );
+        match pixels {
+            Some(true) => println!("Its pixel data has the digest that the document says."),
+            Some(false) => println!("Its pixel data has ANOTHER digest than the document says."),
+            None => {}
+        }
+    }
+
     pub(super) fn done(&self, what: &str, rows: &[(&str, String)]) {
         if self.json {
             let mut facts: serde_json::Map<String, serde_json::Value> =

@@ -28,7 +28,7 @@ pub(super) enum TokenCommand {
         /// Who shows it: operator, peer:AETITLE (of a configured peer) or account:0x... (the owner of studies).
         #[arg(long = "as", value_name = "PRINCIPAL")]
         principal: String,
-        /// Leave it only these of the principal's rights: find, retrieve, decide, request, break-glass, status, sources.
+        /// Leave it only these of the principal's rights: find, retrieve, store, decide, request, break-glass, status, sources.
         #[arg(long, value_name = "RIGHTS", value_delimiter = ',')]
         may: Option<Vec<String>>,
         /// It ends after so many days; without it, when it is revoked.

@@ -7,8 +7,10 @@
 mod audit;
 mod custody;
 mod derive;
+mod dicomweb;
 mod ipfs;
 mod reader;
+mod web;
 mod xds;
 
 use std::collections::HashMap;
@@ -24,9 +26,11 @@ pub use audit::{Audit, AuditRepository, AuditTransport};
 pub use contracts::PieceMode;
 pub use custody::{Custody, CustodyRule, Selection};
 pub use derive::{Derive, DeriveOwner, Group};
+pub use dicomweb::{Anonymous, Dicomweb};
 pub use ipfs::Ipfs;
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
+pub use web::Web;
 pub use xds::{ClientCertificate, Xds};
 
 /// Everything the daemon was told, checked.
@@ -354,6 +358,10 @@ pub struct Http {
     pub body_bytes_max: usize,
     /// Longest wait for the head of a request, for its body, and for a TLS handshake.
     pub receive_timeout: Duration,
+    /// `[dicomweb]`, over the same port.
+    pub dicomweb: Dicomweb,
+    /// `[web]`, over the same port.
+    pub web: Web,
 }
 
 /// Where a certificate and its key are.
@@ -461,7 +469,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
     let mut tables = [
         "site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds", "audit",
-        "ipfs",
+        "ipfs", "dicomweb", "web",
     ]
     .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
@@ -485,7 +493,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         let what = "\"ipfs\": such objects are put into this site's IPFS node; set ipfs.api_url";
         mistakes.push(Mistake { key: "publish.custody or [[custody]]".into(), what: what.into() });
     }
-    Config {
+    let config = Config {
         ipfs,
         derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
         groups,
@@ -497,11 +505,19 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
-        http: read_http(take(9), mistakes),
+        http: read_http(take(9), take(13), take(14), mistakes),
         xds,
         audit: audit::read_audit(take(11), mistakes),
         exchange,
+    };
+    if let Some(Anonymous::Peer(title)) = &config.http.dicomweb.anonymous
+        && !config.peers.iter().any(|peer| peer.ae_title == *title)
+    {
+        let what =
+            format!("no [[peer]] has ae_title = \"{title}\", so nobody would see anything: add one with what it may");
+        mistakes.push(Mistake { key: "dicomweb.anonymous".into(), what });
     }
+    config
 }
 
 fn read_site(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Site {
@@ -768,7 +784,7 @@ fn read_exchange(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Exchange 
     exchange
 }
 
-fn read_http(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
+fn read_http(value: Option<Value>, viewers: Option<Value>, pages: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
     let mut s = Section::open("http".into(), value, mistakes);
     let bind = s.take("bind", None, optional_address);
     let tls = read_tls_files(&mut s, "tls_certificate_file", "tls_key_file");
@@ -781,7 +797,9 @@ fn read_http(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
         );
         s.mistake("bind", what);
     }
-    let http = Http {
+    let mut http = Http {
+        dicomweb: Dicomweb::default(),
+        web: Web::default(),
         bind,
         tls,
         behind_proxy,
@@ -792,6 +810,9 @@ fn read_http(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Http {
         receive_timeout: s.take("receive_timeout_ms", Duration::from_secs(10), milliseconds),
     };
     s.end();
+    let is_near = bind.is_none_or(|bind| bind.ip().is_loopback()) && !behind_proxy;
+    http.dicomweb = dicomweb::read_dicomweb(viewers, is_near, mistakes);
+    http.web = web::read_web(pages, mistakes);
     http
 }
 

@@ -1,4 +1,4 @@
-//! What one association leaves in the audit trail: one record for each study that came or went, not one for each object, and nothing that
+//! What one association, or one upload, leaves in the audit trail: one record for each study that came or went, not one for each object, and nothing that
 //! an object on its way in waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ const DATES: [Tag; 4] = [Tag(0x0008, 0x0020), Tag(0x0008, 0x0021), Tag(0x0008, 0
 const EXPLICIT_LE: &str = "1.2.840.10008.1.2.1";
 
 /// The trail of one association. Its last records are made when it is dropped.
-pub(super) struct Trail {
+pub(crate) struct Trail {
     audit: Audit,
     caller: Party,
     state: Mutex<State>,
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Trail {
-    pub(super) fn new(audit: Audit, caller: Party) -> Arc<Self> {
+    pub(crate) fn new(audit: Audit, caller: Party) -> Arc<Self> {
         Arc::new(Self { audit, caller, state: Mutex::default() })
     }
 
@@ -54,7 +54,7 @@ impl Trail {
     }
 
     /// An object is durable here.
-    pub(super) fn stored(&self, study: Uid, class: Uid) {
+    pub(crate) fn stored(&self, study: Uid, class: Uid) {
         let mut state = self.state();
         let is_first = !state.stored.contains_key(&study);
         *state.stored.entry(study).or_default().entry(class).or_default() += 1;
@@ -66,7 +66,7 @@ impl Trail {
     }
 
     /// An object was not taken in.
-    pub(super) fn not_stored(&self) {
+    pub(crate) fn not_stored(&self) {
         self.state().not_stored += 1;
     }
 

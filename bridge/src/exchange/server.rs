@@ -31,6 +31,7 @@ use crate::audit::{Audit, Event, Party};
 use crate::config::piece_mode_name;
 use crate::follow::{Consents, Decision, Grant, Mode, Question, Scope};
 use crate::keyring::{Keyring, StudyKeys};
+use crate::ledger::Ledger;
 use crate::payload::envelope::seal_envelope;
 use crate::payload::keys::Recipient;
 use crate::study::ImageKind;
@@ -51,8 +52,25 @@ const REMEMBERED_MAX: usize = 16_384;
 /// The one refusal.
 const REFUSAL: &str = "{\"refused\":true}";
 
-/// Which ledger this site is on, as soon as that is known.
-pub type PlaceOf = Arc<dyn Fn() -> Option<Place> + Send + Sync>;
+/// Who this site is, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The ledger that it is on.
+    pub place: Place,
+    /// The source that it is there, wherever its key is.
+    pub source: Address,
+}
+
+impl Standing {
+    /// As a client of the ledger has it. None until the ledger has said which source this is.
+    #[must_use]
+    pub fn of(ledger: &Ledger) -> Option<Self> {
+        ledger.known_source().map(|source| Self { place: Place::of(ledger), source })
+    }
+}
+
+/// Who this site is, as soon as that is known.
+pub type StandingOf = Arc<dyn Fn() -> Option<Standing> + Send + Sync>;
 
 /// Who may have what.
 #[derive(Clone)]
@@ -62,7 +80,7 @@ struct Inner {
     archive: Archive,
     keyring: Keyring,
     consents: Consents,
-    place: PlaceOf,
+    standing: StandingOf,
     tls_key: [u8; 32],
     /// Nonces of requests by grantees, and when each was made.
     nonces: Mutex<HashMap<B256, u64>>,
@@ -79,9 +97,15 @@ fn because(error: impl std::error::Error + 'static) -> Why {
 impl Desk {
     /// Joins the parts. `tls_key` is the SHA-256 of the key that this site answers with.
     #[must_use]
-    pub fn new(archive: Archive, keyring: Keyring, consents: Consents, place: PlaceOf, tls_key: [u8; 32]) -> Self {
+    pub fn new(
+        archive: Archive,
+        keyring: Keyring,
+        consents: Consents,
+        standing: StandingOf,
+        tls_key: [u8; 32],
+    ) -> Self {
         let (nonces, rates) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { archive, keyring, consents, place, tls_key, nonces, rates }), Audit::off())
+        Self(Arc::new(Inner { archive, keyring, consents, standing, tls_key, nonces, rates }), Audit::off())
     }
 
     /// The same, with what it decides recorded.
@@ -94,15 +118,10 @@ impl Desk {
     ///
     /// # Errors
     /// Why not, for this site's log alone.
-    pub fn decide(&self, request: &KeyRequest, place: Place, now_s: u64) -> Result<KeyDelivery, Why> {
-        let this = &self.0;
-        self.authenticate(request, place, now_s)?;
-        if !this.consents.is_current(now_s) {
-            return Err("this site is cut off from the ledger and may not know what was revoked".into());
-        }
-        let grant = this.consents.grant(request.study_id, request.grantee).map_err(because)?;
-        let grant = grant.ok_or("nothing was ever granted")?;
-        let scope = grant.scope_at(now_s).ok_or("no grant holds now")?;
+    pub fn decide(&self, request: &KeyRequest, now_s: u64) -> Result<KeyDelivery, Why> {
+        let standing = self.standing()?;
+        self.authenticate(request, standing.place, now_s)?;
+        let (grant, scope) = self.holding(&standing, request.study_id, request.grantee, now_s)?;
         let wanted = keccak256(&request.encryption_key);
         if !self.key_is_meant(&grant, now_s, wanted)? {
             return Err("keys are asked for another OpenPGP key than the owner signed for".into());
@@ -110,6 +129,27 @@ impl Desk {
         // Only now, so that nobody without a grant can fill what is remembered.
         self.take_nonce(request, now_s)?;
         self.delivery(&grant, scope, &Recipient::from_bytes(&request.encryption_key).map_err(because)?)
+    }
+
+    fn standing(&self) -> Result<Standing, Why> {
+        (self.0.standing)().ok_or_else(|| "the ledger has not said yet which source this is".into())
+    }
+
+    /// The grant by which a study *of this source* is open now, and how far.
+    ///
+    /// A study id is whoever's defines it first, and another source can see it before it is defined: what the owner of *its*
+    /// study says opens nothing that was received here.
+    fn holding(&self, this: &Standing, study_id: B256, grantee: Address, now_s: u64) -> Result<(Grant, Scope), Why> {
+        let consents = &self.0.consents;
+        if !consents.is_current(now_s) {
+            return Err("this site is cut off from the ledger and may not know what was revoked".into());
+        }
+        let grant = consents.in_effect(study_id, grantee).map_err(because)?.ok_or("nothing was ever granted")?;
+        if grant.source != this.source {
+            return Err(format!("the study of this id on the ledger is one of source {}", grant.source));
+        }
+        let scope = grant.scope_at(now_s).ok_or("no grant holds now")?;
+        Ok((grant, scope))
     }
 
     /// Answers a question on the ledger, which took its asker's word for it: an envelope with what [`Self::decide`] would hand out. Blocks.
@@ -132,13 +172,7 @@ impl Desk {
     }
 
     fn sealed(&self, question: &Question, now_s: u64) -> Result<Vec<u8>, Why> {
-        let consents = &self.0.consents;
-        if !consents.is_current(now_s) {
-            return Err("this site is cut off from the ledger and may not know what was revoked".into());
-        }
-        let grant = consents.grant(question.study_id, question.grantee).map_err(because)?;
-        let grant = grant.ok_or("nothing was ever granted")?;
-        let scope = grant.scope_at(now_s).ok_or("no grant holds now")?;
+        let (grant, scope) = self.holding(&self.standing()?, question.study_id, question.grantee, now_s)?;
         let lasting = Recipient::from_bytes(&self.certificate_meant(&grant, now_s)?).map_err(because)?;
         let one_time = Recipient::from_bytes(&question.one_time_key).map_err(because)?;
         let delivery = serde_json::to_vec(&self.delivery(&grant, scope, &lasting)?).map_err(because)?;
@@ -306,9 +340,8 @@ impl Desk {
     }
 
     async fn decide_request(&self, request: KeyRequest) -> Result<String, Why> {
-        let place = (self.0.place)().ok_or("the ledger is not connected")?;
         let (desk, study_id, grantee) = (self.clone(), request.study_id, request.grantee);
-        let decided = tokio::task::spawn_blocking(move || desk.decide(&request, place, now_s())).await;
+        let decided = tokio::task::spawn_blocking(move || desk.decide(&request, now_s())).await;
         let delivery = decided.map_err(because)??;
         tracing::info!(%study_id, %grantee, "handed out the keys of a study");
         serde_json::to_string(&delivery).map_err(because)

@@ -32,6 +32,8 @@ use crate::study::{ImageKind, Salt, study_id, study_id_plain};
 /// moment before the study's source does.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// So many new blocks at most have something tried again at once.
+const WOKEN_MAX: u32 = 16;
 /// Shortest wait for an answer over the ledger, unless it comes.
 const ANSWER_MIN: Duration = Duration::from_secs(5);
 /// Studies brought at once.
@@ -224,7 +226,7 @@ impl<B: Bringing> Keeper<B> {
     /// [`Trouble`]; to be tried again.
     pub async fn pass(&mut self, now: u64) -> Result<u64, Trouble> {
         let me = self.shelf.grantee;
-        let grants = self.shelf.consents.granted_to(me)?;
+        let grants = self.shelf.consents.open_to(me)?;
         let next = grants.iter().filter_map(|grant| grant.next_change(now)).min().unwrap_or(u64::MAX);
         // What this site published itself is here anyway.
         let others = grants.into_iter().filter(|grant| grant.source != me);
@@ -334,6 +336,7 @@ impl Bringing for Bring {
     async fn until_done(&self, wanted: &Wanted) {
         let study_id = wanted.grant.study_id;
         let mut wait = RETRY_MIN;
+        let (mut followed, mut woken) = (self.parts.consents.followed(), 0);
         loop {
             let Ok(permit) = self.room.acquire().await else { return };
             let tried = self.once(wanted).await;
@@ -344,7 +347,11 @@ impl Bringing for Bring {
             if matches!(trouble, Trouble::Exchange(ExchangeError::Asked)) {
                 self.answered(wanted, wait).await;
             } else {
-                tokio::time::sleep(wait).await;
+                // A source that waits until the owner's word is final refuses until then.
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    Ok(()) = followed.changed(), if woken < WOKEN_MAX => woken += 1,
+                }
             }
             wait = (wait * 2).min(RETRY_MAX);
         }

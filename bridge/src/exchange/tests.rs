@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::{Asker, Endpoint, ask, post};
-use super::server::{Desk, now_s, serve};
+use super::server::{Desk, Standing, now_s, serve};
 use super::tls::Identity;
 use super::*;
 use crate::archive::{Archive, PlannedImage, PlannedVersion};
@@ -103,6 +103,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::defined_by(None).await
+    }
+
+    /// With the study's id defined by this site's source, or by another with the same manifest.
+    async fn defined_by(another: Option<Address>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::parse("[archive]\nfree_bytes_min = 0\n", HashMap::new()).unwrap();
         let keyring = Keyring::open(dir.path(), &config.keys).unwrap();
@@ -125,15 +130,21 @@ impl World {
         let me = keyring.source().address();
         chain.source(me, identity.spki_sha256(), &[]);
         chain.source(other.address(), [0; 32], &other_payload.recipient().unwrap().to_bytes().unwrap());
-        let owner = Address::repeat_byte(1);
-        chain.say(REGISTRY, &Studies::StudyDefined { studyId: study, source: me, owner, custodial: true });
+        let (owner, source) = (Address::repeat_byte(1), another.unwrap_or(me));
+        chain.say(REGISTRY, &Studies::StudyDefined { studyId: study, source, owner, custodial: true });
         let (image, root) = (B256::repeat_byte(2), B256::repeat_byte(3));
         chain.say(
             REGISTRY,
-            &Studies::StudyAmended { studyId: study, source: me, version: 1, manifestImage: image, manifestRoot: root },
+            &Studies::StudyAmended { studyId: study, source, version: 1, manifestImage: image, manifestRoot: root },
         );
         let place = Place { chain_id: 20181, registry: REGISTRY };
-        let desk = Desk::new(archive, keyring, consents, Arc::new(move || Some(place)), identity.spki_sha256());
+        let desk = Desk::new(
+            archive,
+            keyring,
+            consents,
+            Arc::new(move || Some(Standing { place, source: me })),
+            identity.spki_sha256(),
+        );
         Self {
             _dir: dir,
             chain,
@@ -166,7 +177,7 @@ impl World {
     }
 
     fn decide(&self, request: &KeyRequest) -> Result<KeyDelivery, String> {
-        self.desk.decide(request, self.place, now_s())
+        self.desk.decide(request, now_s())
     }
 
     async fn serve(&self, tasks: &TaskTracker, stop: &CancellationToken) -> Endpoint {
@@ -218,6 +229,23 @@ async fn publish(archive: &Archive, uid: &Uid, study: B256) {
         at_source: Vec::new(),
     };
     archive.begin_version(uid, planned, PieceMode::Calldata).await.unwrap();
+}
+
+/// A source that sees a definition before it is in a block can define the same id, with an owner of its own who allows what he likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_allowed_of_another_sources_study_of_the_same_id_opens_nothing_here() {
+    for (another, opened) in [(None, true), (Some(Address::repeat_byte(0x66)), false)] {
+        let mut world = World::defined_by(another).await;
+        world.let_in(1, 2);
+        assert_eq!(world.decide(&world.request().await).is_ok(), opened, "over TLS, defined by {another:?}");
+        let one_time = RecipientSecret::generate().unwrap();
+        let question = Question {
+            study_id: world.study,
+            grantee: world.other.address(),
+            one_time_key: one_time.recipient().unwrap().to_bytes().unwrap().into(),
+        };
+        assert_eq!(world.desk.envelope(&question, now_s()).is_ok(), opened, "over the ledger, defined by {another:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,11 +381,11 @@ async fn a_site_cut_off_from_the_ledger_hands_out_nothing() {
     let mut world = World::new().await;
     world.let_in(1, 2);
     let (first, second) = (world.request().await, world.request().await);
-    assert!(world.desk.decide(&first, world.place, now_s()).is_ok());
+    assert!(world.desk.decide(&first, now_s()).is_ok());
     let later = now_s() + crate::follow::CURRENT_S_MAX + 5;
-    assert!(world.desk.decide(&second, world.place, later).is_err());
+    assert!(world.desk.decide(&second, later).is_err());
     world.chain.consents.note_current(later);
-    assert!(world.desk.decide(&second, world.place, later).is_ok());
+    assert!(world.desk.decide(&second, later).is_ok());
 }
 
 /// Anybody can sign for himself; that must not cost a grantee anything.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, B256, Bytes, keccak256};
 
 use super::event::{Event, Mode, What};
-use super::{Asked, Chain, Decision, Envelope, KeyBinding, SourceInfo, StudyInfo, binding};
+use super::{Asked, Chain, Decision, Envelope, Grant, KeyBinding, SourceInfo, StudyInfo, binding};
 
 /// What was said about one study and one grantee.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,16 @@ pub(super) fn study(events: &[Event]) -> Study {
     study
 }
 
+/// Folds the events of one study and what newer blocks say of it, which may be replaced yet: what takes something away counts at once, and of
+/// what gives something the owner's word alone, where it is `trusted` ([`super::Consents::in_effect`]).
+pub(super) fn study_ahead(events: &[Event], ahead: &[Event], trusted: impl Fn(&Event) -> bool) -> Study {
+    let mut study = self::study(events);
+    for event in ahead {
+        study.take_ahead(event, &trusted);
+    }
+    study
+}
+
 impl Study {
     fn take(&mut self, event: &Event) {
         if let Some(grantee) = event.what.grantee() {
@@ -136,7 +146,82 @@ impl Study {
     }
 }
 
+impl Study {
+    fn take_ahead(&mut self, event: &Event, trusted: &impl Fn(&Event) -> bool) {
+        match &event.what {
+            // The source's own words, which nobody else can say, and an end.
+            What::Defined { .. } | What::Amended { .. } | What::Tombstoned { .. } | What::Revoked { .. } => {
+                self.take(event);
+            }
+            What::Allowed { grantee, owner, .. } => {
+                // A study has another owner when that is final.
+                let owned = self.info.as_ref().is_some_and(|info| info.owner == *owner);
+                let pair = self.pairs.entry(*grantee).or_default();
+                match owned && trusted(event) {
+                    true => pair.take(event),
+                    false => pair.narrow(event),
+                }
+            }
+            What::GlassBroken { source, until, .. } => {
+                // A newer emergency takes the place of the one before; it may end sooner.
+                let pair = self.pairs.entry(*source).or_default();
+                pair.emergency_until = pair.emergency_until.min(*until);
+            }
+            // Another owner, and what opens nothing.
+            _ => {}
+        }
+    }
+}
+
 impl Pair {
+    pub(super) fn grant(&self, study: &StudyInfo, grantee: Address, suspended: bool) -> Grant {
+        Grant {
+            study_id: study.study_id,
+            grantee,
+            owner: study.owner,
+            source: study.source,
+            mode: self.mode,
+            series: self.series,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            purpose: self.purpose,
+            encryption_key: self.encryption_key,
+            seq: self.seq,
+            decision: self.decision,
+            asked: self.asked,
+            deny_reason: self.deny_reason,
+            emergency_until: self.emergency_until,
+            tombstoned: study.tombstoned,
+            suspended,
+            version: study.version,
+            manifest_image: study.manifest_image,
+            manifest_root: study.manifest_root,
+        }
+    }
+
+    /// Leaves of what is open what a newer word of the owner leaves open as well.
+    fn narrow(&mut self, newer: &Event) {
+        if self.decision != Decision::Allowed {
+            return;
+        }
+        let mut new = self.clone();
+        new.take(newer);
+        let any = |of: u16| of == 0;
+        let series_fit = self.series == new.series || self.series.is_zero() || new.series.is_zero();
+        let purposes_fit = self.purpose == new.purpose || any(self.purpose) || any(new.purpose);
+        // Who has another key now is not whom the word before was for.
+        let keys_fit = self.encryption_key == new.encryption_key;
+        if new.decision != Decision::Allowed || !series_fit || !purposes_fit || !keys_fit {
+            (self.decision, self.seq) = (Decision::Revoked, new.seq);
+            return;
+        }
+        self.mode = self.mode.min(new.mode);
+        self.series = if self.series.is_zero() { new.series } else { self.series };
+        self.purpose = if any(self.purpose) { new.purpose } else { self.purpose };
+        (self.not_before, self.not_after) = (self.not_before.max(new.not_before), self.not_after.min(new.not_after));
+        self.seq = new.seq;
+    }
+
     fn take(&mut self, event: &Event) {
         match &event.what {
             What::Requested { number, mode, purpose, notes, encryption_key, .. } => {

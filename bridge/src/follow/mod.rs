@@ -5,6 +5,9 @@
 //! derived from them is derived again; so the state is that of one branch at any time, whatever was followed before. Every
 //! change is one transaction with the cursor, so it can be stopped anywhere and takes the same block twice without harm.
 //!
+//! What counts is final. Of blocks that may be replaced yet it is known beside that what they say ([`Ahead`]): who is let in now is judged by both
+//! ([`Consents::in_effect`]), and nothing else is.
+//!
 //! [`follow`] moves along the chain. Must not know DICOM, keys or the archive; a study is 32 bytes here.
 
 pub mod binding;
@@ -15,7 +18,7 @@ mod task;
 
 pub use crate::ledger::node::Logged;
 pub use event::{Event, Mode, What};
-pub use store::{CURRENT_S_MAX, Consents};
+pub use store::{Ahead, CURRENT_S_MAX, Consents};
 pub use task::{FollowConfig, follow};
 
 use alloy::primitives::{Address, B256, Bytes};

@@ -1,6 +1,6 @@
 //! The database: canonical events, the newest headers, and what was derived from them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -124,9 +124,48 @@ pub const CURRENT_S_MAX: u64 = 60;
 
 struct Inner {
     database: Mutex<Connection>,
+    /// Changed while the database is held, so that both are of one moment.
+    ahead: Mutex<Known>,
     changed: watch::Sender<u64>,
     followed: watch::Sender<Option<u64>>,
     current: Mutex<Option<Current>>,
+}
+
+/// What blocks say that do not count yet, because they may be replaced.
+#[derive(Debug, Default, Clone)]
+pub struct Ahead {
+    /// All events of the followed contracts in the blocks above the newest one that counts, in chain order.
+    pub events: Vec<Logged>,
+    /// Transactions of this site, which it sends again until they are final, whatever becomes of the blocks.
+    pub carried: HashSet<B256>,
+}
+
+/// The same, read.
+#[derive(Debug, Default)]
+struct Known {
+    events: Vec<Event>,
+    carried: HashSet<B256>,
+}
+
+impl Known {
+    fn of(ahead: Ahead) -> Self {
+        let read = |logged: Logged| {
+            let what = What::decode(&logged.topics, &logged.data)?;
+            let Logged { block, block_hash, transaction, log_index, .. } = logged;
+            Some(Event { block, block_hash, transaction, log_index, what })
+        };
+        Self { events: ahead.events.into_iter().filter_map(read).collect(), carried: ahead.carried }
+    }
+
+    fn about(&self, study: B256) -> Vec<Event> {
+        self.events.iter().filter(|event| event.what.study() == Some(study)).cloned().collect()
+    }
+
+    /// Whether a source is suspended in them; that it is not any more counts later.
+    fn suspends(&self, account: Address) -> bool {
+        let suspends = |event: &Event| matches!(event.what, What::SourceSuspended { source } if source == account);
+        self.events.iter().any(suspends)
+    }
 }
 
 /// When the node last answered and had nothing that is not here: by the clock of this machine, and by one that nobody sets. A clock that was
@@ -166,6 +205,7 @@ impl Consents {
         let cursor = cursor(&database)?;
         Ok(Self(Arc::new(Inner {
             database: Mutex::new(database),
+            ahead: Mutex::default(),
             changed: watch::Sender::new(0),
             followed: watch::Sender::new(cursor.map(|head| head.number)),
             current: Mutex::new(None),
@@ -214,6 +254,7 @@ impl Consents {
             ],
         )?;
         work.commit()?;
+        self.look_ahead(Ahead::default());
         drop(database);
         self.told(None, true);
         Ok(())
@@ -260,10 +301,24 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Gap`] when a block is not a child of the one before.
     pub fn apply(&self, blocks: &[Head], events: &[Logged]) -> Result<bool, FollowError> {
+        self.apply_with(blocks, events, Ahead::default())
+    }
+
+    /// As [`Consents::apply`], with what the blocks above say that do not count yet, in one step. It takes the place of what was known of
+    /// such blocks before.
+    ///
+    /// # Errors
+    /// [`FollowError::Gap`] when a block is not a child of the one before.
+    pub fn apply_with(&self, blocks: &[Head], events: &[Logged], ahead: Ahead) -> Result<bool, FollowError> {
         let mut database = self.database();
         let at = cursor(&database)?;
         let new: Vec<&Head> = blocks.iter().filter(|b| at.is_none_or(|at| b.number > at.number)).collect();
-        let Some(newest) = new.last().map(|head| **head) else { return Ok(false) };
+        let Some(newest) = new.last().map(|head| **head) else {
+            let said = self.look_ahead(ahead);
+            drop(database);
+            self.told(at.map(|head| head.number), said);
+            return Ok(said);
+        };
         check_branch(at, &new)?;
         let work = database.transaction()?;
         for block in new.iter().rev().take(usize::try_from(HEADERS_KEPT).unwrap_or(usize::MAX)) {
@@ -277,6 +332,7 @@ impl Consents {
         let said = touched.any();
         touched.derive(&work)?;
         work.commit()?;
+        let said = self.look_ahead(ahead) || said;
         drop(database);
         self.told(Some(newest.number), said);
         Ok(said)
@@ -298,6 +354,7 @@ impl Consents {
         touched.derive(&work)?;
         let at = cursor(&work)?;
         work.commit()?;
+        let said = self.look_ahead(Ahead::default()) || said;
         drop(database);
         self.told(at.map(|head| head.number), said);
         Ok(())
@@ -308,9 +365,25 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Database`].
     pub fn forget(&self) -> Result<(), FollowError> {
-        self.database().execute_batch(&format!("BEGIN; {DELETE_ALL} COMMIT;"))?;
+        let database = self.database();
+        database.execute_batch(&format!("BEGIN; {DELETE_ALL} COMMIT;"))?;
+        self.look_ahead(Ahead::default());
+        drop(database);
         self.told(None, true);
         Ok(())
+    }
+
+    /// Whoever calls holds the database. Returns whether it says something else than before.
+    fn look_ahead(&self, ahead: Ahead) -> bool {
+        let new = Known::of(ahead);
+        let mut known = self.ahead();
+        let differs = known.events != new.events || known.carried != new.carried;
+        *known = new;
+        differs
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Known> {
+        self.0.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self, followed: Option<u64>, said: bool) {
@@ -564,27 +637,12 @@ const GRANT: &str =
   FROM pair p JOIN study s ON s.id = p.study";
 
 impl Consents {
-    /// What was said about a grantee, one grant per study, whether it holds or not.
-    ///
-    /// # Errors
-    /// [`FollowError::Database`].
-    pub fn granted_to(&self, grantee: Address) -> Result<Vec<Grant>, FollowError> {
-        self.grants(&format!("{GRANT} WHERE p.grantee = ?1 ORDER BY p.study"), grantee.as_slice())
-    }
-
     /// What was said about a study, one grant per grantee, whether it holds or not.
     ///
     /// # Errors
     /// [`FollowError::Database`].
     pub fn grants_of(&self, study_id: B256) -> Result<Vec<Grant>, FollowError> {
-        self.grants(&format!("{GRANT} WHERE p.study = ?1 ORDER BY p.grantee"), study_id.as_slice())
-    }
-
-    fn grants(&self, sql: &str, key: &[u8]) -> Result<Vec<Grant>, FollowError> {
-        let database = self.database();
-        let mut query = database.prepare_cached(sql)?;
-        let rows = query.query_map([key], grant)?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        Ok(grants(&self.database(), &format!("{GRANT} WHERE p.study = ?1 ORDER BY p.grantee"), study_id.as_slice())?)
     }
 
     /// What was said about a study and a grantee.
@@ -592,9 +650,50 @@ impl Consents {
     /// # Errors
     /// [`FollowError::Database`].
     pub fn grant(&self, study_id: B256, grantee: Address) -> Result<Option<Grant>, FollowError> {
+        Ok(grant_of(&self.database(), study_id, grantee)?)
+    }
+
+    /// By what a grantee is let in now, or is not: what was said about it and a study, and what newer blocks say that may be replaced yet. In
+    /// those, whatever takes something away counts at once. What gives something counts when it is final, except an owner's word
+    /// that this site itself carries to the ledger: that is sent again until it is there, whatever becomes of the block that holds it now.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn in_effect(&self, study_id: B256, grantee: Address) -> Result<Option<Grant>, FollowError> {
         let database = self.database();
-        let mut query = database.prepare_cached(&format!("{GRANT} WHERE p.study = ?1 AND p.grantee = ?2"))?;
-        Ok(query.query_row([study_id.as_slice(), grantee.as_slice()], grant).optional()?)
+        let ahead = self.ahead();
+        let carried = |event: &Event| ahead.carried.contains(&event.transaction);
+        grant_ahead(&database, &ahead, study_id, grantee, carried)
+    }
+
+    /// By what a grantee is let in, one grant per study in any order, whether it holds or not, for the grantee itself: as [`Consents::in_effect`], but an owner's
+    /// word counts at once whoever carries it, because the study's source decides by itself before it hands out anything.
+    ///
+    /// # Errors
+    /// [`FollowError::Database`].
+    pub fn open_to(&self, grantee: Address) -> Result<Vec<Grant>, FollowError> {
+        let database = self.database();
+        let mut grants =
+            grants(&database, &format!("{GRANT} WHERE p.grantee = ?1 ORDER BY p.study"), grantee.as_slice())?;
+        let ahead = self.ahead();
+        let known: HashSet<B256> = match ahead.events.is_empty() {
+            true => HashSet::new(),
+            false => grants.iter().map(|grant| grant.study_id).collect(),
+        };
+        let about = |event: &Event| {
+            event.what.study().filter(|study| event.what.grantee() == Some(grantee) || known.contains(study))
+        };
+        let said: BTreeSet<B256> = ahead.events.iter().filter_map(about).collect();
+        if !said.is_empty() {
+            grants.retain(|grant| !said.contains(&grant.study_id));
+        }
+        for study in said {
+            grants.extend(grant_ahead(&database, &ahead, study, grantee, |_| true)?);
+        }
+        if ahead.suspends(grantee) {
+            grants.iter_mut().for_each(|grant| grant.suspended = true);
+        }
+        Ok(grants)
     }
 
     /// A study.
@@ -827,6 +926,38 @@ impl Consents {
     pub fn history(&self, study_id: B256) -> Result<Vec<Event>, FollowError> {
         Ok(events_of(&self.database(), Some(study_id))?)
     }
+}
+
+fn grants(database: &Connection, sql: &str, key: &[u8]) -> rusqlite::Result<Vec<Grant>> {
+    let mut query = database.prepare_cached(sql)?;
+    let rows = query.query_map([key], grant)?;
+    rows.collect()
+}
+
+fn grant_of(database: &Connection, study_id: B256, grantee: Address) -> rusqlite::Result<Option<Grant>> {
+    let mut query = database.prepare_cached(&format!("{GRANT} WHERE p.study = ?1 AND p.grantee = ?2"))?;
+    query.query_row([study_id.as_slice(), grantee.as_slice()], grant).optional()
+}
+
+/// What is recorded about a study and a grantee, and what newer blocks say.
+fn grant_ahead(
+    database: &Connection,
+    ahead: &Known,
+    study_id: B256,
+    grantee: Address,
+    trusted: impl Fn(&Event) -> bool,
+) -> Result<Option<Grant>, FollowError> {
+    let suspended = ahead.suspends(grantee);
+    let newer = ahead.about(study_id);
+    if newer.is_empty() {
+        let known = grant_of(database, study_id, grantee)?;
+        return Ok(known.map(|known| Grant { suspended: known.suspended || suspended, ..known }));
+    }
+    let study = fold::study_ahead(&events_of(database, Some(study_id))?, &newer, trusted);
+    let sql = "SELECT suspended FROM source WHERE identity = ?1";
+    let known: Option<bool> = database.query_row(sql, [grantee.as_slice()], |row| row.get(0)).optional()?;
+    let suspended = suspended || known.unwrap_or(false);
+    Ok(study.info.zip(study.pairs.get(&grantee)).map(|(info, pair)| pair.grant(&info, grantee, suspended)))
 }
 
 const SOURCE: &str = "SELECT identity, endpoint, tls_key, encryption_key, openpgp_key, defined, suspended FROM source";

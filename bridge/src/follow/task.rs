@@ -4,15 +4,17 @@
 //! one that answers in between, can give nothing or an error but never the events of another branch. Far below the tip heights
 //! are read in strides.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chain, Consents, FollowError, Head};
-use crate::ledger::node::{Backoff, Block, Clock, Node, NodeError, Span};
+use super::{Ahead, Chain, Consents, FollowError, Head};
+use crate::ledger::node::{Backoff, Block, Clock, Logged, Node, NodeError, Span};
+use crate::ledger::slots::InFlight;
 
 /// So many blocks below the tip and more, heights stand for blocks.
 const NEAR_BLOCKS: u64 = 128;
@@ -24,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const RETRY_MS_MAX: u64 = 10_000;
 
 /// What is followed and how.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FollowConfig {
     /// The contract of sources and studies.
     pub registry: Address,
@@ -38,6 +40,8 @@ pub struct FollowConfig {
     pub poll_ms: u64,
     /// Whether blocks have their time from other clocks than this machine's, so that they tell when it is wrong.
     pub clocks_elsewhere: bool,
+    /// What this site itself carries to the ledger.
+    pub carried: InFlight,
 }
 
 /// How far this machine's clock may be behind the newest block, in seconds. Whether a grant has ended is judged by it: by one that is behind
@@ -49,6 +53,17 @@ const BEHIND_S_MAX: u64 = 60;
 struct Memory {
     begun: bool,
     clock_is_behind: bool,
+    /// The newest block of the branch that is known.
+    head: B256,
+    /// Blocks that do not count yet, by their hashes.
+    read: HashMap<B256, Read>,
+}
+
+/// A block and what the followed contracts said in it.
+#[derive(Clone)]
+struct Read {
+    block: Block,
+    said: Vec<Logged>,
 }
 
 /// Why a round ended early.
@@ -73,15 +88,16 @@ pub async fn follow<N: Node, K: Clock>(
     wake: Arc<Notify>,
     stop: CancellationToken,
 ) {
+    let poll_ms = config.poll_ms;
     let walk = Walk { consents, node, config };
-    let mut backoff = Backoff::new(config.poll_ms.max(1), RETRY_MS_MAX);
+    let mut backoff = Backoff::new(poll_ms.max(1), RETRY_MS_MAX);
     let mut memory = Memory::default();
     loop {
         let wait_ms = match walk.round(&mut memory).await {
             Ok(true) => 0,
             Ok(false) => {
                 backoff.reset();
-                config.poll_ms
+                poll_ms
             }
             Err(trouble) => {
                 tracing::debug!(error = %crate::chain_of(&trouble), "cannot follow the consents now");
@@ -132,15 +148,14 @@ impl<N: Node> Walk<N> {
             Settled::At(at) => at,
         };
         let from = at.map_or(0, |at| at.number + 1);
-        if target < from {
-            self.note_current(asked_s, memory);
-            return Ok(false);
-        }
-        if target - from >= NEAR_BLOCKS {
+        if target.saturating_sub(from) >= NEAR_BLOCKS {
             self.stride(from, (from + STRIDE_BLOCKS - 1).min(target - NEAR_BLOCKS)).await?;
             return Ok(true);
         }
-        self.steps(at, target).await?;
+        if target >= from || memory.head != head.hash {
+            self.steps(at, target, &head, memory).await?;
+            memory.head = head.hash;
+        }
         self.note_current(asked_s, memory);
         Ok(false)
     }
@@ -216,28 +231,61 @@ impl<N: Node> Walk<N> {
         Ok(())
     }
 
-    /// The blocks from the cursor to the target, by hash.
-    async fn steps(&self, at: Option<Head>, target: u64) -> Result<(), Trouble> {
+    /// The blocks from the cursor to the target, which count from now on, and those above, by their hashes.
+    async fn steps(&self, at: Option<Head>, target: u64, head: &Block, memory: &mut Memory) -> Result<(), Trouble> {
         let from = at.map_or(0, |at| at.number + 1);
-        let newest = self.node.block_at(target).await?.ok_or_else(|| not_now("a block is not there"))?;
-        let mut branch: Vec<Block> = vec![newest];
-        while let Some(oldest) = branch.last().filter(|block| block.number > from) {
-            let parent =
-                self.node.block(oldest.parent).await?.ok_or_else(|| not_now("a block's parent is not there"))?;
-            branch.push(parent);
+        let mut branch = vec![self.read(head.clone(), memory).await?];
+        while let Some(oldest) = branch.last().map(|read| &read.block).filter(|block| block.number > from) {
+            let parent = oldest.parent;
+            branch.push(self.read_by_hash(parent, memory).await?);
         }
-        let joins = branch.last().zip(at).is_none_or(|(oldest, at)| oldest.parent == at.hash);
+        let oldest = branch.last().map(|read| &read.block);
+        let joins = oldest.zip(at).is_none_or(|(oldest, at)| match oldest.number {
+            number if number == from => oldest.parent == at.hash,
+            number => number != at.number || oldest.hash == at.hash,
+        });
         if !joins {
             return Err(not_now("the chain changed while it was read"));
         }
         branch.reverse();
-        let mut said = Vec::new();
-        for block in branch.iter().filter(|block| !block.transactions.is_empty()) {
-            said.extend(self.node.said(self.contracts(), Span::Block(block.hash)).await?);
+        let count = branch.iter().take_while(|read| read.block.number <= target).count();
+        let above = branch.split_off(count);
+        let heads: Vec<Head> = branch.iter().map(|read| self::head(&read.block)).collect();
+        let mut said: Vec<Logged> = Vec::new();
+        for Read { block, .. } in branch {
+            // Not what was heard when the block was new: another node may have answered then, which did not have it, and some say nothing for a block that
+            // they do not know. What counts is asked for when nodes can be expected to have it.
+            said.extend(self.said_in(&block).await?);
         }
-        let heads: Vec<Head> = branch.iter().map(head).collect();
-        self.consents.apply(&heads, &said)?;
+        let events: Vec<Logged> = above.iter().flat_map(|read| read.said.iter().cloned()).collect();
+        let carried = events.iter().map(|event| event.transaction).filter(|hash| self.config.carried.contains(hash));
+        let carried = carried.collect();
+        self.consents.apply_with(&heads, &said, Ahead { events, carried })?;
+        memory.read = above.into_iter().map(|read| (read.block.hash, read)).collect();
         Ok(())
+    }
+
+    async fn read_by_hash(&self, hash: B256, memory: &Memory) -> Result<Read, Trouble> {
+        if let Some(read) = memory.read.get(&hash) {
+            return Ok(read.clone());
+        }
+        let block = self.node.block(hash).await?.ok_or_else(|| not_now("a block's parent is not there"))?;
+        self.read(block, memory).await
+    }
+
+    async fn read(&self, block: Block, memory: &Memory) -> Result<Read, Trouble> {
+        if let Some(read) = memory.read.get(&block.hash) {
+            return Ok(read.clone());
+        }
+        let said = self.said_in(&block).await?;
+        Ok(Read { block, said })
+    }
+
+    async fn said_in(&self, block: &Block) -> Result<Vec<Logged>, Trouble> {
+        Ok(match block.transactions.is_empty() {
+            true => Vec::new(),
+            false => self.node.said(self.contracts(), Span::Block(block.hash)).await?,
+        })
     }
 
     fn contracts(&self) -> Vec<Address> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -13,9 +13,12 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::trail::Who;
 use super::{Api, blocking, now_s};
-use crate::access::{Caller, Right};
+use crate::access::{Caller, Principal, Right};
 use crate::audit::Party;
+use crate::config::Anonymous;
+use crate::dicomweb;
 use crate::tokens::{Token, principal_text};
+use crate::web;
 
 /// Where a request comes from, as far as limits are concerned.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +31,10 @@ impl Address {
         let forwarded = behind_proxy.then(|| forwarded_for(request.headers())).flatten();
         Some(Self(forwarded.unwrap_or(peer)))
     }
+
+    fn taken(parts: &Parts) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().copied().ok_or_else(Problem::unauthorized)
+    }
 }
 
 fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
@@ -39,26 +46,78 @@ impl<S: Sync> FromRequestParts<S> for Address {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        parts.extensions.get::<Self>().copied().ok_or_else(Problem::unauthorized)
+        Self::taken(parts)
     }
 }
 
 /// Somebody with a token that is good now.
 #[derive(Debug, Clone)]
-pub(super) struct Known(pub(super) Token, IpAddr);
+pub(crate) struct Known(pub(super) Token, IpAddr, Option<web::Key>);
 
 impl Known {
-    pub(super) fn caller(&self) -> &Caller {
+    /// Somebody who logged in to the pages, if that is good still and so is the token that was shown then.
+    pub(crate) async fn of_session(parts: &Parts, api: &Api) -> Result<Option<Self>, Problem> {
+        let Some(address) = parts.extensions.get::<Address>() else { return Ok(None) };
+        let Some((key, id)) = api.sessions().find(&parts.headers) else { return Ok(None) };
+        let tokens = api.tokens().clone();
+        let Some(token) = blocking(move || tokens.still_good(&id, now_s())).await?? else {
+            api.sessions().end(key);
+            return Ok(None);
+        };
+        Ok(Some(Self::found(parts, token, address.0, Some(key))))
+    }
+
+    /// Somebody who shows a token. Wrong ones are counted, and after many none is looked at.
+    pub(crate) async fn of_token(parts: &Parts, api: &Api, shown: &str) -> Result<Self, Problem> {
+        let Address(address) = Address::taken(parts)?;
+        if api.wrong_tokens().is_exhausted(address) {
+            return Err(Problem::too_many());
+        }
+        let (tokens, shown) = (api.tokens().clone(), shown.to_owned());
+        let found = blocking(move || tokens.check(&shown, now_s())).await??;
+        let found = found.ok_or_else(|| {
+            api.wrong_tokens().take(address);
+            Problem::unauthorized()
+        })?;
+        Ok(Self::found(parts, found, address, None))
+    }
+
+    fn found(parts: &Parts, token: Token, address: IpAddr, session: Option<web::Key>) -> Self {
+        if let Some(who) = parts.extensions.get::<Who>() {
+            who.is(principal_text(&token.caller.principal));
+        }
+        Self(token, address, session)
+    }
+
+    /// Whether the token, and the session if there is one, did not end meanwhile.
+    pub(super) async fn is_still_good(&self, api: &Api) -> bool {
+        let (tokens, id) = (api.tokens().clone(), self.0.id.clone());
+        let good = blocking(move || tokens.still_good(&id, now_s())).await;
+        good.is_ok_and(|good| good.is_ok_and(|good| good.is_some()))
+            && self.2.is_none_or(|key| api.sessions().holds(key))
+    }
+
+    /// Id of the token.
+    pub(crate) fn token_id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// What people call the token.
+    pub(crate) fn token_name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(crate) fn caller(&self) -> &Caller {
         &self.0.caller
     }
 
     /// The caller, in the audit trail.
-    pub(super) fn party(&self) -> Party {
+    pub(crate) fn party(&self) -> Party {
         Party::asking(&principal_text(&self.caller().principal), Some(self.1))
     }
 
     /// Refuses a caller without a right. What it is about does not matter, so this tells nothing about it.
-    pub(super) fn must(&self, api: &Api, right: Right) -> Result<(), Problem> {
+    pub(crate) fn must(&self, api: &Api, right: Right) -> Result<(), Problem> {
         if api.access().grants(self.caller(), right) {
             return Ok(());
         }
@@ -74,18 +133,72 @@ impl FromRequestParts<Api> for Known {
         if api.wrong_tokens().is_exhausted(address) {
             return Err(Problem::too_many());
         }
-        let Some(shown) = bearer(&parts.headers) else { return Err(Problem::unauthorized()) };
-        let (tokens, shown) = (api.tokens().clone(), shown.to_owned());
-        let found = blocking(move || tokens.check(&shown, now_s())).await??;
-        let found = found.ok_or_else(|| {
-            api.wrong_tokens().take(address);
-            Problem::unauthorized()
-        })?;
-        if let Some(who) = parts.extensions.get::<Who>() {
-            who.is(principal_text(&found.caller.principal));
+        if let Some(shown) = bearer(&parts.headers) {
+            return Self::of_token(parts, api, shown).await;
         }
-        Ok(Self(found, address))
+        if let Some(known) = logged_in(parts, api).await? {
+            return Ok(known);
+        }
+        match anonymous(parts, api) {
+            Some(token) => Ok(Self::found(parts, token, address, None)),
+            None => Err(Problem::unauthorized()),
+        }
     }
+}
+
+/// Whoever logged in to the pages reads with that what pages and viewers of this very origin ask for: nothing is changed by it, and no page of
+/// somebody else may lean on it, one on another port of the same machine included (Fetch Metadata).
+async fn logged_in(parts: &Parts, api: &Api) -> Result<Option<Known>, Problem> {
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    let named = parts.headers.contains_key(header::AUTHORIZATION);
+    let site = parts.headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    if !reads || named || !matches!(site, None | Some(b"same-origin" | b"none")) {
+        return Ok(None);
+    }
+    Known::of_session(parts, api).await
+}
+
+/// Whom a viewer without a token stands for, where the configuration says so. Who shows a token that is not good is nobody.
+fn anonymous(parts: &Parts, api: &Api) -> Option<Token> {
+    let path = parts.uri.path().strip_prefix(dicomweb::PREFIX)?;
+    let principal = match api.settings().dicomweb.anonymous.clone()? {
+        Anonymous::Operator => Principal::Operator,
+        Anonymous::Peer(title) => Principal::Peer(title),
+    };
+    if !path.starts_with('/') || parts.headers.contains_key(header::AUTHORIZATION) {
+        return None;
+    }
+    let named = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !api.settings().behind_proxy && !is_ours(named, &api.settings().dicomweb.public_url) {
+        tracing::warn!(
+            host = named,
+            "a client without a token calls this server by a name that nobody gave it; set dicomweb.public_url if it is its own"
+        );
+        return None;
+    }
+    Some(Token {
+        id: String::new(),
+        name: "anonymous".to_owned(),
+        caller: Caller { principal, narrowed: Some(vec![Right::Find, Right::Retrieve]) },
+        created_s: 0,
+        expires_s: None,
+        revoked_s: None,
+        used_s: None,
+    })
+}
+
+/// Whether a Host is this server's: an address, this machine, or the configured name. A page of somebody else whose name was made to lead here calls it by that
+/// name, and whoever needs no token would answer it.
+fn is_ours(host: &str, public_url: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let public = public_url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || (!public.is_empty() && (host.eq_ignore_ascii_case(public) || name.eq_ignore_ascii_case(public)))
 }
 
 /// The token of exactly one `Authorization: Bearer` (RFC 6750 2.1).
@@ -116,7 +229,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     stated.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
-async fn body(body: Body, api: &Api) -> Result<Bytes, Problem> {
+pub(crate) async fn body(body: Body, api: &Api) -> Result<Bytes, Problem> {
     let (bytes_max, within) = (api.settings().body_bytes_max, api.settings().receive_timeout);
     let collected = tokio::time::timeout(within, Limited::new(body, bytes_max).collect()).await;
     match collected.map_err(|_| Problem::too_slow())? {
@@ -168,6 +281,21 @@ mod tests {
         let mut twice = headers(&[("authorization", "Bearer a")]);
         twice.append(header::AUTHORIZATION, "Bearer b".parse().unwrap());
         assert_eq!(bearer(&twice), None);
+    }
+
+    #[test]
+    fn a_page_whose_name_was_made_to_lead_here_is_not_answered_as_anybody() {
+        for ours in ["127.0.0.1:8080", "127.0.0.1", "[::1]:8080", "[::1]", "localhost:1", "LOCALHOST", "10.1.2.3:80"] {
+            assert!(is_ours(ours, ""), "{ours}");
+        }
+        for other in ["evil.example:8080", "evil.example", "", "127.0.0.1.evil.example", "localhost.evil.example:80"] {
+            assert!(!is_ours(other, "") && !is_ours(other, "https://pacs.example/dicomweb"), "{other}");
+        }
+        assert!(
+            is_ours("pacs.example", "https://pacs.example/dicomweb")
+                && is_ours("pacs.example:443", "https://pacs.example/d")
+        );
+        assert!(is_ours("pacs.example:8443", "https://pacs.example:8443/d"));
     }
 
     #[test]

@@ -25,12 +25,17 @@ const CLAIMED_TOKEN_S: u64 = 90 * 86_400;
 
 /// What a command came to.
 async fn tell(api: &Api, known: &Known, ask: decide::Ask) -> Result<Sent, Problem> {
+    done(api, known, ask).await.map(Sent::from)
+}
+
+/// Carries a command out, also when its caller goes away.
+async fn done(api: &Api, known: &Known, ask: decide::Ask) -> Result<decide::Done, Problem> {
     let (site, by) = (api.site().clone(), known.party());
     // Who it was; about what is on the ledger.
     tracing::info!(token = known.0.id, "a command about consent over HTTP");
     let told = api.finish(async move { Ok(decide::answer(&site, ask, &by).await?) }).await?;
     match told {
-        Told::Done(done) => Ok(done.into()),
+        Told::Done(done) => Ok(done),
         _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
     }
 }
@@ -135,16 +140,24 @@ pub(super) async fn decide(
     known: Known,
     Json(asked): Json<Decide>,
 ) -> Result<axum::Json<Sent>, Problem> {
-    known.must(&api, Right::Decide)?;
+    in_custody(&api, &known, &asked.study, asked.decision.into()).await.map(|done| json(done.into()))
+}
+
+/// A decision about a study with the key in custody, by somebody who may have it sign.
+pub(crate) async fn in_custody(
+    api: &Api,
+    known: &Known,
+    study: &str,
+    decision: decide::Decision,
+) -> Result<decide::Done, Problem> {
+    known.must(api, Right::Decide)?;
     if !api.access().signs_in_custody(known.caller()) {
         return Err(Problem::forbidden(
             "only the site's own people use keys in custody; make an action and sign it yourself",
         ));
     }
-    let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
-    tell(&api, &known, decide::Ask::Decide { study: study.to_string(), decision: asked.decision.into() })
-        .await
-        .map(json)
+    let study = on_ledger(api, known, Right::Decide, study).await?;
+    done(api, known, decide::Ask::Decide { study: study.to_string(), decision }).await
 }
 
 /// Make an action for the owner's own key: what it says in words, and what is to be signed.

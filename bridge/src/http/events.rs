@@ -20,11 +20,12 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use utoipa::ToSchema;
 
+use super::Api;
 use super::caller::Known;
 use super::limits::{Held, Hold};
+use super::listen::CONNECTION_MAX;
 use super::model::StudyState;
 use super::problem::Problem;
-use super::{Api, blocking, now_s};
 use crate::access::{Right, Visible};
 use crate::archive::ArchiveError;
 use crate::follow::{self, FollowError, What};
@@ -127,7 +128,8 @@ pub(super) async fn stream(
     api.events().listened.notify_one();
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let listener = Listener { api, known, changes, beat, greeted: false, _holds: (all, own) };
+    let end = Instant::now() + CONNECTION_MAX;
+    let listener = Listener { api, known, changes, beat, end, greeted: false, _holds: (all, own) };
     Ok(Sse::new(futures::stream::unfold(listener, |mut listener| async move {
         let event = listener.next().await?;
         Some((Ok(event), listener))
@@ -139,12 +141,13 @@ struct Listener {
     known: Known,
     changes: broadcast::Receiver<Arc<Change>>,
     beat: tokio::time::Interval,
+    end: Instant,
     greeted: bool,
     _holds: (Hold<()>, Hold<String>),
 }
 
 impl Listener {
-    /// None at the end: of the server, or of the token.
+    /// None at the end: of the server, of the token, or of the connection's time.
     async fn next(&mut self) -> Option<Event> {
         if !self.greeted {
             self.greeted = true;
@@ -154,8 +157,9 @@ impl Listener {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return None,
+                () = tokio::time::sleep_until(self.end) => return None,
                 _ = self.beat.tick() => {
-                    return self.is_still_good().await.then(|| Event::default().comment("still here"));
+                    return self.known.is_still_good(&self.api).await.then(|| Event::default().comment("still here"));
                 }
                 change = self.changes.recv() => match change {
                     Ok(change) if self.may_see(&change) => {
@@ -172,11 +176,6 @@ impl Listener {
     fn may_see(&self, change: &Change) -> bool {
         let visible = self.api.access().sees(self.known.caller(), Right::Find);
         visible != Visible::Nothing && (change.everybody || visible.shows(change.here, change.owner))
-    }
-
-    async fn is_still_good(&self) -> bool {
-        let (tokens, id) = (self.api.tokens().clone(), self.known.0.id.clone());
-        blocking(move || tokens.is_still_good(&id, now_s())).await.is_ok_and(|good| good.unwrap_or(false))
     }
 }
 

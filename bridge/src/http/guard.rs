@@ -5,19 +5,25 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Api;
 use super::caller::Address;
+use super::listen;
 use super::problem::Problem;
 use super::trail::Asked;
+use super::{Api, PREFIX};
+use crate::{dicomweb, web};
 
 /// Longest time until the head of an answer: what is sent to the ledger becomes final within it, or the caller looks later.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// Longest upload, as long as its connection.
+const UPLOAD_MAX: Duration = listen::TRANSFER_MAX;
 /// How long browsers remember what an origin may, in seconds.
 const PREFLIGHT_S: u64 = 600;
 
-/// Holds for every answer. Nothing here is a page, so nothing may be loaded by one of ours or framed by another's.
+/// Holds for every answer but a page's, which has rules of its own: nothing else is one, so nothing may be loaded by it, and nothing is framed by
+/// another's.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -27,26 +33,35 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// Marks an answer whose own rules for browsers stay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page;
+
 /// The middleware.
 pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let origin = allowed_origin(&api, request.headers());
     let mut response = match Address::of(&request, api.settings().behind_proxy) {
-        Some(Address(from)) if !api.requests().take(from) => Problem::too_many().into_response(),
+        Some(Address(from)) if !within_rate(&api, &request, from) => Problem::too_many().into_response(),
         Some(from) => {
             request.extensions_mut().insert(from);
             if origin.is_some() && is_preflight(&request) {
                 preflight()
             } else {
                 let asked = Asked::new(&mut request, from);
-                let answered = tokio::time::timeout(ANSWER_MAX, next.run(request)).await;
+                // An upload takes as long as it takes; one that stands still is ended by who receives it.
+                let longest = if dicomweb::is_upload(&request) { UPLOAD_MAX } else { ANSWER_MAX };
+                let answered = tokio::time::timeout(longest, next.run(request)).await;
                 asked.answered(&api, answered.unwrap_or_else(|_| Problem::timed_out().into_response())).await
             }
         }
         None => Problem::bad_request("the connection has no address").into_response(),
     };
+    let is_page = response.extensions().get::<Page>().is_some();
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        if !(is_page && headers.contains_key(&name)) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
     }
     if api.is_encrypted() {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
@@ -56,9 +71,17 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     }
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag, retry-after"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("content-range, etag, retry-after, warning"),
+        );
     }
     response
+}
+
+fn within_rate(api: &Api, request: &Request, from: IpAddr) -> bool {
+    let path = request.uri().path();
+    if path.starts_with(PREFIX) || web::is_page(path) { api.requests().take(from) } else { api.viewers().take(from) }
 }
 
 /// The origin that asks, if its pages may. Tokens travel in a header that pages set themselves, so no credentials are allowed.
@@ -76,7 +99,7 @@ fn preflight() -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST"));
-    let names = HeaderValue::from_static("authorization, content-type, if-none-match");
+    let names = HeaderValue::from_static("accept, authorization, content-type, if-none-match, range");
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(PREFLIGHT_S));
     response

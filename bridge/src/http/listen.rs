@@ -25,8 +25,10 @@ use crate::tls::Server;
 /// Longest head of a request, in bytes, and most header fields in it.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// Longest life of a connection, streams of events included: their clients connect again.
-const CONNECTION_MAX: Duration = Duration::from_secs(15 * 60);
+/// After this time a connection takes no more requests, and streams of events end: their clients connect again.
+pub(super) const CONNECTION_MAX: Duration = Duration::from_secs(15 * 60);
+/// Longest time for what a connection was doing then: whole studies go over slow lines.
+pub(super) const TRANSFER_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// What a connection gets to finish its request when it must end.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Addresses share the connections; one gets this part of them.
@@ -120,19 +122,23 @@ impl Connection {
                 .max_headers(HEADERS_MAX)
                 .serve_connection(TokioIo::new(stream), service)
         );
-        let ended = tokio::select! {
+        let mut ended = tokio::select! {
             ended = conversation.as_mut() => Some(ended),
             () = self.stop.cancelled() => None,
-            () = tokio::time::sleep(CONNECTION_MAX) => None,
-        };
-        let ended = match ended {
-            Some(ended) => Ok(ended),
-            None => {
+            () = tokio::time::sleep(CONNECTION_MAX) => {
                 conversation.as_mut().graceful_shutdown();
-                tokio::time::timeout(DRAIN_MAX, conversation).await
+                tokio::select! {
+                    ended = conversation.as_mut() => Some(ended),
+                    () = self.stop.cancelled() => None,
+                    () = tokio::time::sleep(TRANSFER_MAX) => None,
+                }
             }
         };
-        if let Ok(Err(error)) = ended {
+        if ended.is_none() {
+            conversation.as_mut().graceful_shutdown();
+            ended = tokio::time::timeout(DRAIN_MAX, conversation).await.ok();
+        }
+        if let Some(Err(error)) = ended {
             tracing::debug!(peer = %self.peer, %error, "an HTTP connection ended");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! * [`listen`]: connections and TLS. [`guard`]: rates, cross-origin rules, headers. [`caller`]: who calls, and with what body.
 //! * [`model`]: what goes over the wire. [`problem`]: errors, by RFC 9457.
-//! * [`studies`], [`consent`], [`site`], [`events`]: the resources.
+//! * [`studies`], [`consent`], [`site`], [`events`]: the resources. [`viewer`]: a viewer's own files.
+//!   [`crate::dicomweb`] and [`crate::web`] are served beside them.
 //!
 //! Who may do and see what is asked of [`crate::access`], never decided here. What a caller may not see is answered as if it were absent.
 //! Commands about consent go the way of the command line's ([`crate::decide`]). Must not know SQL, pieces, keys or associations.
@@ -18,6 +19,7 @@ mod problem;
 mod site;
 mod studies;
 mod trail;
+mod viewer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,10 +29,12 @@ use alloy::primitives::{Address, B256};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
+use dicom_scp::Offer;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::OpenApi;
@@ -39,11 +43,17 @@ use utoipa_axum::routes;
 
 use crate::access::Access;
 use crate::config::Http;
+use crate::dicomweb;
 use crate::site::Site;
 use crate::tokens::Tokens;
+use crate::web::{self, Pages};
+pub(crate) use caller::{Known, body};
+pub(crate) use consent::in_custody;
 use events::Events;
+pub(crate) use guard::Page;
 use limits::{Held, Network, Rate};
-use problem::Problem;
+pub(crate) use problem::Problem;
+pub(crate) use studies::{Found, find};
 
 /// Where every resource is.
 const PREFIX: &str = "/api/v1";
@@ -51,6 +61,12 @@ const PREFIX: &str = "/api/v1";
 const WRONG_TOKENS_MAX: u32 = 30;
 /// Relayed actions of one network, or of one owner, a minute. The site pays for them.
 const RELAYS_MAX: u32 = 20;
+/// Pictures made, frames decoded and values cut out of whole objects at once.
+const DRAWN_AT_ONCE: usize = 4;
+/// Uploads at once.
+const UPLOADS_AT_ONCE: usize = 32;
+/// Those among them whose objects are made here of a description, which are in memory as long.
+const DESCRIBED_AT_ONCE: usize = 1;
 
 /// What the resources work on. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +85,14 @@ struct Inner {
     relays: Rate<Network>,
     owners: Rate<Address>,
     relaying: Arc<Held<B256>>,
+    ae_title: String,
+    viewers: Rate<Network>,
+    readings: dicomweb::Trail,
+    drawing: Arc<Semaphore>,
+    offer: Offer,
+    uploads: Arc<Semaphore>,
+    described: Arc<Semaphore>,
+    pages: Pages,
     document: String,
 }
 
@@ -82,13 +106,17 @@ pub struct Parts {
     pub tokens: Tokens,
     /// Its limits.
     pub settings: Http,
+    /// The site's AE title, which DICOMweb names as the one to retrieve from.
+    pub ae_title: String,
+    /// What objects are taken in, as over associations.
+    pub offer: Offer,
     /// Where what was begun is tracked.
     pub tasks: TaskTracker,
 }
 
 impl Api {
     fn new(parts: Parts, stop: CancellationToken, document: String) -> Self {
-        let Parts { site, access, tokens, settings, tasks } = parts;
+        let Parts { site, access, tokens, settings, ae_title, offer, tasks } = parts;
         Self(Arc::new(Inner {
             events: Events::new(),
             requests: Rate::new(settings.requests_per_minute),
@@ -96,6 +124,14 @@ impl Api {
             relays: Rate::new(RELAYS_MAX.min(settings.requests_per_minute)),
             owners: Rate::new(RELAYS_MAX),
             relaying: Held::new(1),
+            viewers: Rate::new(settings.dicomweb.requests_per_minute),
+            readings: dicomweb::Trail::default(),
+            drawing: Arc::new(Semaphore::new(DRAWN_AT_ONCE)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            described: Arc::new(Semaphore::new(DESCRIBED_AT_ONCE)),
+            offer,
+            pages: Pages::new(&settings, &site),
+            ae_title,
             site,
             access,
             tokens,
@@ -106,11 +142,11 @@ impl Api {
         }))
     }
 
-    fn site(&self) -> &Site {
+    pub(crate) fn site(&self) -> &Site {
         &self.0.site
     }
 
-    fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.0.access
     }
 
@@ -118,7 +154,7 @@ impl Api {
         &self.0.tokens
     }
 
-    fn settings(&self) -> &Http {
+    pub(crate) fn settings(&self) -> &Http {
         &self.0.settings
     }
 
@@ -138,13 +174,79 @@ impl Api {
         &self.0.wrong_tokens
     }
 
-    fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         self.0.settings.tls.is_some()
+    }
+
+    pub(crate) fn ae_title(&self) -> &str {
+        &self.0.ae_title
+    }
+
+    /// Requests of viewers, which ask for every frame by itself.
+    fn viewers(&self) -> &Rate<Network> {
+        &self.0.viewers
+    }
+
+    pub(crate) fn dicomweb_trail(&self) -> &dicomweb::Trail {
+        &self.0.readings
+    }
+
+    /// What the pages remember.
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.0.pages
+    }
+
+    /// Who is logged in to them.
+    fn sessions(&self) -> &web::Sessions {
+        self.pages().sessions()
+    }
+
+    /// Room for pictures that are made.
+    pub(crate) fn drawing(&self) -> &Arc<Semaphore> {
+        &self.0.drawing
+    }
+
+    /// What objects are taken in.
+    pub(crate) fn offer(&self) -> &Offer {
+        &self.0.offer
+    }
+
+    /// Room for uploads.
+    pub(crate) fn uploads(&self) -> &Arc<Semaphore> {
+        &self.0.uploads
+    }
+
+    /// Room for uploads that are in memory.
+    pub(crate) fn described(&self) -> &Arc<Semaphore> {
+        &self.0.described
+    }
+
+    /// Work that the site's end waits for, also when whoever asked for it is gone.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.0.tasks.spawn(work)
+    }
+
+    /// Makes the body of an answer, which ends with the site at the latest.
+    pub(crate) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            let ended = async {
+                stop.cancelled().await;
+                tokio::time::sleep(listen::DRAIN_MAX).await;
+            };
+            tokio::select! {
+                () = work => {}
+                () = ended => {}
+            }
+        });
     }
 
     /// Finishes something even if its caller goes away: what was begun on the ledger is not left half done, unless the site ends. (What
     /// was sent by then is in the sender's journal.)
-    async fn finish<T: Send + 'static>(
+    pub(crate) async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
     ) -> Result<T, Problem> {
@@ -164,12 +266,12 @@ impl Api {
 }
 
 /// Work that waits for a disk, away from the threads that answer.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 /// Seconds since 1970.
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -182,14 +284,7 @@ fn tagged(asked: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem
 
 fn tagged_bytes(asked: &HeaderMap, media_type: &str, tag: &str, bytes: impl FnOnce() -> Vec<u8>) -> Response {
     let tag = format!("\"{tag}\"");
-    let has = |list: &HeaderValue| {
-        list.to_str().is_ok_and(|list| {
-            list.split(',').any(|one| {
-                matches!(one.trim().trim_start_matches("W/"), "*") || one.trim().trim_start_matches("W/") == tag
-            })
-        })
-    };
-    let mut response = if asked.get_all(header::IF_NONE_MATCH).iter().any(has) {
+    let mut response = if has_tag(asked, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let mut response = bytes().into_response();
@@ -202,6 +297,18 @@ fn tagged_bytes(asked: &HeaderMap, media_type: &str, tag: &str, bytes: impl FnOn
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
+}
+
+/// Whether who asks has what has this tag, in quotes.
+pub(crate) fn has_tag(asked: &HeaderMap, tag: &str) -> bool {
+    let has = |list: &HeaderValue| {
+        list.to_str().is_ok_and(|list| {
+            list.split(',').any(|one| {
+                matches!(one.trim().trim_start_matches("W/"), "*") || one.trim().trim_start_matches("W/") == tag
+            })
+        })
+    };
+    asked.get_all(header::IF_NONE_MATCH).iter().any(has)
 }
 
 /// Rows of a page, unless more are asked for than may be.
@@ -248,6 +355,7 @@ fn resources() -> OpenApiRouter<Api> {
         .routes(routes!(studies::list))
         .routes(routes!(studies::one))
         .routes(routes!(studies::preview))
+        .routes(routes!(studies::proof))
         .routes(routes!(studies::grants))
         .routes(routes!(studies::history))
         .routes(routes!(consent::requests, consent::ask))
@@ -352,9 +460,12 @@ pub fn serve(
     let (router, document) = described();
     let document = serde_json::to_string(&document).unwrap_or_default();
     let (settings, tasks) = (parts.settings.clone(), parts.tasks.clone());
+    let (viewers, pages) = (parts.settings.dicomweb.enabled, parts.settings.web.enabled);
     let api = Api::new(parts, stop.clone(), document);
+    let router = if viewers { router.merge(dicomweb::routes()) } else { router };
+    let router = if pages { router.merge(web::routes()) } else { router };
     let router = router
-        .fallback(async || Problem::not_found())
+        .fallback(viewer::serve)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone());

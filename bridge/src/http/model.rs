@@ -92,6 +92,7 @@ pub(super) enum Mode {
 pub(super) enum RightWord {
     Find,
     Retrieve,
+    Store,
     Decide,
     Request,
     BreakGlass,
@@ -104,6 +105,7 @@ impl From<Right> for RightWord {
         match right {
             Right::Find => Self::Find,
             Right::Retrieve => Self::Retrieve,
+            Right::Store => Self::Store,
             Right::Decide => Self::Decide,
             Right::Request => Self::Request,
             Right::BreakGlass => Self::BreakGlass,
@@ -124,6 +126,16 @@ pub(super) struct Page {
     /// `next` of the page before.
     #[param(max_length = 160, pattern = "^[0-9a-zA-Z:]+$")]
     pub(super) after: Option<String>,
+}
+
+/// Which object is meant.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfObject {
+    /// SOPInstanceUID.
+    #[param(max_length = 64, pattern = "^[0-9.]+$")]
+    pub(super) instance: String,
 }
 
 /// Which requests are wanted.

@@ -7,29 +7,31 @@ use axum::response::Response;
 use dicom_scp::Uid;
 
 use super::caller::{Asked, At, Known};
-use super::model::{EventRow, GrantRow, Grants, History, Page, Preview, Studies, Study, StudyInFull};
+use super::model::{EventRow, GrantRow, Grants, History, OfObject, Page, Preview, Studies, Study, StudyInFull};
 use super::problem::Problem;
 use super::{Api, blocking, now_s, page, place, rows, tagged, tagged_bytes};
 use crate::access::{Principal, Right, Visible};
 use crate::archive::{StudyNames, StudySummary};
 use crate::decide::{self, Told};
+use crate::dicomweb;
 use crate::follow::StudyInfo;
 use crate::payload::manifest::{Manifest, ManifestPreview};
+use crate::proof::{self, Proof};
 
 /// A study that the caller sees.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Its names here, if the index here shows it.
-    pub(super) names: Option<StudyNames>,
+    pub(crate) names: Option<StudyNames>,
     /// Its name on the ledger, once it has one.
-    pub(super) study_id: Option<B256>,
+    pub(crate) study_id: Option<B256>,
     /// What the ledger says of it, if that has come here.
-    pub(super) info: Option<StudyInfo>,
+    pub(crate) info: Option<StudyInfo>,
 }
 
 /// Finds a study by its UID or its name on the ledger, for a caller who uses a right. One that the caller may not see is not found, by
 /// the same steps.
-pub(super) async fn find(api: &Api, known: &Known, right: Right, given: &str) -> Result<Found, Problem> {
+pub(crate) async fn find(api: &Api, known: &Known, right: Right, given: &str) -> Result<Found, Problem> {
     let visible = api.access().sees(known.caller(), right);
     let (site, given) = (api.site().clone(), given.to_owned());
     blocking(move || {
@@ -181,6 +183,32 @@ pub(super) async fn preview(
     });
     let (preview, bytes) = picture.await??;
     Ok(tagged_bytes(&headers, &preview.media_type, &hex::encode(preview.sha256), || bytes))
+}
+
+/// A proof that an object of a study is on the ledger, which whoever has it can check without this site (`pacs-bridge verify --proof`).
+#[utoipa::path(get, path = "/studies/{study}/proof", operation_id = "getProof", tag = "studies",
+    params(("study" = String, Path, description = "StudyInstanceUID, or the study's name on the ledger"), OfObject),
+    responses((status = 200, description = "the proof", body = Proof), (status = 409, description = "it is not final yet", body = Problem)))]
+pub(super) async fn proof(
+    State(api): State<Api>,
+    known: Known,
+    At(given): At<String>,
+    Asked(asked): Asked<OfObject>,
+) -> Result<axum::Json<Proof>, Problem> {
+    known.must(&api, Right::Retrieve)?;
+    let found = find(&api, &known, Right::Retrieve, &given).await?;
+    let study = found.names.ok_or_else(Problem::not_found)?.uid;
+    let object = Uid::new(&asked.instance).map_err(|_| Problem::not_found())?;
+    let (here, visible) = (api.clone(), api.access().sees(known.caller(), Right::Retrieve));
+    let is_of_it = blocking(move || {
+        let (archive, consents) = (here.site().archive(), here.site().consents());
+        let of_study = archive.instance(&object)?.is_some_and(|stored| stored.study_uid == study);
+        Ok::<_, Problem>(of_study && dicomweb::shows(visible, &study, archive, consents)?)
+    });
+    if !is_of_it.await?? {
+        return Err(Problem::not_found());
+    }
+    Ok(axum::Json(proof::make(api.site(), &object).await?))
 }
 
 /// Who may read a study until when, and who may not.

@@ -10,9 +10,17 @@ use super::caller::Address;
 use super::problem::Problem;
 use super::{Api, PREFIX};
 use crate::audit::{Event, Party};
+use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 25] = [
+    "proof",
+    "wado",
+    "metadata",
+    "frames",
+    "bulkdata",
+    "rendered",
+    "thumbnail",
     "studies",
     "series",
     "instances",
@@ -25,6 +33,12 @@ const WORDS: [&str; 12] = [
     "actions",
     "decisions",
     "status",
+    "login",
+    "logout",
+    "ledger",
+    "pictures",
+    "verification",
+    "assets",
 ];
 
 /// Who calls, as soon as that is known.
@@ -66,7 +80,10 @@ impl Asked {
     }
 
     fn event(&self, status: StatusCode) -> Option<Event> {
-        let path = self.uri.path().strip_prefix(PREFIX)?;
+        let whole = self.uri.path();
+        let viewer = whole.strip_prefix(dicomweb::PREFIX);
+        let page = whole.strip_prefix(web::PREFIX);
+        let path = viewer.or(page).or_else(|| whole.strip_prefix(PREFIX))?;
         let shown = plain(path);
         let principal = self.who.0.get().map_or("unknown", String::as_str);
         let by = Party::asking(principal, Some(self.from.0));
@@ -79,16 +96,36 @@ impl Asked {
             }
             _ => None,
         };
+        // Somebody is sent to where he logs in; or pages led on, and that is recorded when it is followed.
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            return None;
+        }
         // What changes something is recorded where it is done.
         if self.method != Method::GET && self.method != Method::HEAD {
             return None;
         }
+        let query = self.uri.query().unwrap_or_default();
+        if viewer.is_some() {
+            let named = keys_where(query, dicomweb::is_of_searches);
+            return match dicomweb::is_search(path) {
+                true => Some(Event::listed(&by, &shown, &named, why.as_deref())),
+                // That somebody reads a study is recorded before his first request for it is answered.
+                false => why
+                    .map(|why| Event::read(&by, &name(path.split('/').nth(2).unwrap_or_default()), &shown, Some(&why))),
+            };
+        }
+        if page.is_some() {
+            return match web::reads(path) {
+                web::Reads::List => Some(Event::listed(&by, &shown, &keys(query), why.as_deref())),
+                web::Reads::Study(study) => Some(Event::read(&by, &name(study), &shown, why.as_deref())),
+                web::Reads::Picture(study) => why.map(|why| Event::read(&by, &name(study), &shown, Some(&why))),
+                web::Reads::Nobody => None,
+            };
+        }
         let mut segments = path.split('/').skip(1);
         match (segments.next()?, segments.next()) {
             ("studies", Some(study)) => Some(Event::read(&by, &name(study), &shown, why.as_deref())),
-            ("studies" | "requests" | "events", None) => {
-                Some(Event::listed(&by, &shown, &keys(self.uri.query().unwrap_or_default()), why.as_deref()))
-            }
+            ("studies" | "requests" | "events", None) => Some(Event::listed(&by, &shown, &keys(query), why.as_deref())),
             _ => None,
         }
     }
@@ -114,10 +151,12 @@ fn plain(path: &str) -> String {
 
 /// The names of the conditions in a query, without their values.
 fn keys(query: &str) -> String {
-    let names = query.split('&').filter_map(|pair| pair.split('=').next()).filter(|name| {
-        !name.is_empty() && name.len() <= 32 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-    });
-    names.collect::<Vec<_>>().join("&")
+    keys_where(query, |name| name.len() <= 32 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+}
+
+fn keys_where(query: &str, is_ours: impl Fn(&str) -> bool) -> String {
+    let names = query.split('&').filter_map(|pair| pair.split('=').next());
+    names.filter(|name| !name.is_empty() && is_ours(name)).collect::<Vec<_>>().join("&")
 }
 
 #[cfg(test)]
@@ -129,6 +168,10 @@ mod tests {
         assert_eq!(plain("/studies/1.2.3/preview"), "/studies/1.2.3/preview");
         assert_eq!(plain("/studies/DOE%5EJANE/grants"), "/studies/*/grants");
         assert_eq!(name("DOE%5EJANE"), "unreadable");
+        assert_eq!(
+            keys_where("PatientName=DOE&00100020=1&DOE=1&limit=2&Doe.Jane=1", dicomweb::is_of_searches),
+            "PatientName&00100020&limit"
+        );
         assert_eq!(keys("patient_name=DOE&limit=5&%44OE=1&after"), "patient_name&limit&after");
     }
 }

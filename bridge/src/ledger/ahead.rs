@@ -71,7 +71,7 @@ struct Calls {
     calls: Vec<Call>,
     /// Which call stores which pieces.
     stores: Vec<(usize, Vec<Piece>)>,
-    /// Pieces that some earlier call stored.
+    /// Pieces that some earlier call stored, or will have stored before any of these calls.
     there: Vec<Piece>,
 }
 
@@ -149,19 +149,21 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     async fn add_part(&self, part: &Part, calls: &mut Calls) -> Result<(), LedgerError> {
         let contract = self.pieces_contract(self.mode());
+        let (aboard, others) = self.part_by_carrier(part.pieces.clone()).await;
+        calls.there.extend(aboard.into_values().flatten().map(|(_, piece)| piece));
         let known = part.seals.iter().map(|seal| self.image_at(seal.image, At::Latest));
         let known = try_join_all(known).await?;
         let mut missing = Vec::new();
-        for piece in &part.pieces {
+        for piece in others {
             let at = part.seals.iter().position(|seal| seal.image == piece.image);
             // One question for an image of which nothing is there, and that is nearly all of them.
             if at.and_then(|at| known.get(at)).is_some_and(|image| image.stored == 0) {
-                missing.push(piece.clone());
+                missing.push(piece);
                 continue;
             }
             match self.hash_of(piece.image, piece.index, At::Latest).await? {
-                B256::ZERO => missing.push(piece.clone()),
-                stored if stored == keccak256(&piece.bytes) => calls.there.push(piece.clone()),
+                B256::ZERO => missing.push(piece),
+                stored if stored == keccak256(&piece.bytes) => calls.there.push(piece),
                 _ => return Err(super::client::differs(piece.image, piece.index)),
             }
         }

@@ -2,15 +2,17 @@
 //! missing, and returns when the effect was seen at the configured depth; all can be repeated. It must not know DICOM, files or keys' storage.
 
 use super::ahead::Definitions;
+use super::carried::Cargo;
 use super::node::{Ask, At, Backoff, Clock, Event, EventFilter, Node, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
 use super::pieces::{self, CalldataRule, Located, Piece, PieceLocation, PieceMode, Seal};
 use super::sender::{Call, SendError, Sender};
-use super::slots::Placed;
+use super::slots::{InFlight, Placed};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolEvent as _, SolStruct as _};
 use contracts::{Addresses, Pieces, PiecesLog, Sources, Studies, messages};
+use futures::future::{join, try_join};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -49,7 +51,7 @@ impl From<SendError> for LedgerError {
     fn from(e: SendError) -> Self {
         match e {
             SendError::Refused(what) | SendError::Signing(what) => Self::Refused(what),
-            SendError::Displaced | SendError::Interrupted | SendError::SignerAway(_) => {
+            SendError::Displaced | SendError::Interrupted | SendError::NotInFlight | SendError::SignerAway(_) => {
                 Self::Unavailable(e.to_string())
             }
         }
@@ -222,6 +224,8 @@ pub(super) struct Inner<N, K> {
     calldata: Mutex<Option<(CalldataRule, u64)>>,
     /// Definitions that were sent at once with what counts on them.
     pub(super) definitions: watch::Sender<Definitions>,
+    /// What is on its way, as far as it was read.
+    pub(super) cargo: Mutex<Cargo>,
 }
 
 impl<N, K> Clone for Client<N, K> {
@@ -257,7 +261,8 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// A client over a node and the sender of its key.
     pub fn new(node: N, clock: K, sender: Sender, config: ClientConfig) -> Self {
         let (source, calldata, definitions) = (OnceLock::new(), Mutex::default(), watch::Sender::default());
-        Self { inner: Arc::new(Inner { node, clock, sender, config, source, calldata, definitions }) }
+        let cargo = Mutex::default();
+        Self { inner: Arc::new(Inner { node, clock, sender, config, source, calldata, definitions, cargo }) }
     }
 
     /// Where new pieces go.
@@ -278,6 +283,11 @@ impl<N: Node, K: Clock> Client<N, K> {
     /// The consortium's contracts.
     pub fn addresses(&self) -> &Addresses {
         &self.inner.config.addresses
+    }
+
+    /// Transactions of this site that it sends until they are final.
+    pub fn in_flight(&self) -> &InFlight {
+        self.inner.sender.in_flight()
     }
 
     /// The node, for questions that have no operation here.
@@ -356,6 +366,12 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         let source = self.acts_for(self.deep().await?).await?.ok_or(LedgerError::NotAdmitted(self.account()))?;
         Ok(*self.inner.source.get_or_init(|| source))
+    }
+
+    /// The same, as far as the ledger has said it already.
+    #[must_use]
+    pub fn known_source(&self) -> Option<Address> {
+        self.inner.source.get().copied()
     }
 
     /// A study as seen at the configured depth; none if it is not defined there.
@@ -496,19 +512,23 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(ImageOnChain { stored: i.stored, bytes: i.size, folded: i.folded, sealed })
     }
 
-    /// Stores pieces, all in one transaction, and says where they are. Pieces that are there already are not sent again.
+    /// Stores pieces, all in one transaction, and says where they are. Pieces that are there already, or on their way, are not sent again.
     pub async fn store(&self, batch: &[Piece]) -> Result<Vec<Located>, LedgerError> {
         pieces::check_batch(self.mode(), batch)?;
+        let (aboard, others) = self.part_by_carrier(batch.to_vec()).await;
         let mut missing: Vec<Piece> = Vec::new();
         let mut found: Vec<Located> = Vec::new();
-        for piece in batch {
+        for piece in others {
             match self.hash_of(piece.image, piece.index, At::Latest).await? {
-                B256::ZERO => missing.push(piece.clone()),
-                stored if stored == keccak256(&piece.bytes) => found.push(self.locate(piece).await?),
+                B256::ZERO => missing.push(piece),
+                stored if stored == keccak256(&piece.bytes) => found.push(self.locate(&piece).await?),
                 _ => return Err(differs(piece.image, piece.index)),
             }
         }
-        found.extend(self.send_pieces(&missing).await?);
+        // Both to their ends: what is left while it waits would be on its way without anybody knowing.
+        let (sent, carried) = join(self.send_pieces(&missing), self.wait_for_carriers(aboard)).await;
+        found.extend(sent?);
+        found.extend(carried?);
         Ok(found)
     }
 
@@ -542,7 +562,7 @@ impl<N: Node, K: Clock> Client<N, K> {
         }
         let question = Ask { from: me, to: me, data: CalldataRule::question() };
         let node = &self.inner.node;
-        match futures::future::try_join(node.estimate(question), node.version()).await {
+        match try_join(node.estimate(question), node.version()).await {
             Ok((gas, program)) => known().insert((CalldataRule::of(gas, &program), now)).0,
             Err(_) => CalldataRule::Prague,
         }
@@ -798,6 +818,12 @@ impl<N: Node, K: Clock> Client<N, K> {
 
     pub(super) fn pieces_contract(&self, mode: PieceMode) -> Address {
         self.inner.config.addresses.pieces(mode)
+    }
+
+    /// Height of the newest block that counts as final.
+    pub async fn final_height(&self) -> Result<u64, LedgerError> {
+        let depth = self.inner.config.depth.max(1);
+        Ok(self.inner.node.head().await?.number.saturating_sub(depth - 1))
     }
 
     /// The newest state that counts as final.

@@ -11,6 +11,7 @@
 use super::line::{Line, NoLine, Wakes};
 use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
 use super::rpc::RpcNode;
+use alloy::consensus::Header;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::transports::http::reqwest::Url;
 use std::future::Future;
@@ -482,12 +483,24 @@ impl Node for Endpoints {
         self.ask(|node| async move { node.block(hash).await }).await
     }
 
+    async fn header(&self, hash: B256) -> Result<Option<Header>, NodeError> {
+        self.ask(|node| async move { node.header(hash).await }).await
+    }
+
     async fn block_at(&self, number: u64) -> Result<Option<Block>, NodeError> {
         self.ask(|node| async move { node.block_at(number).await }).await
     }
 
     async fn receipts(&self, block: B256) -> Result<Option<Vec<Receipt>>, NodeError> {
         self.ask(|node| async move { node.receipts(block).await }).await
+    }
+
+    async fn encoded_receipts(&self, block: B256) -> Result<Option<Vec<Bytes>>, NodeError> {
+        self.ask(|node| async move { node.encoded_receipts(block).await }).await
+    }
+
+    async fn block_signature(&self, number: u64) -> Result<Option<Bytes>, NodeError> {
+        self.ask(|node| async move { node.block_signature(number).await }).await
     }
 
     async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>, NodeError> {

@@ -74,16 +74,21 @@ impl Follower {
         if oldest.number <= floor || branch.len() > WINDOW_BLOCKS { Look::Lost } else { Look::Need(oldest.parent) }
     }
 
-    /// Moves to a branch for which [`Follower::look`] said [`Look::Joins`]. Returns the hashes of the blocks that left.
-    pub fn join(&mut self, branch: &[Block]) -> Vec<B256> {
+    /// Everything in the window, newest first: what may have left when the branch is given up.
+    pub fn all(&self) -> Vec<(u64, B256)> {
+        self.window.iter().rev().copied().collect()
+    }
+
+    /// Moves to a branch for which [`Follower::look`] said [`Look::Joins`]. Returns heights and hashes of the blocks that left, newest first.
+    pub fn join(&mut self, branch: &[Block]) -> Vec<(u64, B256)> {
         let mut removed = Vec::new();
         let Some(oldest) = branch.last() else { return removed };
-        while let Some((_, hash)) = self.window.back().copied() {
+        while let Some((number, hash)) = self.window.back().copied() {
             if hash == oldest.parent {
                 break;
             }
             self.window.pop_back();
-            removed.push(hash);
+            removed.push((number, hash));
         }
         for block in branch.iter().rev() {
             self.window.push_back((block.number, block.hash));
@@ -136,7 +141,7 @@ mod tests {
         let branch = [block(7, 1, 1), block(6, 1, 0)];
         assert_eq!(f.look(&branch[..1]), Look::Need(hash(6, 1)));
         assert_eq!(f.look(&branch), Look::Joins);
-        assert_eq!(f.join(&branch), vec![hash(7, 0), hash(6, 0)]);
+        assert_eq!(f.join(&branch), vec![(7, hash(7, 0)), (6, hash(6, 0))]);
         assert_eq!(f.tip(), Some((7, hash(7, 1))));
     }
 

@@ -6,6 +6,7 @@
 //! * [`Ledger`]: the operations, over a [`node::Node`]; [`endpoints`] makes one of several.
 //! * `line`: the way to a node, over HTTP, WebSocket or IPC; [`rpc`] asks through it.
 //! * [`sender`]: the owner of the key; [`slots`] and [`follower`] are its pure core, [`journal`] its memory.
+//! * [`forks`]: blocks that left the chain, for who asks later whose they were.
 //! * [`signer`]: the key itself, here or in a remote signer.
 //! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
 //! * [`key_bindings`]: what accounts say about P-256 keys.
@@ -13,10 +14,12 @@
 
 mod ahead;
 mod anchors;
+mod carried;
 mod client;
 pub mod consent;
 pub mod endpoints;
 pub mod follower;
+pub mod forks;
 pub mod journal;
 pub mod key_bindings;
 pub mod keystore;

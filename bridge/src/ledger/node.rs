@@ -2,6 +2,7 @@
 //! spellings of "try again" and "I have that already" sorted into a few cases. An implementation is dumb; every decision is
 //! made above it. It must not know contracts, journals or images.
 
+use alloy::consensus::Header;
 use alloy::primitives::{Address, B256, Bytes, U256};
 use std::future::Future;
 use thiserror::Error;
@@ -175,10 +176,25 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn head(&self) -> impl Future<Output = Result<Block, NodeError>> + Send;
     /// A block by hash, also when it is no longer canonical.
     fn block(&self, hash: B256) -> impl Future<Output = Result<Option<Block>, NodeError>> + Send;
+    /// The whole header of a block by hash, also when it is no longer canonical; only one that has this hash.
+    fn header(&self, hash: B256) -> impl Future<Output = Result<Option<Header>, NodeError>> + Send {
+        let _ = hash;
+        async { Ok(None) }
+    }
     /// The canonical block of a height.
     fn block_at(&self, number: u64) -> impl Future<Output = Result<Option<Block>, NodeError>> + Send;
     /// Receipts of a block, by its hash.
     fn receipts(&self, block: B256) -> impl Future<Output = Result<Option<Vec<Receipt>>, NodeError>> + Send;
+    /// Receipts of a block as its header's receipts root has them (EIP-2718), by its hash.
+    fn encoded_receipts(&self, block: B256) -> impl Future<Output = Result<Option<Vec<Bytes>>, NodeError>> + Send {
+        let _ = block;
+        async { Ok(None) }
+    }
+    /// The node's own signature over the hash of a block, by height: a ledger inside this process has one.
+    fn block_signature(&self, number: u64) -> impl Future<Output = Result<Option<Bytes>, NodeError>> + Send {
+        let _ = number;
+        async { Ok(None) }
+    }
     /// Receipt of a transaction in the canonical chain.
     fn receipt(&self, transaction: B256) -> impl Future<Output = Result<Option<Receipt>, NodeError>> + Send;
     /// The next nonce of an account after the newest block.

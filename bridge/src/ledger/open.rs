@@ -2,6 +2,7 @@
 
 use super::client::{ClientConfig, LedgerError, LedgerKind};
 use super::endpoints::{BeginError, Endpoints, Identity};
+use super::forks::{self, FORKS_FILE, ForkLog};
 use super::journal::{Journal as _, JournalError, Owner, SqliteJournal};
 use super::node::{Node as _, NodeError, SystemClock};
 use super::owner::{HeldKeys, OwnerSeed};
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// How long a trouble of the sender lasts before the log tells of it: most pass by themselves.
@@ -145,7 +146,8 @@ pub async fn open_endpoints(
     let owner = Owner { chain_id: found, genesis, account: signer.address() };
     let mut journal = SqliteJournal::new(&config.journal, owner);
     journal.load().await?;
-    let (ledger, driver) = start(node, journal, signer, &config, wake);
+    let forks = fork_log(&config, genesis);
+    let (ledger, driver) = start(node, journal, signer, &config, forks, wake);
     let checked = match check_contracts(&ledger, &config).await {
         Ok(code) => ledger.node().trust(Identity { genesis, code }).await.map_err(OpenError::from),
         Err(error) => Err(error),
@@ -176,11 +178,21 @@ pub async fn open_embedded(
     open(RpcNode::embedded(embedded), signer, config, wake).await
 }
 
+/// The record of replaced blocks beside the journal; only networks replace any. Nothing depends on it, so what is wrong with it is only said.
+fn fork_log(config: &LedgerConfig, genesis: B256) -> Option<ForkLog> {
+    if config.kind == LedgerKind::Embedded {
+        return None;
+    }
+    let opened = ForkLog::open(&config.journal.with_file_name(FORKS_FILE), genesis);
+    opened.inspect_err(|error| tracing::warn!(error = crate::chain_of(error), "replaced blocks are not recorded")).ok()
+}
+
 fn start(
     node: Endpoints,
     journal: SqliteJournal,
     signer: Signer,
     config: &LedgerConfig,
+    forks: Option<ForkLog>,
     wake: Arc<Notify>,
 ) -> (Ledger, JoinHandle<()>) {
     let client = ClientConfig {
@@ -199,7 +211,12 @@ fn start(
         identity: config.identity.clone(),
     };
     let signer = KeySigner { key: signer, chain_id: config.chain_id };
-    let (sender, driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
+    let (sender, mut driver) = sender(node.clone(), journal, signer, SystemClock, config.sender.clone(), wake);
+    if let Some(log) = forks {
+        let (tell, seen) = mpsc::unbounded_channel();
+        driver = driver.telling(tell);
+        tokio::spawn(forks::keep(node.clone(), log, seen));
+    }
     let driver = tokio::spawn(driver.run());
     tokio::spawn(tell_troubles(sender.status(), client.account));
     (Client::new(node, SystemClock, sender, client), driver)

@@ -155,13 +155,18 @@ fn store_gas(mode: PieceMode, rule: CalldataRule, pieces: &[Piece]) -> u64 {
 
 /// The pieces that a transaction stored, in order, or nothing if it is something else.
 pub fn pieces_in(transaction: &Transaction, contract: Address) -> Vec<Piece> {
-    if transaction.to != Some(contract) {
+    pieces_of(&transaction.input, transaction.to, contract)
+}
+
+/// The pieces that calldata for `to` stores, in order, or nothing if it is something else.
+pub fn pieces_of(calldata: &[u8], to: Option<Address>, contract: Address) -> Vec<Piece> {
+    if to != Some(contract) {
         return Vec::new();
     }
-    if let Ok(call) = Pieces::storePieceCall::abi_decode(&transaction.input) {
+    if let Ok(call) = Pieces::storePieceCall::abi_decode(calldata) {
         return vec![Piece { study: call.study, image: call.image, index: call.index, bytes: call.data }];
     }
-    let Ok(call) = Pieces::storePiecesCall::abi_decode(&transaction.input) else { return Vec::new() };
+    let Ok(call) = Pieces::storePiecesCall::abi_decode(calldata) else { return Vec::new() };
     let piece = |p: PieceInput| Piece { study: p.study, image: p.image, index: p.index, bytes: p.data };
     call.batch.into_iter().map(piece).collect()
 }

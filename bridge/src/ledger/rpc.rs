@@ -3,9 +3,12 @@
 
 use super::line::Line;
 use super::node::{Ask, At, Block, Event, EventFilter, Logged, Node, NodeError, Offer, Receipt, Span, Transaction};
+use alloy::consensus::Header;
+use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
+use alloy::rpc::types::TransactionReceipt;
 use alloy::transports::TransportErrorKind;
 use alloy::transports::http::reqwest;
 use embedded_ledger::{EmbeddedLedger, LedgerReader};
@@ -300,6 +303,11 @@ impl Node for RpcNode {
         Ok(block.map(Block::from))
     }
 
+    async fn header(&self, hash: B256) -> Result<Option<Header>, NodeError> {
+        let header: Option<alloy::rpc::types::Header> = self.ask("eth_getBlockByHash", (hash, false)).await?;
+        Ok(header.map(|header| header.inner).filter(|header| header.hash_slow() == hash))
+    }
+
     async fn block_at(&self, number: u64) -> Result<Option<Block>, NodeError> {
         let block: Option<WireBlock> = self.ask("eth_getBlockByNumber", (hex_number(number), false)).await?;
         Ok(block.map(Block::from))
@@ -308,6 +316,19 @@ impl Node for RpcNode {
     async fn receipts(&self, block: B256) -> Result<Option<Vec<Receipt>>, NodeError> {
         let receipts: Option<Vec<WireReceipt>> = self.ask("eth_getBlockReceipts", (block,)).await?;
         Ok(receipts.map(|all| all.into_iter().filter_map(WireReceipt::settled).collect()))
+    }
+
+    async fn encoded_receipts(&self, block: B256) -> Result<Option<Vec<Bytes>>, NodeError> {
+        let receipts: Option<Vec<TransactionReceipt>> = self.ask("eth_getBlockReceipts", (block,)).await?;
+        let encoded = |receipt: TransactionReceipt| receipt.into_primitives_receipt().inner.encoded_2718().into();
+        Ok(receipts.map(|all| all.into_iter().map(encoded).collect()))
+    }
+
+    async fn block_signature(&self, number: u64) -> Result<Option<Bytes>, NodeError> {
+        let Some(reader) = self.reader.clone() else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || reader.signature_at(number)).await;
+        let found = read.map_err(|e| NodeError::Unavailable(e.to_string()))?;
+        found.map_err(|e| NodeError::Unavailable(crate::chain_of(&e)))
     }
 
     async fn receipt(&self, transaction: B256) -> Result<Option<Receipt>, NodeError> {

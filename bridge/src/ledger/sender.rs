@@ -7,9 +7,10 @@
 //! chain executes it once.
 
 use super::follower::{Follower, Look};
+use super::forks::Seen;
 use super::journal::{Journal, JournalError};
 use super::node::{Backoff, Block, Clock, Node, NodeError, Offer};
-use super::slots::{Placed, Record, Slots};
+use super::slots::{InFlight, Placed, Record, Slots};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -80,6 +81,9 @@ pub enum SendError {
     /// The sender started again or is gone; look at the chain and send again.
     #[error("the sender was interrupted")]
     Interrupted,
+    /// The call that was waited for is not on its way: look at the chain.
+    #[error("the call is not on its way")]
+    NotInFlight,
     /// The signer does not answer; send again later.
     #[error("{0}")]
     SignerAway(String),
@@ -165,7 +169,8 @@ pub struct SenderStatus {
 const GAP_SEEN_MIN: u32 = 5;
 
 struct Submit {
-    call: Call,
+    /// None: only to wait for the one that is in flight.
+    call: Option<Call>,
     id: B256,
     reply: Reply,
     /// Whether a call failed on which this one counts; none where it counts on no other.
@@ -189,6 +194,21 @@ type Reply = oneshot::Sender<Result<Placed, SendError>>;
 pub struct Sender {
     queue: mpsc::Sender<Submit>,
     status: watch::Receiver<SenderStatus>,
+    in_flight: InFlight,
+    reader: Reader,
+}
+
+/// What a signed transaction calls.
+type Read = dyn Fn(&Bytes) -> Option<Call> + Send + Sync;
+
+/// Reads signed transactions of this account.
+#[derive(Clone)]
+struct Reader(Arc<Read>);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
 }
 
 impl Sender {
@@ -196,7 +216,21 @@ impl Sender {
     pub async fn send(&self, call: Call) -> Result<Placed, SendError> {
         let (reply, answer) = oneshot::channel();
         let id = call.id();
-        self.queue.send(Submit { call, id, reply, broken: None }).await.map_err(|_| SendError::Interrupted)?;
+        self.submit(Submit { call: Some(call), id, reply, broken: None }, answer).await
+    }
+
+    /// Waits until a call that is in flight is final, by its id. [`SendError::NotInFlight`] where it is not, which may be because it is final.
+    pub async fn wait_for(&self, id: B256) -> Result<Placed, SendError> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Submit { call: None, id, reply, broken: None }, answer).await
+    }
+
+    async fn submit(
+        &self,
+        submit: Submit,
+        answer: oneshot::Receiver<Result<Placed, SendError>>,
+    ) -> Result<Placed, SendError> {
+        self.queue.send(submit).await.map_err(|_| SendError::Interrupted)?;
         answer.await.map_err(|_| SendError::Interrupted)?
     }
 
@@ -210,7 +244,7 @@ impl Sender {
         for call in calls {
             let (reply, answer) = oneshot::channel();
             let id = call.id();
-            let sent = self.queue.send(Submit { call, id, reply, broken: Some(broken.clone()) }).await;
+            let sent = self.queue.send(Submit { call: Some(call), id, reply, broken: Some(broken.clone()) }).await;
             if let Some(taken) = taken.take_if(|_| sent.is_ok()) {
                 taken();
             }
@@ -230,13 +264,23 @@ impl Sender {
     pub fn status(&self) -> watch::Receiver<SenderStatus> {
         self.status.clone()
     }
+
+    /// What it has made durable and sends until it is final.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// What a signed transaction in flight calls; none when it is not one of this account's.
+    pub fn read(&self, raw: &Bytes) -> Option<Call> {
+        (self.reader.0)(raw)
+    }
 }
 
 /// The task behind a [`Sender`].
 pub struct Driver<N, J, S, K> {
     node: N,
     journal: J,
-    signer: S,
+    signer: Arc<S>,
     clock: K,
     config: SenderConfig,
     wake: Arc<Notify>,
@@ -245,6 +289,7 @@ pub struct Driver<N, J, S, K> {
     held: VecDeque<Submit>,
     waiting: HashMap<u64, Vec<Reply>>,
     slots: Slots,
+    in_flight: InFlight,
     follower: Follower,
     tip: Option<Block>,
     resend: Backoff,
@@ -254,6 +299,8 @@ pub struct Driver<N, J, S, K> {
     gap_seen: Option<(u64, u32)>,
     offer_backoff: Backoff,
     status: watch::Sender<SenderStatus>,
+    /// Who writes down which blocks left the chain.
+    forks: Option<mpsc::UnboundedSender<Seen>>,
 }
 
 impl<N, J, S, K> std::fmt::Debug for Driver<N, J, S, K> {
@@ -289,7 +336,7 @@ pub fn sender<N: Node, J: Journal, S: Sign, K: Clock>(
     let driver = Driver {
         node,
         journal,
-        signer,
+        signer: Arc::new(signer),
         clock,
         config,
         wake,
@@ -298,6 +345,7 @@ pub fn sender<N: Node, J: Journal, S: Sign, K: Clock>(
         held: VecDeque::new(),
         waiting: HashMap::new(),
         slots: Slots::default(),
+        in_flight: InFlight::default(),
         follower: Follower::default(),
         tip: None,
         resend,
@@ -306,11 +354,36 @@ pub fn sender<N: Node, J: Journal, S: Sign, K: Clock>(
         gap_seen: None,
         offer_backoff: Backoff::new(50, 10_000),
         status,
+        forks: None,
     };
-    (Sender { queue: queue_in, status: status_out }, driver)
+    let in_flight = driver.in_flight.clone();
+    let signer = driver.signer.clone();
+    let reader = Reader(Arc::new(move |raw| signer.read(raw).map(|unsigned| unsigned.call)));
+    (Sender { queue: queue_in, status: status_out, in_flight, reader }, driver)
 }
 
 impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
+    /// Has it told which blocks leave the chain; nothing waits for that.
+    #[must_use]
+    pub fn telling(mut self, forks: mpsc::UnboundedSender<Seen>) -> Self {
+        self.forks = Some(forks);
+        self
+    }
+
+    fn tell(&self, seen: Seen) {
+        if let Some(forks) = &self.forks {
+            // Who no longer writes it down has said why.
+            let _ = forks.send(seen);
+        }
+    }
+
+    /// Tells of blocks, newest first from the tip on, that left the chain.
+    fn tell_left(&self, blocks: &[(u64, B256)]) {
+        for ((number, hash), depth) in blocks.iter().zip(1..) {
+            self.tell(Seen::Left { number: *number, hash: *hash, depth });
+        }
+    }
+
     /// Runs until every [`Sender`] is gone; what is in flight then stays in the journal. A failing journal ends a life, not the
     /// driver: everything in memory is forgotten and loaded again.
     pub async fn run(mut self) {
@@ -335,6 +408,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     fn forget(&mut self, trouble: String) {
         self.waiting.clear();
         self.slots = Slots::default();
+        self.in_flight.forget();
         self.tip = None;
         self.status.send_modify(|s| s.trouble = Some(trouble));
     }
@@ -368,7 +442,7 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     async fn load(&mut self) -> Result<(), End> {
         let loaded = self.journal.load().await?;
         let (nonce, branch) = self.first_contact().await?;
-        self.slots = Slots::load(loaded.records, loaded.next, nonce);
+        self.slots = Slots::load(loaded.records, loaded.next, nonce).shown_in(&self.in_flight);
         self.begin_at(branch);
         if self.slots.count() > 0 {
             tracing::info!(count = self.slots.count(), "taking up transactions of an earlier run");
@@ -417,6 +491,9 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
 
     fn begin_at(&mut self, mut branch: Vec<Block>) {
         self.follower = Follower::begin(&branch);
+        if let Some((number, _)) = self.follower.tip() {
+            self.tell(Seen::Begin(number));
+        }
         self.tip = (!branch.is_empty()).then(|| branch.swap_remove(0));
     }
 
@@ -429,10 +506,10 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         let mut fresh: HashMap<B256, u64> = HashMap::new();
         let (mut count, mut bytes) = (self.slots.count(), self.slots.bytes());
         while let Some(next) = self.held.front() {
-            let size = next.call.data.len() + 256;
+            let size = next.call.as_ref().map_or(0, |call| call.data.len() + 256);
             let room = count < self.config.in_flight_max && bytes + size <= self.config.in_flight_bytes_max;
             let carried = self.slots.carrying(next.id).or_else(|| fresh.get(&next.id).copied());
-            if !room && count > 0 && carried.is_none() {
+            if !room && count > 0 && carried.is_none() && next.call.is_some() {
                 break;
             }
             let Some(submit) = self.held.pop_front() else { break };
@@ -445,8 +522,12 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
                 replies.push((nonce, submit.reply));
                 continue;
             }
+            let Some(call) = submit.call else {
+                drop(submit.reply.send(Err(SendError::NotInFlight)));
+                continue;
+            };
             let nonce = self.slots.next() + records.len() as u64;
-            let signed = self.sign(submit.call, nonce).await;
+            let signed = self.sign(call, nonce).await;
             if let (Err(_), Some(broken)) = (&signed, submit.broken) {
                 break_all(&[broken]);
             }
@@ -634,10 +715,12 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
         for block in &branch {
             placed.extend(self.ours_in(block).await?);
         }
-        for gone in self.follower.join(&branch) {
-            tracing::info!(block = %gone, "a block left the chain");
-            self.slots.unplace_block(gone);
+        let left = self.follower.join(&branch);
+        for (number, gone) in &left {
+            tracing::info!(number, block = %gone, "a block left the chain");
+            self.slots.unplace_block(*gone);
         }
+        self.tell_left(&left);
         if !placed.is_empty() {
             self.resend.reset();
             self.resync_soon();
@@ -661,6 +744,8 @@ impl<N: Node, J: Journal, S: Sign, K: Clock> Driver<N, J, S, K> {
     async fn start_over(&mut self, head: Block) -> Result<(), NodeError> {
         tracing::info!(height = head.number, "following the chain from a new place");
         let branch = self.with_ancestors(head).await?;
+        // Which of them left is not known here; whoever writes it down looks.
+        self.tell_left(&self.follower.all());
         self.slots.unplace_all();
         self.begin_at(branch);
         self.look_up_unplaced().await

@@ -10,6 +10,8 @@
 use super::node::Receipt;
 use alloy::primitives::{B256, Bytes};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 
 /// What the journal keeps of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,46 @@ impl From<&Receipt> for Placed {
     }
 }
 
+/// What is in the journal and not final, by transaction hash. Whoever has this may ask, and cannot change anything. Clones are of the same.
+#[derive(Debug, Clone, Default)]
+pub struct InFlight(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    /// The call, and the signed transaction that carries it now.
+    transactions: RwLock<HashMap<B256, (B256, Bytes)>>,
+    loaded: watch::Sender<bool>,
+}
+
+impl InFlight {
+    /// Whether a transaction is there: the sender sends it until it is final.
+    pub fn contains(&self, transaction: &B256) -> bool {
+        self.0.transactions.read().unwrap_or_else(PoisonError::into_inner).contains_key(transaction)
+    }
+
+    /// The calls by their ids, each once, and the transactions that carry them.
+    pub fn calls(&self) -> Vec<(B256, Bytes)> {
+        let transactions = self.0.transactions.read().unwrap_or_else(PoisonError::into_inner);
+        let calls: HashMap<B256, Bytes> = transactions.values().cloned().collect();
+        calls.into_iter().collect()
+    }
+
+    /// Waits until it is known what an earlier run left.
+    pub async fn loaded(&self) {
+        // The sender of this is held here.
+        let _ = self.0.loaded.subscribe().wait_for(|loaded| *loaded).await;
+    }
+
+    /// Until a journal is read again it is not known what is in flight.
+    pub fn forget(&self) {
+        self.0.loaded.send_replace(false);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<B256, (B256, Bytes)>)) {
+        change(&mut self.0.transactions.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     record: Record,
@@ -82,6 +124,7 @@ pub struct Slots {
     by_hash: HashMap<B256, u64>,
     by_call: HashMap<B256, u64>,
     bytes: usize,
+    in_flight: InFlight,
 }
 
 /// After so many resynchronisations without a receipt, another transaction has taken the nonce.
@@ -102,8 +145,23 @@ impl Slots {
         slots
     }
 
+    /// The same, shown to whoever has `in_flight`.
+    #[must_use]
+    pub fn shown_in(mut self, in_flight: &InFlight) -> Self {
+        let of_slot = |slot: &Slot| {
+            let (call, raw) = (slot.record.call, slot.record.raw.clone());
+            slot.record.hashes().map(|hash| (hash, (call, raw.clone()))).collect::<Vec<_>>()
+        };
+        in_flight.change(|shown| *shown = self.slots.values().flat_map(of_slot).collect());
+        in_flight.0.loaded.send_replace(true);
+        self.in_flight = in_flight.clone();
+        self
+    }
+
     fn insert(&mut self, record: Record) {
         self.bytes += record.raw.len();
+        let carried = (record.call, record.raw.clone());
+        self.in_flight.change(|shown| shown.extend(record.hashes().map(|hash| (hash, carried.clone()))));
         self.by_hash.extend(record.hashes().map(|hash| (hash, record.nonce)));
         self.by_call.insert(record.call, record.nonce);
         self.slots.insert(record.nonce, Slot { record, offered: false, placed: None, missed: 0, refused: 0 });
@@ -160,15 +218,22 @@ impl Slots {
 
     /// Puts other bytes under a nonce whose bytes no node will take. They must be durable by now.
     pub fn vacate(&mut self, record: Record) {
-        self.remove(record.nonce);
+        self.replace(record);
+    }
+
+    /// Whoever looks meanwhile sees the one or the other.
+    fn replace(&mut self, record: Record) {
+        let before = self.take(record.nonce);
         self.insert(record);
+        let by_hash = &self.by_hash;
+        let gone = before.iter().flat_map(|slot| slot.record.hashes()).filter(|hash| !by_hash.contains_key(hash));
+        self.in_flight.change(|shown| gone.for_each(|hash| drop(shown.remove(&hash))));
     }
 
     /// Puts the same call under its nonce for a higher fee; it must be durable by now, and name all hashes that were there before.
     pub fn raise(&mut self, record: Record) {
         debug_assert!(self.slots.get(&record.nonce).is_some_and(|slot| slot.record.call == record.call));
-        self.remove(record.nonce);
-        self.insert(record);
+        self.replace(record);
     }
 
     /// Everything that waits for a block, by nonce.
@@ -250,15 +315,21 @@ impl Slots {
 
     /// Forgets a slot.
     pub fn remove(&mut self, nonce: u64) {
-        if let Some(slot) = self.slots.remove(&nonce) {
-            self.bytes -= slot.record.raw.len();
-            for hash in slot.record.hashes() {
-                self.by_hash.remove(&hash);
-            }
-            if self.by_call.get(&slot.record.call) == Some(&nonce) {
-                self.by_call.remove(&slot.record.call);
-            }
+        if let Some(slot) = self.take(nonce) {
+            self.in_flight.change(|shown| slot.record.hashes().for_each(|hash| drop(shown.remove(&hash))));
         }
+    }
+
+    fn take(&mut self, nonce: u64) -> Option<Slot> {
+        let slot = self.slots.remove(&nonce)?;
+        self.bytes -= slot.record.raw.len();
+        for hash in slot.record.hashes() {
+            self.by_hash.remove(&hash);
+        }
+        if self.by_call.get(&slot.record.call) == Some(&nonce) {
+            self.by_call.remove(&slot.record.call);
+        }
+        Some(slot)
     }
 
     /// The nonces that the node waits for and that no slot fills. It happens after a journal was lost while a pool was not, or

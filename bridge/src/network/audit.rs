@@ -1,5 +1,5 @@
 //! Who makes the blocks of a network: for every site, its seats beside its stake, the blocks that it sealed, and those that it should have sealed
-//! and another had to.
+//! and another had to, and those of its own that did not stay ([`forks`]).
 //!
 //! Clique: reads headers from nodes and believes none of what they say about signers: who sealed a block is recovered from its seal (EIP-225).
 //! QBFT: the proposer stands in the header, and the round in its extra data; validators vouched for both when they sealed the block. Who
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use alloy::consensus::Header;
 use alloy::eips::{BlockId, BlockNumberOrTag};
-use alloy::primitives::{Address, B256, Signature, keccak256};
+use alloy::primitives::{Address, B256, Signature, U256, keccak256};
 use alloy::providers::{DynProvider, Provider as _};
 use alloy::rlp::{Decodable as _, Encodable as _, Header as RlpHeader};
 use alloy::rpc::types::TransactionRequest;
@@ -20,6 +20,8 @@ use futures::stream::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::Network;
+use super::forks::{self, Branch, Known, Replaced};
+use crate::ledger::forks::{Forks, Left};
 
 /// Octets of the seal at the end of a header's extra data.
 const SEAL_BYTES: usize = 65;
@@ -64,6 +66,14 @@ pub enum AuditError {
     /// The operator: no node was named.
     #[error("name a node with --url")]
     NoNode,
+    /// The operator: a site's record of replaced blocks is of another chain.
+    #[error("a record of replaced blocks is of the chain with genesis {kept}, and the node's is {found}")]
+    Record {
+        /// Hash of the record's block 0.
+        kept: B256,
+        /// The node's.
+        found: B256,
+    },
     /// The operator: the headers of other engines are not known.
     #[error("the network's engine is {0}, whose headers this program does not read")]
     Engine(String),
@@ -90,15 +100,10 @@ pub struct SiteReport {
     pub in_turn: u64,
     /// Turns in which somebody else had to: it was away or late.
     pub missed: u64,
-}
-
-/// A height at which nodes hold different blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fork {
-    /// The height.
-    pub number: u64,
-    /// The block of each node, in the order in which they were named.
-    pub blocks: Vec<B256>,
+    /// Blocks of its own that were replaced, now or before; none while no site's record tells of that.
+    pub replaced: Option<u64>,
+    /// Those of them that a node holds still; none unless several nodes were asked.
+    pub replaced_now: Option<u64>,
 }
 
 /// A network's blocks from one to another.
@@ -114,21 +119,25 @@ pub struct Report {
     pub period_s: Option<f64>,
     /// Every site.
     pub sites: Vec<SiteReport>,
-    /// Heights at which the nodes that were asked do not agree.
-    pub forks: Vec<Fork>,
+    /// How much is known of replaced blocks.
+    pub forks_known: Known,
+    /// The first height that a site watched which gave its record.
+    pub watched_from: Option<u64>,
+    /// Blocks that were replaced, and where nodes do not agree, lowest first.
+    pub forks: Vec<Replaced>,
 }
 
 /// A block, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sealed {
-    number: u64,
-    hash: B256,
-    time_s: u64,
-    signer: Address,
+pub(super) struct Sealed {
+    pub(super) number: u64,
+    pub(super) hash: B256,
+    pub(super) time_s: u64,
+    pub(super) signer: Address,
     /// Clique: whether it votes on a signer, so that there may be others from the next block on.
-    votes: bool,
+    pub(super) votes: bool,
     /// QBFT: how many proposers before its own brought nothing about.
-    round: u32,
+    pub(super) round: u32,
 }
 
 /// Whose a height was.
@@ -142,14 +151,14 @@ struct Turn {
 
 /// What is in a header of which engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Clique,
     Qbft,
 }
 
 impl Kind {
     /// The account that made a block, and in which round; none if the header is not of this kind.
-    fn maker(self, header: &Header) -> Option<(Address, u32)> {
+    pub(super) fn maker(self, header: &Header) -> Option<(Address, u32)> {
         match self {
             Self::Clique => Some((signer_of(header)?, 0)),
             Self::Qbft => Some((header.beneficiary, round_of(header)?)),
@@ -181,11 +190,16 @@ pub fn signer_of(header: &Header) -> Option<Address> {
     signature.recover_address_from_prehash(&keccak256(octets)).ok()
 }
 
-/// Looks at the last `blocks` blocks of a network, through one of its nodes or more.
+/// Looks at the last `blocks` blocks of a network, through one of its nodes or more, and at what sites wrote down of blocks that left the chain.
 ///
 /// # Errors
 /// [`AuditError`].
-pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Result<Report, AuditError> {
+pub async fn audit(
+    network: &Network,
+    nodes: &[DynProvider],
+    blocks: u64,
+    records: &[Forks],
+) -> Result<Report, AuditError> {
     let kind = match network.engine.as_str() {
         "clique" => Kind::Clique,
         "qbft" => Kind::Qbft,
@@ -199,16 +213,25 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
         if found != network.chain_id {
             return Err(AuditError::Elsewhere { node: index + 1, wanted: network.chain_id, found });
         }
-        heads.push(node.get_block_number().await.map_err(of_node)?);
+        heads.push(head_of(node).await.map_err(of_node)?);
     }
     // What all of them have.
-    let to = heads.into_iter().min().unwrap_or(0);
+    let to = heads.iter().map(|(head, _)| *head).min().unwrap_or(0);
     let from = to.saturating_sub(blocks.saturating_sub(1)).max(1);
     if to < from {
         return Err(AuditError::Range { from, to, head: to });
     }
-    let sealed = headers(kind, first, 1, from, to).await?;
     let of_first = |error| AuditError::Node { node: 1, error };
+    let genesis = first.get_block_by_number(BlockNumberOrTag::Earliest).await.map_err(of_first)?;
+    let genesis = genesis.map(|block| block.header.hash).unwrap_or_default();
+    if let Some(other) = records.iter().find(|record| record.genesis != genesis) {
+        return Err(AuditError::Record { kept: other.genesis, found: genesis });
+    }
+    let mut branches = Vec::with_capacity(nodes.len());
+    for (index, (node, (head, difficulty))) in nodes.iter().zip(heads).enumerate() {
+        branches.push(Branch { head, difficulty, sealed: headers(kind, node, index + 1, from, to).await? });
+    }
+    let sealed = branches.first().map(|branch| branch.sealed.clone()).unwrap_or_default();
     let (turns, signers) = match kind {
         Kind::Clique => turns_of_clique(first, &sealed).await,
         Kind::Qbft => turns_of_qbft(first, &sealed).await,
@@ -221,16 +244,48 @@ pub async fn audit(network: &Network, nodes: &[DynProvider], blocks: u64) -> Res
         }
         _ => None,
     };
-    let mut forks = Vec::new();
-    if nodes.len() > 1 {
-        let mut others = vec![sealed.iter().map(|block| block.hash).collect::<Vec<_>>()];
-        for (index, node) in nodes.iter().enumerate().skip(1) {
-            others.push(headers(kind, node, index + 1, from, to).await?.into_iter().map(|block| block.hash).collect());
+    let recorded = with_headers(nodes, forks::recorded(&branches, records)).await;
+    let forks = forks::together(network, kind, &branches, forks::held(network, &branches), recorded);
+    let (forks_known, watched_from) = forks::known(kind, nodes.len(), records, &forks);
+    let mut sites = by_site(network, &sealed, &turns, &signers, &stakes, &forks);
+    count_replaced(&mut sites, &forks, forks_known, nodes.len());
+    Ok(Report { network: network.name.clone(), from, to, period_s, sites, forks_known, watched_from, forks })
+}
+
+/// Height of a node's newest block, and what decides between its branch and another.
+async fn head_of(node: &DynProvider) -> Result<(u64, U256), TransportError> {
+    let head = node.get_block_by_number(BlockNumberOrTag::Latest).await?;
+    let header = head.map(|block| block.header).unwrap_or_default();
+    // Nodes that do not say it have none that decides.
+    Ok((header.inner.number, header.total_difficulty.unwrap_or(U256::from(header.inner.number))))
+}
+
+/// Asks the nodes for headers that no record has: they answer for blocks that they have left, too.
+async fn with_headers(nodes: &[DynProvider], recorded: Vec<Left>) -> Vec<Left> {
+    let one = |mut left: Left| async move {
+        for node in nodes.iter().filter(|_| left.header.is_none()) {
+            // A node that has never seen it is no trouble: then its site stays unknown, and that is said.
+            let block = node.get_block_by_hash(left.hash).await.ok().flatten();
+            let header = block.map(|block| block.header.inner).filter(|header| header.hash_slow() == left.hash);
+            if header.is_some() {
+                left.header = header;
+                break;
+            }
         }
-        forks = disagreements(from, &others);
+        left
+    };
+    let all: Vec<Left> = futures::stream::iter(recorded).map(one).buffered(READ_PARALLEL).collect().await;
+    all.into_iter().filter(Left::is_of_its_height).collect()
+}
+
+/// What was replaced of each site's, as far as that is known. What is not decided is not counted.
+fn count_replaced(sites: &mut [SiteReport], forks: &[Replaced], known: Known, nodes: usize) {
+    for site in sites {
+        let is_its = |row: &&Replaced| row.stands.is_some() && row.site.as_ref() == Some(&site.site);
+        let its = || forks.iter().filter(is_its);
+        site.replaced = (known == Known::Recorded).then(|| its().count() as u64);
+        site.replaced_now = (nodes > 1 && known != Known::Never).then(|| its().filter(|row| row.held).count() as u64);
     }
-    let sites = by_site(network, &sealed, &turns, &signers, &stakes);
-    Ok(Report { network: network.name.clone(), from, to, period_s, sites, forks })
 }
 
 async fn headers(kind: Kind, node: &DynProvider, index: usize, from: u64, to: u64) -> Result<Vec<Sealed>, AuditError> {
@@ -240,7 +295,8 @@ async fn headers(kind: Kind, node: &DynProvider, index: usize, from: u64, to: u6
         let header = &block.header.inner;
         let (signer, round) = kind.maker(header).ok_or(AuditError::Seal(number))?;
         let votes = kind == Kind::Clique && !header.beneficiary.is_zero();
-        Ok(Sealed { number, hash: block.header.hash, time_s: header.timestamp, signer, votes, round })
+        // Not the hash that the node states: the signer vouched for this one.
+        Ok(Sealed { number, hash: header.hash_slow(), time_s: header.timestamp, signer, votes, round })
     };
     futures::stream::iter(from..=to).map(one).buffered(READ_PARALLEL).try_collect().await
 }
@@ -325,17 +381,6 @@ pub(super) async fn stakes(
     Ok(stakes)
 }
 
-/// Heights at which not all have the same block.
-fn disagreements(from: u64, nodes: &[Vec<B256>]) -> Vec<Fork> {
-    let height = nodes.iter().map(Vec::len).min().unwrap_or(0);
-    let at = |index: usize| nodes.iter().map(|node| node[index]).collect::<Vec<_>>();
-    let differs = |blocks: &[B256]| blocks.iter().any(|block| *block != blocks[0]);
-    (0..height)
-        .map(|index| Fork { number: from + index as u64, blocks: at(index) })
-        .filter(|fork| differs(&fork.blocks))
-        .collect()
-}
-
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -346,15 +391,14 @@ fn by_site(
     turns: &[Turn],
     signers: &[Address],
     stakes: &BTreeMap<Address, u64>,
+    forks: &[Replaced],
 ) -> Vec<SiteReport> {
-    let site_of = |signer: &Address| {
-        let member = network.nodes.iter().find(|member| member.signer == *signer);
-        member.map_or_else(|| signer.to_string(), |member| member.site.clone())
-    };
+    let site_of = |signer: &Address| network.site_of(signer);
     // In the order of the network; strangers, who were voted in since, behind.
     let mut order: Vec<String> = Vec::new();
     let everybody = network.nodes.iter().map(|member| member.signer).chain(signers.iter().copied());
-    for site in everybody.chain(sealed.iter().map(|block| block.signer)).map(|signer| site_of(&signer)) {
+    let everybody = everybody.chain(sealed.iter().map(|block| block.signer));
+    for site in everybody.chain(forks.iter().filter_map(|fork| fork.signer)).map(|signer| site_of(&signer)) {
         if !order.contains(&site) {
             order.push(site);
         }
@@ -377,16 +421,29 @@ fn by_site(
             sealed_share: share(sealed_by, sealed.len() as u64),
             in_turn,
             missed,
+            replaced: None,
+            replaced_now: None,
             site,
         }
     };
     order.into_iter().map(report).collect()
 }
 
-/// The report as a picture: for every site its share of seats, stake and blocks.
+/// How many of a site's blocks were replaced, as far as that is known.
+#[must_use]
+pub fn replaced_words(known: Known, site: &SiteReport) -> String {
+    match (known, site.replaced, site.replaced_now) {
+        (Known::Never, ..) => "none".to_owned(),
+        (_, Some(ever), _) => ever.to_string(),
+        (_, None, Some(now)) => format!("now {now}"),
+        (_, None, None) => "-".to_owned(),
+    }
+}
+
+/// The report as a picture: for every site its share of seats, stake and blocks, and how many of its blocks were replaced.
 #[must_use]
 pub fn svg(report: &Report) -> String {
-    const ROW: usize = 74;
+    const ROW: usize = 92;
     const LEFT: usize = 130;
     const WIDTH: f64 = 420.0;
     let height = 70 + report.sites.len() * ROW;
@@ -415,6 +472,12 @@ pub fn svg(report: &Report) -> String {
                 y + 12
             );
         }
+        let words = match (report.forks_known, replaced_words(report.forks_known, site)) {
+            (Known::Never, _) => "none, by its engine".to_owned(),
+            (Known::Nothing, _) => "not known".to_owned(),
+            (Known::Now | Known::Recorded, words) => words,
+        };
+        out += &format!("<text x=\"{LEFT}\" y=\"{}\" font-size=\"11\">replaced {words}</text>\n", top + 72);
     }
     out + "</svg>\n"
 }
@@ -447,6 +510,8 @@ mod tests {
             confirmations: 2,
             admin: None,
             seats: None,
+            epoch_blocks: None,
+            stake_cap: None,
             nodes,
         }
     }
@@ -490,14 +555,51 @@ mod tests {
         };
         let due: Vec<Turn> = sealed.iter().map(turn).collect();
         let stakes = BTreeMap::from([(Address::repeat_byte(0xA0), 30), (Address::repeat_byte(0xB0), 10)]);
-        let sites = by_site(&network, &sealed, &due, &signers, &stakes);
+        let sites = by_site(&network, &sealed, &due, &signers, &stakes, &[]);
         let rows: Vec<_> =
             sites.iter().map(|site| (site.site.as_str(), site.seats, site.sealed, site.in_turn, site.missed)).collect();
         assert_eq!(rows, [("a", 1, 3, 2, 0), ("b", 2, 1, 2, 1)]);
         assert_eq!((sites[0].stake, sites[0].stake_share), (Some(30), Some(0.75)));
-        let report = Report { network: "north".into(), from: 3, to: 6, period_s: Some(1.0), sites, forks: Vec::new() };
-        let picture = svg(&report);
+        let (forks_known, watched_from) = (Known::Now, None);
+        let network = "north".into();
+        let mut report = Report {
+            network,
+            from: 3,
+            to: 6,
+            period_s: Some(1.0),
+            sites,
+            forks_known,
+            watched_from,
+            forks: Vec::new(),
+        };
+        let lost = Replaced {
+            number: 4,
+            hash: B256::ZERO,
+            signer: Some(c),
+            site: Some("b".into()),
+            stands: Some(B256::with_last_byte(4)),
+            depth: 1,
+            held: false,
+        };
+        let undecided = Replaced { stands: None, ..lost.clone() };
+        report.forks = vec![lost, undecided];
+        let mut drawn = |known: Known, nodes: usize| {
+            report.forks_known = known;
+            count_replaced(&mut report.sites, &report.forks, known, nodes);
+            let counts = report.sites.iter().map(|site| (site.replaced, site.replaced_now)).collect::<Vec<_>>();
+            (counts, svg(&report))
+        };
+        let (counts, picture) = drawn(Known::Recorded, 1);
+        assert_eq!(counts, [(Some(0), None), (Some(1), None)]);
         assert!(picture.contains("stake 75.0 %") && picture.contains("seats 66.7 %") && picture.ends_with("</svg>\n"));
+        assert!(picture.contains(">replaced 0<") && picture.contains(">replaced 1<"), "{picture}");
+        let (counts, picture) = drawn(Known::Now, 2);
+        assert_eq!(counts, [(None, Some(0)), (None, Some(0))]);
+        assert!(picture.contains(">replaced now 0<"), "{picture}");
+        assert!(drawn(Known::Nothing, 1).1.contains(">replaced not known<"));
+        let (counts, picture) = drawn(Known::Never, 3);
+        assert_eq!(counts, [(None, None), (None, None)]);
+        assert!(picture.contains(">replaced none, by its engine<"), "{picture}");
     }
 
     /// Extra data of QBFT, as Besu's `QbftExtraDataCodec` writes it.
@@ -555,16 +657,9 @@ mod tests {
             |number, signer, round| Sealed { number, hash: B256::ZERO, time_s: number, signer, votes: false, round };
         let sealed = [block(5, b, 0), block(6, a, 2), block(7, b, 0)];
         let turns = [turn(a, 0), turn(b, 2), turn(a, 0)];
-        let sites = by_site(&network, &sealed, &turns, &[a, b, c, d], &BTreeMap::new());
+        let sites = by_site(&network, &sealed, &turns, &[a, b, c, d], &BTreeMap::new(), &[]);
         let rows: Vec<_> =
             sites.iter().map(|site| (site.site.as_str(), site.seats, site.sealed, site.in_turn, site.missed)).collect();
         assert_eq!(rows, [("a", 1, 1, 0, 0), ("b", 1, 2, 2, 0), ("c", 2, 0, 1, 2)]);
-    }
-
-    #[test]
-    fn nodes_that_disagree_are_found_out() {
-        let block = |byte| B256::repeat_byte(byte);
-        let forks = disagreements(10, &[vec![block(1), block(2), block(3)], vec![block(1), block(9)]]);
-        assert_eq!(forks, [Fork { number: 11, blocks: vec![block(2), block(9)] }]);
     }
 }

@@ -1,7 +1,7 @@
 //! Makes a consortium's ledger: from a small plan, the first block and, for every site, a folder with all that its nodes need.
 //!
 //! * [`plan`]: what is wanted. [`genesis`]: the first block. `geth`, `besu`, `kubo`: the files of a node. All pure, but for new keys.
-//! * [`audit`]: who makes the blocks of a network that runs. [`vote`]: who should.
+//! * [`audit`]: who makes the blocks of a network that runs. [`forks`]: whose did not stay. [`vote`]: who should make them, by `stake`.
 //! * [`make`] writes them. Nothing that exists is overwritten, and nothing is left of what failed.
 //!
 //! Keys are best made where they are used ([`make_keys`]); a plan that names their public halves needs no secrets of anybody. Otherwise they
@@ -9,10 +9,12 @@
 
 pub mod audit;
 mod besu;
+pub mod forks;
 pub mod genesis;
 mod geth;
 mod kubo;
 pub mod plan;
+mod stake;
 mod unit;
 pub mod vote;
 
@@ -73,6 +75,12 @@ pub struct Network {
     /// How many nodes make blocks at a time, where stake decides whose; otherwise all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats: Option<usize>,
+    /// Clique: blocks between two at which stake is counted anew; by default [`plan::EPOCH_BLOCKS`]. With QBFT the contract knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_blocks: Option<u64>,
+    /// Clique: studies that count for a site in that time; by default [`plan::STAKE_CAP`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stake_cap: Option<u64>,
     /// Every node that may sign. With Clique all do from the first block on, with QBFT those that have a seat.
     pub nodes: Vec<Member>,
 }
@@ -93,6 +101,13 @@ pub struct Member {
 }
 
 impl Network {
+    /// The site of a signer; its account, where it is of none.
+    #[must_use]
+    pub fn site_of(&self, signer: &Address) -> String {
+        let member = self.nodes.iter().find(|member| member.signer == *signer);
+        member.map_or_else(|| signer.to_string(), |member| member.site.clone())
+    }
+
     /// Reads a description that [`make`] wrote.
     ///
     /// # Errors
@@ -155,6 +170,7 @@ pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
         let keys: Vec<NodeKeys> = plan.nodes().map(|(_, node)| NodeKeys::of(plan.engine, node)).collect();
         let signers: Vec<Address> = keys.iter().map(|keys| keys.public.signer).collect();
         let members = plan.nodes().zip(&keys).map(|((site, node), keys)| member(site, node, &keys.public));
+        let votes = plan.engine == Engine::Clique;
         let network = Network {
             name: plan.name.clone(),
             engine: plan.engine.name().to_owned(),
@@ -163,6 +179,8 @@ pub fn make(plan: &Plan, out: &Path) -> Result<Network, NetworkError> {
             confirmations: plan.engine.confirmations(signers.len()),
             admin: plan.sites.first().and_then(|site| site.bridge),
             seats: plan.seats,
+            epoch_blocks: votes.then_some(plan.epoch_blocks),
+            stake_cap: votes.then_some(plan.stake_cap),
             nodes: members.collect(),
         };
         let public = [

@@ -25,9 +25,9 @@ const NAME_MAX: usize = 32;
 /// Largest chain id that every wallet can hold (2^53 - 1).
 const CHAIN_ID_MAX: u64 = (1 << 53) - 1;
 /// Blocks between two at which seats follow stake, unless the plan says otherwise: a day of blocks of a second.
-const EPOCH_BLOCKS: u64 = 86_400;
+pub const EPOCH_BLOCKS: u64 = 86_400;
 /// Studies that count for a site in that time, unless the plan says otherwise: more than a large department makes in a day.
-const STAKE_CAP: u64 = 1_000;
+pub const STAKE_CAP: u64 = 1_000;
 /// Validators of which one may fail in any way (QBFT).
 const QBFT_VALIDATORS: usize = 4;
 
@@ -152,9 +152,9 @@ pub struct Plan {
     pub ipfs: bool,
     /// How many nodes make blocks at a time, where that is said. Then stake decides whose.
     pub seats: Option<usize>,
-    /// QBFT: blocks between two at which seats follow stake.
+    /// Blocks between two at which stake is counted anew; with QBFT, at which seats follow it.
     pub epoch_blocks: u64,
-    /// QBFT: studies that count for a site in that time.
+    /// Studies that count for a site in that time.
     pub stake_cap: u64,
     /// Who takes part.
     pub sites: Vec<Site>,
@@ -237,7 +237,6 @@ impl Plan {
             name, engine, chain_id, block_period_s, fund, seats, epoch_blocks, stake_cap, sites, ipfs, ..
         } = written;
         let sites = sites.into_iter().map(Site::of).collect();
-        let contract_only = engine != Engine::Qbft && (epoch_blocks.is_some() || stake_cap.is_some());
         let (epoch_blocks, stake_cap) = (epoch_blocks.unwrap_or(EPOCH_BLOCKS), stake_cap.unwrap_or(STAKE_CAP));
         let plan = Self {
             name,
@@ -252,10 +251,7 @@ impl Plan {
             stake_cap,
             sites,
         };
-        let mut mistakes = plan.mistakes();
-        if contract_only {
-            mistakes.push("epoch_blocks and stake_cap are for engine \"qbft\" alone".into());
-        }
+        let mistakes = plan.mistakes();
         if mistakes.is_empty() { Ok(plan) } else { Err(PlanError::Mistake(mistakes.join("; "))) }
     }
 
@@ -300,6 +296,9 @@ impl Plan {
         if self.seats.is_some_and(|seats| !(least..=SEATS_MAX).contains(&seats)) {
             mistakes.push(format!("seats must be from {least} to {SEATS_MAX}"));
         }
+        if self.epoch_blocks == 0 {
+            mistakes.push("epoch_blocks must be 1 or more".into());
+        }
         if self.engine == Engine::Qbft {
             mistakes.extend(self.mistakes_of_qbft());
         }
@@ -312,9 +311,6 @@ impl Plan {
         let (mut mistakes, mut accounts) = (Vec::new(), BTreeSet::new());
         if self.sites.len() > SITES_MAX {
             mistakes.push(format!("a network with QBFT has at most {SITES_MAX} sites"));
-        }
-        if self.epoch_blocks == 0 {
-            mistakes.push("epoch_blocks must be 1 or more".into());
         }
         for site in &self.sites {
             match site.bridge {
@@ -582,7 +578,14 @@ mod tests {
         assert!(said.contains("two sites have bridge"), "{said}");
         assert!(words(&four("").replace("nodes = 2", "nodes = 17")).contains("at most 16 nodes"));
         assert!(words(&THREE.replace("clique", "qbft")).contains("site b needs bridge"));
-        let said = words(&THREE.replace("chain_id", "stake_cap = 1\nchain_id"));
-        assert!(said.contains("for engine \"qbft\" alone"), "{said}");
+    }
+
+    #[test]
+    fn stake_is_capped_where_signers_vote_too() {
+        let with = |lines: &str| THREE.replace("chain_id", &format!("{lines}\nchain_id"));
+        let plan = Plan::parse(&with("epoch_blocks = 9\nstake_cap = 0")).unwrap();
+        assert_eq!((plan.epoch_blocks, plan.stake_cap), (9, 0));
+        let said = words(&with("epoch_blocks = 0"));
+        assert!(said.contains("epoch_blocks must be 1 or more"), "{said}");
     }
 }

@@ -1,5 +1,5 @@
 //! Seats by stake where signers vote on each other (Clique): which signers a network should have, by the rule of the contract Validators, and
-//! what the nodes must propose for it to have them.
+//! what the nodes must propose for it to have them. How much stake counts says `stake`: no more than a cap in each epoch.
 //!
 //! Nothing here changes a network alone: more than half of its signers must propose the same, so each site runs this beside its own nodes.
 
@@ -14,7 +14,8 @@ use alloy::transports::TransportError;
 use contracts::{Sources, validators};
 use serde::Serialize;
 
-use super::{Member, Network, audit};
+use super::stake::{self, Rule};
+use super::{Member, Network, audit, plan};
 
 /// Why there is nothing to propose, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,18 @@ pub enum VoteError {
         "there is no registry at block {0}: the administrator's bridge has not deployed it, or the node no longer knows that block"
     )]
     NoRegistry(u64),
+    /// The operator of the node: without all events, stake would be counted too low.
+    #[error(
+        "the node has the events of {found} of the {stake} studies of {source_account}: it does not know the whole chain's"
+    )]
+    Events {
+        /// The source.
+        source_account: Address,
+        /// Studies that it defined up to the block.
+        stake: u64,
+        /// Of how many the node knows.
+        found: u64,
+    },
     /// The operator: no node was named, or the network has none.
     #[error("name a node with --url")]
     NoNode,
@@ -61,6 +74,8 @@ pub struct Seats {
     pub site: String,
     /// Studies that its source defined; none if its account is not known.
     pub stake: Option<u64>,
+    /// How many of them count: of each epoch that is over, no more than the cap.
+    pub counts: Option<u64>,
     /// Whether the consortium suspended its source.
     pub suspended: bool,
     /// Signers that it should have.
@@ -87,6 +102,12 @@ pub struct Proposal {
 pub struct Seating {
     /// The block.
     pub block: u64,
+    /// Stake that came in this block or later does not count yet: the first of the epoch.
+    pub counted_before: u64,
+    /// Studies that count for a site in an epoch.
+    pub stake_cap: u64,
+    /// Blocks of an epoch.
+    pub epoch_blocks: u64,
     /// Every site.
     pub sites: Vec<Seats>,
     /// What makes the signers those that are due.
@@ -99,6 +120,8 @@ pub struct Seating {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Standing {
     stake: u64,
+    /// What of the stake counts.
+    counts: u64,
     suspended: bool,
 }
 
@@ -126,9 +149,15 @@ pub async fn seating(
     };
     let signers: Vec<Address> =
         first.raw_request("clique_getSigners".into(), (format!("{block:#x}"),)).await.map_err(of_first)?;
-    let standings = standings(network, admin, first, block).await?;
+    let standings = standings(network, rule_of(network), admin, first, block).await?;
     let most = seats.or(network.seats).unwrap_or(network.nodes.len());
     seating_of(network, &standings, &signers, most, block).ok_or(VoteError::NoNode)
+}
+
+/// How fast stake may grow in a network.
+fn rule_of(network: &Network) -> Rule {
+    let epoch_blocks = network.epoch_blocks.unwrap_or(plan::EPOCH_BLOCKS).max(1);
+    Rule { epoch_blocks, cap: network.stake_cap.unwrap_or(plan::STAKE_CAP) }
 }
 
 async fn check_chain(network: &Network, nodes: &[DynProvider]) -> Result<(), VoteError> {
@@ -143,25 +172,34 @@ async fn check_chain(network: &Network, nodes: &[DynProvider]) -> Result<(), Vot
 
 async fn standings(
     network: &Network,
+    rule: Rule,
     admin: Address,
     node: &DynProvider,
     block: u64,
 ) -> Result<BTreeMap<Address, Standing>, VoteError> {
     let of_node = |error| VoteError::Node { node: 1, error };
-    let sources = contracts::addresses(admin).sources;
+    let contracts::Addresses { sources, studies, .. } = contracts::addresses(admin);
     let code = node.get_code_at(sources).block_id(block.into()).await.map_err(of_node)?;
     if code.is_empty() {
         return Err(VoteError::NoRegistry(block));
     }
     let at = BlockId::number(block);
     let stakes = audit::stakes(network, node, at).await.map_err(of_node)?;
+    let accounts: Vec<Address> = stakes.keys().copied().collect();
+    let defined = stake::defined(node, studies, &accounts, block).await.map_err(of_node)?;
     let mut standings = BTreeMap::new();
     for (source, stake) in stakes {
+        let defined = defined.get(&source).map(Vec::as_slice).unwrap_or_default();
+        let found = defined.len() as u64;
+        if found != stake {
+            return Err(VoteError::Events { source_account: source, stake, found });
+        }
+        let counts = rule.credited(defined, block);
         let call = Sources::isSuspendedCall { source };
         let request = TransactionRequest::default().to(sources).input(call.abi_encode().into());
         let answer = node.call(request).block(at).await.map_err(of_node)?;
         let suspended = Sources::isSuspendedCall::abi_decode_returns(&answer).unwrap_or(false);
-        standings.insert(source, Standing { stake, suspended });
+        standings.insert(source, Standing { stake, counts, suspended });
     }
     Ok(standings)
 }
@@ -180,7 +218,7 @@ fn seating_of(
     let is_suspended = |nodes: &[&Member]| standing(nodes).is_some_and(|standing| standing.suspended);
     let all_are = sites.iter().all(|(_, nodes)| is_suspended(nodes));
     let seated: Vec<usize> = (0..sites.len()).filter(|index| all_are || !is_suspended(&sites[*index].1)).collect();
-    let weight = |index: &usize| standing(&sites[*index].1).unwrap_or_default().stake.saturating_add(1);
+    let weight = |index: &usize| standing(&sites[*index].1).unwrap_or_default().counts.saturating_add(1);
     let weights: Vec<u64> = seated.iter().map(weight).collect();
     let keys: Vec<usize> = seated.iter().map(|index| sites[*index].1.len()).collect();
     let given = validators::apportion(&weights, &keys, most)?;
@@ -203,13 +241,18 @@ fn seating_of(
     let report = |((site, nodes), due): (&(&str, Vec<&Member>), &usize)| Seats {
         site: (*site).to_owned(),
         stake: standing(nodes).map(|standing| standing.stake),
+        counts: standing(nodes).map(|standing| standing.counts),
         suspended: is_suspended(nodes),
         due: *due,
         now: nodes.iter().filter(|member| signs(member)).count(),
     };
     let is_known = |signer: &&Address| network.nodes.iter().any(|member| member.signer == **signer);
+    let rule = rule_of(network);
     Some(Seating {
         block,
+        counted_before: rule.border(block),
+        stake_cap: rule.cap,
+        epoch_blocks: rule.epoch_blocks,
         sites: with_due().map(report).collect(),
         proposals,
         strangers: signers.iter().filter(|signer| !is_known(signer)).copied().collect(),
@@ -285,12 +328,14 @@ mod tests {
             confirmations: 2,
             admin: None,
             seats: None,
+            epoch_blocks: None,
+            stake_cap: None,
             nodes: sites.flat_map(|(site, count)| (0..*count).map(move |node| member(site, node))).collect(),
         }
     }
 
     fn with_stakes(stakes: &[u64]) -> BTreeMap<Address, Standing> {
-        let standing = |stake: &u64| Standing { stake: *stake, suspended: false };
+        let standing = |stake: &u64| Standing { stake: 2 * *stake, counts: *stake, suspended: false };
         stakes.iter().enumerate().map(|(site, stake)| (bridge(site), standing(stake))).collect()
     }
 
@@ -314,7 +359,7 @@ mod tests {
         let said: Vec<_> = seating.proposals.iter().map(|one| (one.site.as_str(), one.authorize)).collect();
         assert_eq!(said, [("site-4", true), ("site-3", false)]);
         let row = &seating.sites[4];
-        assert_eq!((row.stake, row.due, row.now, seating.block), (Some(3), 1, 0, 9));
+        assert_eq!((row.stake, row.counts, row.due, row.now, seating.block), (Some(6), Some(3), 1, 0, 9));
         let settled = after(&signers, &seating);
         assert!(seating_of(&network, &with_stakes(&[0, 0, 0, 0, 3]), &settled, 4, 9).unwrap().proposals.is_empty());
     }

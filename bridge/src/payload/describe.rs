@@ -3,7 +3,7 @@
 use std::io::{Read, Seek};
 
 use dicom_scp::Uid;
-use dicom_scp::dataset::{DataSet, Encoding, Value};
+use dicom_scp::dataset::{DataSet, Element, Encoding, Tag, Value};
 use sha2::{Digest, Sha256};
 
 use super::Sha256Digest;
@@ -53,6 +53,41 @@ pub fn describe<R: Read + Seek>(source: &mut R, value_bytes_max: usize) -> Resul
     })
 }
 
+/// The whole header of an object: the data set up to its pixel data, with values that are longer than `value_bytes_max` named and left out
+/// ([`Value::Skipped`]), and so the pixel data.
+///
+/// # Errors
+/// [`ObjectError`] when the file cannot be read as an object.
+pub fn header<R: Read + Seek>(source: &mut R, value_bytes_max: usize) -> Result<DataSet, ObjectError> {
+    let object = Object::open(source)?;
+    let mut header = named_long_values(&object.header, value_bytes_max);
+    if let Some(location) = object.pixels {
+        let tag = match location.kind {
+            PixelKind::Integer => Tag(0x7FE0, 0x0010),
+            PixelKind::Float => Tag(0x7FE0, 0x0008),
+            PixelKind::Double => Tag(0x7FE0, 0x0009),
+        };
+        let length = location.bytes.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(u32::MAX);
+        header.put(tag, Element { vr: location.vr, value: Value::Skipped { length } });
+    }
+    Ok(header)
+}
+
+fn named_long_values(header: &DataSet, value_bytes_max: usize) -> DataSet {
+    let cut = |element: &Element| match &element.value {
+        Value::Bytes(bytes) if bytes.len() > value_bytes_max => {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            Element { vr: element.vr, value: Value::Skipped { length } }
+        }
+        Value::Items(items) => {
+            let items = items.iter().map(|item| named_long_values(item, value_bytes_max)).collect();
+            Element { vr: element.vr, value: Value::Items(items) }
+        }
+        _ => element.clone(),
+    };
+    header.iter().map(|(tag, element)| (*tag, cut(element))).collect()
+}
+
 fn digest<R: Read + Seek>(object: &mut Object<'_, R>, location: &PixelLocation) -> Result<Sha256Digest, ObjectError> {
     let tag: &[u8] = match location.kind {
         PixelKind::Integer => b"7FE00010",
@@ -96,10 +131,10 @@ fn digest_fragments<R: Read + Seek>(
 
 /// The header with long values dropped, and then its largest elements until it is short enough altogether.
 fn shortened(header: &DataSet, value_bytes_max: usize, bytes_max: usize) -> Vec<u8> {
-    let mut kept = without_long_values(header, value_bytes_max);
+    let mut kept = named_long_values(header, value_bytes_max);
     let mut encoded = kept.write(Encoding::ExplicitLe);
     while encoded.len() > bytes_max {
-        let size = |(tag, element): (_, &dicom_scp::dataset::Element)| {
+        let size = |(tag, element): (_, &Element)| {
             let alone: DataSet = [(tag, element.clone())].into_iter().collect();
             (alone.write(Encoding::ExplicitLe).len(), tag)
         };
@@ -109,20 +144,4 @@ fn shortened(header: &DataSet, value_bytes_max: usize, bytes_max: usize) -> Vec<
         encoded = kept.write(Encoding::ExplicitLe);
     }
     encoded
-}
-
-fn without_long_values(header: &DataSet, value_bytes_max: usize) -> DataSet {
-    let short = |element: &dicom_scp::dataset::Element| match &element.value {
-        Value::Bytes(bytes) => bytes.len() <= value_bytes_max,
-        Value::Items(_) => true,
-        Value::Skipped { .. } => false,
-    };
-    let cut = |element: &dicom_scp::dataset::Element| match &element.value {
-        Value::Items(items) => {
-            let items = items.iter().map(|item| without_long_values(item, value_bytes_max)).collect();
-            dicom_scp::dataset::Element { vr: element.vr, value: Value::Items(items) }
-        }
-        _ => element.clone(),
-    };
-    header.iter().filter(|(_, element)| short(element)).map(|(tag, element)| (*tag, cut(element))).collect()
 }

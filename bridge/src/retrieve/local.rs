@@ -175,6 +175,20 @@ impl CheckedFile {
     }
 }
 
+impl CheckedFile {
+    /// The file, to be read at any place. It was what was received when it was opened; nothing is compared any more.
+    #[must_use]
+    pub fn into_proven(self) -> File {
+        self.file
+    }
+
+    /// CRC-32 of the whole file.
+    #[must_use]
+    pub fn crc32(&self) -> u32 {
+        self.crc32
+    }
+}
+
 impl Read for CheckedFile {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(out)?;

@@ -10,13 +10,13 @@ use ihe_retrieve::receiver::{ResponseError, ResponsePiece, RetrieveResponse};
 use ihe_retrieve::request::{DocumentRequest, ImagingDocumentRequest, Retrieve as Asked};
 
 use super::ask::{AskError, Asker, Taker};
-use super::zip::{Unpacked, Unpacker};
 use crate::archive::{Archive, Stored};
 use crate::audit::{Audit, Event};
 use crate::exchange::client::Endpoint;
 use crate::payload::manifest::{Manifest, ManifestObject};
 use crate::retrieve::{Delivery, Errand, Manner, Source, SourceError};
 use crate::site::Parts;
+use crate::zip::{Unpacked, Unpacker};
 
 /// Objects that one request of RAD-69 names: well below what a bridge takes.
 const OBJECTS_A_REQUEST: usize = 256;

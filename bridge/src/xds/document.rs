@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, B256};
 use bytes::Bytes;
-use dicom_scp::transcode::{TranscodeError, Transcoder};
-use dicom_scp::{TransferSyntax, Uid};
+use dicom_scp::Uid;
+use dicom_scp::transcode::TranscodeError;
 use ihe_retrieve::identifier::{DocumentForm, DocumentUniqueId, RepositoryUniqueId};
 use ihe_retrieve::request::{DocumentRequest, ImagingDocumentRequest};
 use ihe_retrieve::response::{DocumentType, RegistryErrorCode};
 
-use super::recode::Recoded;
 use super::selection::key_object_selection;
-use super::zip::{Entry, Layout};
 use crate::access;
-use crate::archive::{Archive, ArchiveError, FileMeta, Stored};
+use crate::archive::{Archive, ArchiveError, Stored};
 use crate::follow::{Consents, FollowError, StudyInfo};
 use crate::payload::manifest::{Manifest, ManifestError, ManifestObject};
-use crate::retrieve::{Content, Retrieve, RetrieveError};
+use crate::recode::Recoding;
+use crate::retrieve::{Retrieve, RetrieveError};
 use crate::study::{ImageKind, study_id_plain};
+use crate::zip::Layout;
 
 /// What a series of a study is called in grants, where the study has keys here.
 pub type SeriesNames = Arc<dyn Fn(&Uid, &Uid) -> Option<B256> + Send + Sync>;
@@ -89,31 +89,6 @@ pub(super) enum Wanted {
     Object(Box<Stored>),
     /// One object in another transfer syntax.
     Recoded(Box<Stored>, Recoding),
-}
-
-/// From which transfer syntax into which.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Recoding {
-    from: TransferSyntax,
-    to: TransferSyntax,
-}
-
-impl Recoding {
-    /// None where one cannot be made of the other without loss.
-    fn new(from: &Uid, to: &Uid) -> Option<Self> {
-        let (from, to) = (TransferSyntax::of(from)?, TransferSyntax::of(to)?);
-        Transcoder::new(&from, &to).map(|_| Self { from, to })
-    }
-
-    /// The whole file, read as it becomes one of the other transfer syntax.
-    pub(super) fn read(&self, stored: &Stored, data_set: Content) -> Option<Recoded> {
-        let meta = FileMeta {
-            sop_class: stored.sop_class,
-            sop_instance: stored.sop_instance,
-            transfer_syntax: *self.to.uid(),
-        };
-        Some(Recoded::new(meta.encode(), data_set, Transcoder::new(&self.from, &self.to)?))
-    }
 }
 
 /// A document ready to be sent.
@@ -220,7 +195,7 @@ impl Clerk<'_> {
         let info = self.consents.study(study_id)?;
         let mut opened = Opened::default();
         for grantee in self.consents.spoken_for_by(account)? {
-            let Some(grant) = self.consents.grant(study_id, grantee)? else { continue };
+            let Some(grant) = self.consents.in_effect(study_id, grantee)? else { continue };
             opened.whole |= access::opens_whole_study(&grant, self.now_s);
             opened.series.extend(access::opens_one_series(&grant, self.now_s));
         }
@@ -375,15 +350,7 @@ async fn archive_of(version: Version, archive: Archive, retrieve: &Retrieve) -> 
     if let Some(first) = objects.first() {
         retrieve.open_file(first).await?;
     }
-    let mut entries = Vec::with_capacity(objects.len());
-    for stored in &objects {
-        let crc32 = match stored.file_crc32 {
-            Some(known) => known,
-            None => crc32_of(retrieve, stored).await?,
-        };
-        entries.push(Entry { bytes: stored.file_bytes, crc32 });
-    }
-    let layout = Layout::new(entries);
+    let layout = Layout::new(objects.iter().map(|stored| stored.file_bytes).collect());
     Ok(Document { kind: DocumentType::Zip, bytes: layout.bytes(), contents: Contents::Archive(objects, layout) })
 }
 
@@ -414,37 +381,12 @@ async fn length_of(stored: &Stored, recoding: Recoding, retrieve: &Retrieve) -> 
     })
 }
 
-/// Of an object that was filed before checksums were kept: found by reading it.
-async fn crc32_of(retrieve: &Retrieve, stored: &Stored) -> Result<u32, Trouble> {
-    let opened = retrieve.open_file(stored).await?;
-    let hashed = tokio::task::spawn_blocking(move || match opened.content {
-        Content::Whole(bytes) => Ok(crc32fast::hash(&bytes)),
-        Content::File(mut file) => {
-            let mut summed = Summed(crc32fast::Hasher::new());
-            std::io::copy(&mut file, &mut summed).map(|_| summed.0.finalize())
-        }
-    });
-    Ok(hashed.await.map_err(std::io::Error::other)??)
-}
-
-struct Summed(crc32fast::Hasher);
-
-impl std::io::Write for Summed {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        self.0.update(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::payload::pieces::PieceMap;
+    use dicom_scp::TransferSyntax;
 
     fn object(series: &str, instance: &str) -> (Uid, ManifestObject) {
         let uid = |text: &str| Uid::new(text).unwrap();
@@ -530,7 +472,7 @@ mod tests {
             };
             match deliverable(stored, accepted) {
                 Ok(Wanted::Object(_)) => Some(*from),
-                Ok(Wanted::Recoded(_, how)) => Some(*how.to.uid()),
+                Ok(Wanted::Recoded(_, how)) => Some(*how.to()),
                 _ => None,
             }
         };

@@ -13,11 +13,11 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
 use super::ask::{AskError, Asker, Taker};
-use super::zip;
 use crate::archive::{ArchiveError, ForeignMode};
 use crate::follow::FollowError;
 use crate::payload::manifest::{Manifest, ManifestError};
 use crate::site::Site;
+use crate::zip;
 
 /// Why a study was not fetched, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]

@@ -7,9 +7,7 @@
 //!
 //! * [`document`]: which document is meant, whether it may be had, what it is made of.
 //! * [`replay`]: messages that were answered.
-//! * [`zip`]: the archive around a study's files.
 //! * [`selection`]: the key object selection document that names them.
-//! * [`recode`]: an object in another transfer syntax.
 //! * [`stream`]: the octets, one object at a time.
 //! * [`listen`]: connections and their limits.
 //! * [`places`]: connections of one network that wait.
@@ -26,12 +24,10 @@ mod document;
 mod fetch;
 mod listen;
 mod places;
-mod recode;
 mod replay;
 mod request_key;
 mod selection;
 mod stream;
-mod zip;
 
 pub use ask::AskError;
 pub use bring::FromSources;

@@ -79,12 +79,15 @@ impl Pipe {
                     async move { retrieve.open_file(&stored).await }
                 });
                 let mut opened = futures::stream::iter(opening).buffered(OBJECTS_AHEAD).enumerate();
+                let mut checksums = Vec::with_capacity(objects.len());
                 while let Some((index, opened)) = opened.next().await {
                     let opened = opened?;
-                    self.send(layout.header(index)).await?;
+                    let crc32 = opened.content.crc32();
+                    checksums.push(crc32);
+                    self.send(layout.header(index, crc32)).await?;
                     self.object(opened).await?;
                 }
-                self.send(layout.end()).await
+                self.send(layout.end(&checksums)).await
             }
             Contents::Object(stored) => self.object(retrieve.open_file(stored).await?).await,
             Contents::Recoded(stored, how) => {

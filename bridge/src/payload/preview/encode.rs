@@ -97,7 +97,11 @@ fn colour_type(pixels: &Pixels) -> ExtendedColorType {
     }
 }
 
-fn jpeg(picture: &Rendered, quality: u8) -> Result<Vec<u8>, PreviewError> {
+/// A picture as JPEG of this quality, from 1 to 100.
+///
+/// # Errors
+/// [`PreviewError::Decode`] for a picture that is none.
+pub fn jpeg(picture: &Rendered, quality: u8) -> Result<Vec<u8>, PreviewError> {
     let mut out = Cursor::new(Vec::new());
     JpegEncoder::new_with_quality(&mut out, quality)
         .write_image(picture.samples(), picture.width, picture.height, colour_type(&picture.pixels))
@@ -105,7 +109,11 @@ fn jpeg(picture: &Rendered, quality: u8) -> Result<Vec<u8>, PreviewError> {
     Ok(out.into_inner())
 }
 
-fn png(picture: &Rendered) -> Result<Vec<u8>, PreviewError> {
+/// A picture as PNG.
+///
+/// # Errors
+/// As [`jpeg`].
+pub fn png(picture: &Rendered) -> Result<Vec<u8>, PreviewError> {
     let mut out = Cursor::new(Vec::new());
     PngEncoder::new_with_quality(&mut out, CompressionType::Best, FilterType::Adaptive)
         .write_image(picture.samples(), picture.width, picture.height, colour_type(&picture.pixels))

@@ -109,7 +109,7 @@ impl Description {
     }
 
     /// Bits of one native frame. Subsampled colour has two samples a pixel (PS3.3 C.7.6.3.1.2).
-    fn native_bits(&self) -> u64 {
+    pub(super) fn native_bits(&self) -> u64 {
         let samples = match self.photometric {
             Photometric::YbrFull422 | Photometric::YbrPartial => 2 * self.pixels(),
             _ => self.samples(),

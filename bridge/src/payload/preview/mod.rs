@@ -15,15 +15,18 @@ mod picture;
 mod render;
 mod rle;
 mod sheet;
+mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use encode::{Preview, decode, encode};
+pub use encode::{Preview, decode, encode, jpeg, png};
 pub use picture::{Pixels, Rendered};
+pub use render::Window;
 pub use sheet::{ContactSheet, evenly_spaced, representative};
+pub use stored::{Coding, FrameBytes, FrameOutcome, frames, read_frames};
 
 use super::object::{Object, ObjectError};
 
@@ -103,14 +106,29 @@ pub enum PreviewError {
 /// # Errors
 /// [`PreviewError`] when the object is damaged; objects that simply have nothing to show are [`Outcome::Nothing`].
 pub fn render<R: Read + Seek>(source: &mut R, choice: FrameChoice, side_max: u32) -> Result<Outcome, PreviewError> {
+    render_in(source, choice, side_max, None)
+}
+
+/// The same, in a window of the caller's where there is one.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_in<R: Read + Seek>(
+    source: &mut R,
+    choice: FrameChoice,
+    side_max: u32,
+    window: Option<Window>,
+) -> Result<Outcome, PreviewError> {
     // Whatever state a panic leaves behind is dropped with it: only the reader's position survives, and every read seeks.
-    catch_unwind(AssertUnwindSafe(|| render_unguarded(source, choice, side_max))).unwrap_or(Err(PreviewError::Panicked))
+    let rendered = catch_unwind(AssertUnwindSafe(|| render_unguarded(source, choice, side_max, window)));
+    rendered.unwrap_or(Err(PreviewError::Panicked))
 }
 
 fn render_unguarded<R: Read + Seek>(
     source: &mut R,
     choice: FrameChoice,
     side_max: u32,
+    window: Option<Window>,
 ) -> Result<Outcome, PreviewError> {
     let mut object = Object::open(source)?;
     let Some(location) = object.pixels else { return Ok(Outcome::Nothing(Reason::NoPixels)) };
@@ -126,7 +144,7 @@ fn render_unguarded<R: Read + Seek>(
         Ok(frame) => frame,
         Err(reason) => return Ok(Outcome::Nothing(reason)),
     };
-    match render::render(&object.header, &description, index, &frame, side_max)? {
+    match render::render(&object.header, &description, index, &frame, side_max, window)? {
         Ok(rendered) => Ok(Outcome::Picture(rendered)),
         Err(reason) => Ok(Outcome::Nothing(reason)),
     }

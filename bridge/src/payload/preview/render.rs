@@ -32,6 +32,39 @@ const SEGMENTATION_TYPE: Tag = Tag(0x0062, 0x0001);
 const SHARED_FUNCTIONAL_GROUPS: Tag = Tag(0x5200, 0x9229);
 const PER_FRAME_FUNCTIONAL_GROUPS: Tag = Tag(0x5200, 0x9230);
 
+/// A window that is asked for instead of what the object says (PS3.18 8.3.5.1.4, PS3.3 C.11.2.1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Window {
+    center: f64,
+    width: f64,
+    function: WindowFunction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WindowFunction {
+    Linear,
+    LinearExact,
+    Sigmoid,
+}
+
+impl Window {
+    /// Reads `center,width,function`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(',').map(str::trim);
+        let mut number = || words.next()?.parse::<f64>().ok().filter(|number| number.is_finite());
+        let (center, width) = (number()?, number()?);
+        let function = match (words.next(), words.next()) {
+            (None | Some("linear"), None) => WindowFunction::Linear,
+            (Some("linear-exact"), None) => WindowFunction::LinearExact,
+            (Some("sigmoid"), None) => WindowFunction::Sigmoid,
+            _ => return None,
+        };
+        let is_sensible = if function == WindowFunction::Linear { width >= 1.0 } else { width > 0.0 };
+        is_sensible.then_some(Self { center, width, function })
+    }
+}
+
 /// Renders a decoded frame, at most `side_max` pixels on its longer side.
 pub(super) fn render(
     header: &DataSet,
@@ -39,11 +72,12 @@ pub(super) fn render(
     index: u32,
     frame: &Frame,
     side_max: u32,
+    window: Option<Window>,
 ) -> Result<Result<Rendered, Reason>, PreviewError> {
     if !frame.is_whole() {
         return Err(PreviewError::Decode("fewer samples than described".to_owned()));
     }
-    let groups = Groups { header, index };
+    let groups = Groups { header, index, window };
     let (width, height) = fit(frame.width, frame.height, aspect(&groups), side_max);
     let cells = Cells::of(description);
     let (channels, samples) = match frame.photometric {
@@ -69,6 +103,7 @@ pub(super) fn render(
 struct Groups<'a> {
     header: &'a DataSet,
     index: u32,
+    window: Option<Window>,
 }
 
 impl<'a> Groups<'a> {
@@ -216,6 +251,13 @@ impl Voi {
 
     /// The table or window that the object asks for, if it is a sensible one.
     fn of(groups: &Groups<'_>, signed: bool) -> Option<Self> {
+        if let Some(Window { center, width, function }) = groups.window {
+            return Some(match function {
+                WindowFunction::Linear => Self::Linear { center, width },
+                WindowFunction::LinearExact => Self::LinearExact { center, width },
+                WindowFunction::Sigmoid => Self::Sigmoid { center, width },
+            });
+        }
         let holder = groups.holder(FRAME_VOI_LUT_SEQUENCE);
         let table = |holder| Lut::of_sequence(holder, VOI_LUT_SEQUENCE, signed);
         if let Some(lut) = table(holder).or_else(|| table(groups.header)) {

@@ -21,6 +21,7 @@ mod retrieve;
 mod servers;
 mod sink;
 mod store;
+mod web;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ enum Section {
     Consent,
     Documents,
     Network,
+    Dicomweb,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -68,13 +70,16 @@ struct Options {
     /// Rounds; every figure is their median.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
-    /// Write the tables here as Markdown. A run of all sections, or of the network alone, without --scale writes docs/benchmarks.md by itself.
+    /// Write the tables here as Markdown. A run of all sections, or of one that has a part of its own, without --scale writes docs/benchmarks.md by itself.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// The heading below which the network's tables are, which take minutes of their own and need not wait for those of everything else.
-const NETWORK: &str = "A network";
+type Run = fn(&Options, &Runtime, &mut Report);
+
+/// What has a part of its own in the file, below a heading, and can be measured anew without everything else.
+const APART: [(Section, &str, Run); 2] =
+    [(Section::Network, "A network", network::run), (Section::Dicomweb, "DICOMweb", web::run)];
 
 impl Options {
     /// `count` scaled, but at least `least`.
@@ -86,13 +91,14 @@ impl Options {
         self.only.is_empty() || self.only.contains(&section)
     }
 
-    /// Whether something else than the network is measured.
-    fn runs_more_than_the_network(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|section| *section != Section::Network)
+    /// Whether something is measured that has no part of its own in the file.
+    fn runs_what_goes_together(&self) -> bool {
+        let has_own = |section: &Section| APART.iter().any(|(apart, ..)| apart == section);
+        self.only.is_empty() || !self.only.iter().all(has_own)
     }
 
     fn out(&self) -> Option<PathBuf> {
-        let whole = self.only.is_empty() || !self.runs_more_than_the_network();
+        let whole = self.only.is_empty() || !self.runs_what_goes_together();
         let whole = whole && (self.scale - 1.0).abs() < f64::EPSILON;
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
         self.out.clone().or_else(|| whole.then(usual))
@@ -105,7 +111,6 @@ fn main() -> ExitCode {
         return paper::run(options);
     }
     let runtime = Runtime::new().unwrap();
-    type Run = fn(&Options, &Runtime, &mut Report);
     let sections: [(Section, Run); 7] = [
         (Section::Store, store::run),
         (Section::Memory, memory::run),
@@ -117,7 +122,7 @@ fn main() -> ExitCode {
     ];
     let mut document = options.out().map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let mut failed = false;
-    if options.runs_more_than_the_network() {
+    if options.runs_what_goes_together() {
         let mut report = begin_report(servers::settings());
         for (section, run) in sections {
             measure(&options, &runtime, section, run, &mut report);
@@ -126,12 +131,13 @@ fn main() -> ExitCode {
         failed |= report.has_failures();
         document = document.map(|old| with_others(&old, &report));
     }
-    if options.runs(Section::Network) {
-        let mut report = begin_report(Vec::new());
-        measure(&options, &runtime, Section::Network, network::run, &mut report);
+    for (section, heading, run) in APART.into_iter().filter(|(section, ..)| options.runs(*section)) {
+        let settings = if section == Section::Dicomweb { web::settings() } else { Vec::new() };
+        let mut report = begin_report(settings);
+        measure(&options, &runtime, section, run, &mut report);
         report.finish();
         failed |= report.has_failures();
-        document = document.map(|old| with_section(&old, NETWORK, report.body()));
+        document = document.map(|old| with_section(&old, heading, report.body()));
     }
     if let (Some(path), Some(document)) = (options.out(), document) {
         std::fs::write(&path, document).unwrap();
@@ -174,5 +180,5 @@ fn with_others(old: &str, report: &Report) -> String {
         Some(body) => with_section(&new, name, body),
         None => new,
     };
-    [NETWORK, paper::SECTION].into_iter().fold(report.markdown(), keep)
+    APART.into_iter().map(|(_, heading, _)| heading).chain([paper::SECTION]).fold(report.markdown(), keep)
 }

@@ -372,8 +372,8 @@ fn latency(report: &mut Report, waits: &[f64]) {
     table.row(vec![OURS.into(), waits.len().to_string(), middle, worst, BLOCK_MS.to_string()]);
     table.note(
         "From the last C-STORE response at A, at a random moment, until the picture is in B's index. In it: 200 ms in which A waits for more of the study; its definition, \
-         previews, manifest and announcement, sent at once, and the allowance, said when the last response has come, which follows the definition; until all \
-         that is final, which is one block after the one that has it; then B asks A for the study's keys and reads manifest and preview. geth fills a block when the \
+         previews, manifest and announcement, sent at once, and the allowance, said when the last response has come, which follows the definition; until a \
+         block has all of it; then B asks A for the study's keys and reads manifest and preview. geth fills a block when the \
          one before it comes, so what is known to the block's maker in between waits between one and two block times, one and a half in the mean. Transactions above \
          4,096 bytes, as those with pieces are, are only announced between nodes of geth, which wait half a second before they ask for one.",
     );

@@ -20,6 +20,9 @@ pub(crate) const SINK: &str = "SINK";
 /// AE titles and addresses that a server may send to.
 pub(crate) type Destinations<'a> = &'a [(&'static str, SocketAddr)];
 
+/// Where Debian puts it.
+const DICOMWEB_PLUGIN: &str = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so";
+
 pub(crate) const OURS: &str = "PACS Bridge";
 pub(crate) const ORTHANC: &str = "Orthanc";
 pub(crate) const STORESCP: &str = "storescp";
@@ -72,6 +75,31 @@ impl Server {
         let mut command = orthanc(dir.path(), port, &modalities.into());
         let child = Self::spawn(&mut command, dir.path());
         Some(Self::listening(ORTHANC, "ORTHANC", port, child, dir))
+    }
+
+    /// Orthanc with its DICOMweb plugin, and where it serves that; nothing when either is not installed.
+    pub(crate) fn orthanc_web() -> Option<(Self, SocketAddr)> {
+        if !have("Orthanc") || !Path::new(DICOMWEB_PLUGIN).is_file() {
+            return None;
+        }
+        let (dir, port, web) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+        let mut command = orthanc(dir.path(), port, &serde_json::json!({}));
+        let file = dir.path().join("orthanc.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let more = serde_json::json!({
+            "HttpServerEnabled": true, "HttpPort": web, "RemoteAccessAllowed": true, "AuthenticationEnabled": false,
+            "KeepAlive": true, "TcpNoDelay": true, "HttpThreadsCount": 50, "Plugins": [DICOMWEB_PLUGIN],
+            "DicomWeb": {
+                "Enable": true, "Root": "/dicom-web/", "EnableWado": false, "StudiesMetadata": "Full", "SeriesMetadata": "Full",
+            },
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        std::fs::write(&file, config.to_string()).unwrap();
+        let child = Self::spawn(&mut command, dir.path());
+        let server = Self::listening(ORTHANC, "ORTHANC", port, child, dir);
+        let to = SocketAddr::from(([127, 0, 0, 1], web));
+        tests::wait_for("Orthanc's HTTP server", || TcpStream::connect(to).is_ok());
+        Some((server, to))
     }
 
     /// DCMTK's storescp keeping bytes as received, a process per association, or nothing when it is not installed.
@@ -131,6 +159,14 @@ impl Server {
         match &mut self.process {
             Process::Ours(bridge) => bridge,
             Process::Other { .. } => unreachable!("only asked of our own server"),
+        }
+    }
+
+    /// The handle of our own server, if this is it.
+    pub(crate) fn ours_if(&self) -> Option<&Bridge> {
+        match &self.process {
+            Process::Ours(bridge) => Some(bridge),
+            Process::Other { .. } => None,
         }
     }
 

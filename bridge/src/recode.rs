@@ -3,13 +3,45 @@
 use std::io::{self, Cursor, Read};
 
 use dicom_scp::transcode::Transcoder;
+use dicom_scp::{TransferSyntax, Uid};
 
+use crate::archive::{FileMeta, Stored};
 use crate::retrieve::Content;
 
 const RUN_BYTES: usize = 64 * 1024;
 
+/// From which transfer syntax into which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recoding {
+    from: TransferSyntax,
+    to: TransferSyntax,
+}
+
+impl Recoding {
+    /// None where one cannot be made of the other without loss.
+    pub(crate) fn new(from: &Uid, to: &Uid) -> Option<Self> {
+        let (from, to) = (TransferSyntax::of(from)?, TransferSyntax::of(to)?);
+        Transcoder::new(&from, &to).map(|_| Self { from, to })
+    }
+
+    /// What it becomes.
+    pub(crate) fn to(&self) -> &Uid {
+        self.to.uid()
+    }
+
+    /// The whole file, read as it becomes one of the other transfer syntax.
+    pub(crate) fn read(&self, stored: &Stored, data_set: Content) -> Option<Recoded> {
+        let meta = FileMeta {
+            sop_class: stored.sop_class,
+            sop_instance: stored.sop_instance,
+            transfer_syntax: *self.to.uid(),
+        };
+        Some(Recoded::new(meta.encode(), data_set, Transcoder::new(&self.from, &self.to)?))
+    }
+}
+
 /// Group 0002 of the other transfer syntax, and what the data set becomes in it.
-pub(super) struct Recoded {
+pub(crate) struct Recoded {
     data_set: Box<dyn Read + Send>,
     transcoder: Transcoder,
     run: Vec<u8>,
@@ -20,7 +52,7 @@ pub(super) struct Recoded {
 }
 
 impl Recoded {
-    pub(super) fn new(meta: Vec<u8>, data_set: Content, transcoder: Transcoder) -> Self {
+    pub(crate) fn new(meta: Vec<u8>, data_set: Content, transcoder: Transcoder) -> Self {
         let data_set: Box<dyn Read + Send> = match data_set {
             Content::Whole(bytes) => Box::new(Cursor::new(bytes)),
             Content::File(file) => Box::new(file),

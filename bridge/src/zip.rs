@@ -17,19 +17,20 @@ const VERSION_ZIP64: u16 = 45;
 /// Octets read at once.
 const RUN_BYTES: usize = 256 * 1024;
 
-/// A file as far as its archive must know it in advance.
+/// A file, once it is known what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+struct Entry {
     /// Length in bytes.
-    pub(super) bytes: u64,
+    bytes: u64,
     /// CRC-32 of the content.
-    pub(super) crc32: u32,
+    crc32: u32,
 }
 
-/// An archive whose entries are known.
+/// An archive of files of known lengths. What is in them may be found out as they come: each one's checksum goes before its content.
 #[derive(Debug, Clone)]
-pub(super) struct Layout {
-    entries: Vec<Entry>,
+pub(crate) struct Layout {
+    /// Of the files, in bytes.
+    lengths: Vec<u64>,
     /// Where the local header of each entry begins.
     offsets: Vec<u64>,
     /// Where the central directory begins.
@@ -37,34 +38,37 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(entries: Vec<Entry>) -> Self {
+    /// An archive of files of these lengths, in bytes.
+    pub(crate) fn new(lengths: Vec<u64>) -> Self {
         let mut at = 0;
-        let mut offsets = Vec::with_capacity(entries.len());
-        for (index, entry) in entries.iter().enumerate() {
+        let mut offsets = Vec::with_capacity(lengths.len());
+        for (index, bytes) in lengths.iter().enumerate() {
             offsets.push(at);
-            at += local_header(index, *entry).len() as u64 + entry.bytes;
+            at += local_header(index, Entry { bytes: *bytes, crc32: 0 }).len() as u64 + bytes;
         }
-        Self { entries, offsets, directory: at }
+        Self { lengths, offsets, directory: at }
     }
 
     /// Length of the whole archive.
-    pub(super) fn bytes(&self) -> u64 {
-        self.directory + self.end().len() as u64
+    pub(crate) fn bytes(&self) -> u64 {
+        self.directory + self.end(&[]).len() as u64
     }
 
-    /// What goes before the content of an entry.
-    pub(super) fn header(&self, index: usize) -> Vec<u8> {
-        self.entries.get(index).map(|entry| local_header(index, *entry)).unwrap_or_default()
+    /// What goes before the content of a file.
+    pub(crate) fn header(&self, index: usize, crc32: u32) -> Vec<u8> {
+        let bytes = self.lengths.get(index).copied();
+        bytes.map(|bytes| local_header(index, Entry { bytes, crc32 })).unwrap_or_default()
     }
 
-    /// What goes after the content of the last entry.
-    pub(super) fn end(&self) -> Vec<u8> {
+    /// What goes after the content of the last file, with the checksums of all.
+    pub(crate) fn end(&self, checksums: &[u32]) -> Vec<u8> {
         let mut out = Vec::new();
-        for (index, (entry, offset)) in self.entries.iter().zip(&self.offsets).enumerate() {
-            write_central(&mut out, index, *entry, *offset);
+        let checksums = checksums.iter().copied().chain(std::iter::repeat(0));
+        for (index, ((bytes, offset), crc32)) in self.lengths.iter().zip(&self.offsets).zip(checksums).enumerate() {
+            write_central(&mut out, index, Entry { bytes: *bytes, crc32 }, *offset);
         }
         let bytes = out.len() as u64;
-        let count = self.entries.len() as u64;
+        let count = self.lengths.len() as u64;
         let narrow = u16::try_from(count).is_ok_and(|count| count != IN_ZIP64_16);
         if !narrow || is_wide(bytes) || is_wide(self.directory) {
             self.write_zip64_end(&mut out, count, bytes);
@@ -171,7 +175,7 @@ fn write_central(out: &mut Vec<u8>, index: usize, entry: Entry, offset: u64) {
 
 /// What comes next in an archive.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unpacked<'a> {
+pub(crate) enum Unpacked<'a> {
     /// A file of this length.
     File(u64),
     /// Octets of it.
@@ -182,7 +186,7 @@ pub(super) enum Unpacked<'a> {
 
 /// Takes an archive that is written like ours apart as it arrives.
 #[derive(Debug, Default)]
-pub(super) struct Unpacker {
+pub(crate) struct Unpacker {
     /// A local header as far as it is here.
     head: Vec<u8>,
     /// Octets of the file that are still to come.
@@ -204,7 +208,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// For an archive that is written otherwise.
-    pub(super) fn next<'a>(&mut self, octets: &mut &'a [u8]) -> io::Result<Option<Unpacked<'a>>> {
+    pub(crate) fn next<'a>(&mut self, octets: &mut &'a [u8]) -> io::Result<Option<Unpacked<'a>>> {
         loop {
             match self.left {
                 _ if self.directory.is_some() => {
@@ -251,7 +255,7 @@ impl Unpacker {
     }
 
     /// Whether the archive may end here.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.directory.is_some()
     }
 }
@@ -290,7 +294,7 @@ fn content_bytes(head: &[u8]) -> io::Result<u64> {
 }
 
 /// SHA-256 of every file of an archive that is written like ours, in its order.
-pub(super) fn digests(archive: &mut impl Read) -> io::Result<Vec<[u8; 32]>> {
+pub(crate) fn digests(archive: &mut impl Read) -> io::Result<Vec<[u8; 32]>> {
     let (mut unpacker, mut sha256, mut digests) = (Unpacker::default(), Sha256::new(), Vec::new());
     let mut run = vec![0; RUN_BYTES];
     loop {
@@ -315,14 +319,14 @@ mod tests {
     use super::*;
 
     fn whole(files: &[&[u8]]) -> Vec<u8> {
-        let entries = files.iter().map(|f| Entry { bytes: f.len() as u64, crc32: crc32fast::hash(f) }).collect();
-        let layout = Layout::new(entries);
+        let layout = Layout::new(files.iter().map(|file| file.len() as u64).collect());
+        let checksums: Vec<u32> = files.iter().map(|file| crc32fast::hash(file)).collect();
         let mut out = Vec::new();
         for (index, file) in files.iter().enumerate() {
-            out.extend(layout.header(index));
+            out.extend(layout.header(index, checksums[index]));
             out.extend_from_slice(file);
         }
-        out.extend(layout.end());
+        out.extend(layout.end(&checksums));
         assert_eq!(out.len() as u64, layout.bytes());
         let expected: Vec<[u8; 32]> = files.iter().map(|file| Sha256::digest(file).into()).collect();
         assert_eq!(digests(&mut out.as_slice()).unwrap(), expected);
@@ -382,12 +386,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_into_32_bits_is_in_zip64() {
-        let wide = Entry { bytes: u64::from(u32::MAX), crc32: 7 };
-        let layout = Layout::new(vec![wide, wide]);
-        assert_eq!(layout.header(0)[4..6], VERSION_ZIP64.to_le_bytes());
-        assert_eq!(layout.header(0)[18..26], [0xFF; 8]);
-        assert_eq!(layout.header(0).len(), 30 + 12 + 20);
-        let end = layout.end();
+        let layout = Layout::new(vec![u64::from(u32::MAX); 2]);
+        assert_eq!(layout.header(0, 7)[4..6], VERSION_ZIP64.to_le_bytes());
+        assert_eq!(layout.header(0, 7)[18..26], [0xFF; 8]);
+        assert_eq!(layout.header(0, 7).len(), 30 + 12 + 20);
+        let end = layout.end(&[7, 7]);
         // Both entries have sizes there, the second an offset as well.
         let directory = (46 + 12 + 20) + (46 + 12 + 28);
         assert_eq!(&end[directory..directory + 4], b"PK\x06\x06");
@@ -395,7 +398,7 @@ mod tests {
         let offset = u64::from_le_bytes(end[directory + 48..directory + 56].try_into().unwrap());
         assert_eq!(offset, 2 * (62 + u64::from(u32::MAX)));
         assert_eq!(layout.bytes(), offset + end.len() as u64);
-        let many = Layout::new(vec![Entry { bytes: 0, crc32: 0 }; 65_535]).end();
+        let many = Layout::new(vec![0; 65_535]).end(&[]);
         assert_eq!(&many[many.len() - 98..many.len() - 94], b"PK\x06\x06");
     }
 }

@@ -1,0 +1,151 @@
+//! What every page has: head, navigation, and the rules that it gives to browsers. Nothing from elsewhere is loaded, and no script or style is in a page itself.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use maud::{DOCTYPE, Markup, html};
+
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::visitor::{TOKEN_FIELD, Visitor};
+use super::words::{Tone, short};
+use crate::access::{Principal, Right};
+use crate::http::{Api, Page, Problem, now_s};
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Where somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Studies,
+    Ledger,
+}
+
+/// An answer with the rules of pages.
+pub(super) fn marked(mut response: Response) -> Response {
+    response.extensions_mut().insert(Page);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    // Without one browsers would hide the origin of our own forms too.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// A page for somebody who is logged in.
+pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
+    let notice = api.pages().sessions().told(visitor.key);
+    let head = html! {
+        nav aria-label="Main" {
+            (link(place == Place::Studies, "/ui/", "Studies"))
+            @if visitor.may(api, Right::Status) || visitor.may(api, Right::Sources) {
+                (link(place == Place::Ledger, "/ui/ledger", "Ledger"))
+            }
+        }
+        @if visitor.may(api, Right::Status) { (ledger_badge(api)) }
+        form class="who" method="post" action="/ui/logout" {
+            (form_token(visitor))
+            span class="dim" { (who(visitor)) }
+            " "
+            button { "Log out" }
+        }
+    };
+    let content = html! {
+        @if let Some(notice) = &notice { p class="notice" role="status" { (notice) } }
+        (content)
+    };
+    document(StatusCode::OK, Some(api.ae_title()), title, &head, &content)
+}
+
+/// A page for anybody.
+pub(super) fn bare(status: StatusCode, site: Option<&str>, title: &str, content: &Markup) -> Response {
+    document(status, site, title, &html! {}, content)
+}
+
+/// A problem, in words.
+pub(super) fn problem(problem: &Problem) -> Response {
+    let title = match problem.status() {
+        StatusCode::NOT_FOUND => "There is nothing here".to_owned(),
+        StatusCode::FORBIDDEN => "You may not do that".to_owned(),
+        _ => sentence(problem.title()),
+    };
+    let content = html! {
+        h1 { (title) }
+        @if let Some(detail) = problem.detail() { p { (sentence(detail)) "." } }
+        p { a class="btn" href="/ui/" { "To the studies" } }
+    };
+    bare(problem.status(), None, &title, &content)
+}
+
+/// With a capital letter.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// What makes a form one of this session.
+pub(super) fn form_token(visitor: &Visitor) -> Markup {
+    html! { input type="hidden" name=(TOKEN_FIELD) value=(visitor.form_token); }
+}
+
+pub(super) fn badge(tone: Tone, words: &str) -> Markup {
+    html! { span class=(tone.class()) { (words) } }
+}
+
+fn document(status: StatusCode, site: Option<&str>, title: &str, head: &Markup, content: &Markup) -> Response {
+    let site = site.map_or_else(|| "PACS Bridge".to_owned(), |title| format!("bridge {title}"));
+    let whole = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) " · " (site) }
+                link rel="stylesheet" href=(STYLE.path);
+                link rel="icon" href=(ICON.path);
+                script type="module" src=(SCRIPT.path) {}
+            }
+            body {
+                a class="skip" href="#content" { "Skip to content" }
+                header { b { (site) } (head) }
+                main id="content" tabindex="-1" { (content) }
+            }
+        }
+    };
+    let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))];
+    marked((status, media_type, whole.into_string()).into_response())
+}
+
+fn link(is_here: bool, path: &str, words: &str) -> Markup {
+    html! { a href=(path) aria-current=[is_here.then_some("page")] { (words) } }
+}
+
+fn who(visitor: &Visitor) -> String {
+    let name = visitor.known.token_name();
+    match &visitor.known.caller().principal {
+        Principal::Operator => format!("{name} (operator)"),
+        Principal::Peer(title) | Principal::Unknown(title) => format!("{name} ({title})"),
+        Principal::Account(account) => format!("{name} ({})", short(&account.to_string())),
+    }
+}
+
+fn ledger_badge(api: &Api) -> Markup {
+    let consents = api.site().consents();
+    let followed = *consents.followed().borrow();
+    match followed {
+        Some(block) if consents.is_current(now_s()) => badge(Tone::Good, &format!("ledger in step · block {block}")),
+        Some(block) => badge(Tone::Bad, &format!("ledger not in step · block {block}")),
+        None => badge(Tone::Waiting, "waiting for the ledger"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_sentences() {
+        assert_eq!(
+            (sentence("the ledger is away"), sentence("x."), sentence("")),
+            ("The ledger is away".into(), "X".into(), String::new())
+        );
+    }
+}

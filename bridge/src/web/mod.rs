@@ -1,0 +1,164 @@
+//! Pages for people: studies, what happened to each and who may read it, and how the ledger is. Written on the server, at `/ui` over the port of the
+//! HTTP API; everything works without a script.
+//!
+//! * [`session`], [`visitor`], [`login`]: who looks, and which forms are taken. [`layout`], [`words`], [`assets`]: what every page has.
+//! * [`studies`], [`study`], [`actions`], [`ledger`]: the pages. [`picture`], [`verification`]: what they show.
+//!
+//! Who may do and see what is asked of [`crate::access`] as everywhere; what somebody may not see is absent. Decisions go the way of the API's. Must not know
+//! SQL, pieces or keys.
+
+mod actions;
+mod assets;
+mod layout;
+mod ledger;
+mod login;
+mod picture;
+mod session;
+mod studies;
+mod study;
+mod verification;
+mod visitor;
+mod words;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get, post};
+
+use crate::config::Http;
+use crate::http::{Api, Problem};
+use crate::site::Site;
+use picture::Blurs;
+pub(crate) use session::{Key, Sessions};
+use verification::Verifications;
+
+/// Where every page is.
+pub(crate) const PREFIX: &str = "/ui";
+
+/// What the pages remember.
+pub(crate) struct Pages {
+    sessions: Sessions,
+    blurs: Blurs,
+    verifications: Verifications,
+}
+
+impl Pages {
+    pub(crate) fn new(settings: &Http, site: &Site) -> Self {
+        let secure = settings.tls.is_some() || settings.behind_proxy;
+        Self {
+            sessions: Sessions::new(&site.parts().source, secure, settings.web.session),
+            blurs: Blurs::default(),
+            verifications: Verifications::default(),
+        }
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+}
+
+/// The pages, and what they load.
+pub(crate) fn routes() -> Router<Api> {
+    const STUDY: &str = "/ui/studies/{study}";
+    Router::new()
+        .route("/ui", get(async || to(START)))
+        .route(START, get(studies::list))
+        .route("/ui/login", get(login::form).post(login::login))
+        .route("/ui/logout", post(login::logout))
+        .route(STUDY, get(study::show))
+        .route(&format!("{STUDY}/verification"), post(actions::verify))
+        .route(&format!("{STUDY}/decisions"), post(actions::decide))
+        .route(&format!("{STUDY}/pictures/{{picture}}"), get(picture::serve))
+        .route("/ui/ledger", get(ledger::show))
+        .route("/ui/assets/{name}", get(assets::serve))
+        .route("/ui/{*nowhere}", any(async || Problem::not_found()))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(middleware::from_fn(in_words))
+}
+
+/// The first page.
+const START: &str = "/ui/";
+
+/// Leads to the first page.
+pub(crate) fn start() -> Response {
+    to(START)
+}
+
+/// What a request to the pages reads, for the audit trail; `path` is below [`PREFIX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads<'a> {
+    /// The list of studies.
+    List,
+    /// A page about one.
+    Study(&'a str),
+    /// A picture of one, which is recorded once for many.
+    Picture(&'a str),
+    /// Nothing about anybody.
+    Nobody,
+}
+
+pub(crate) fn reads(path: &str) -> Reads<'_> {
+    let mut segments = path.split('/').skip(1);
+    match (segments.next(), segments.next(), segments.next()) {
+        (Some(""), None, None) => Reads::List,
+        (Some("studies"), Some(study), None) => Reads::Study(study),
+        (Some("studies"), Some(study), Some("pictures")) => Reads::Picture(study),
+        _ => Reads::Nobody,
+    }
+}
+
+/// Whether a path is a page's own, of which nobody needs hundreds a minute: no picture and no file.
+pub(crate) fn is_page(path: &str) -> bool {
+    path.strip_prefix(PREFIX).is_some_and(|rest| {
+        (rest.is_empty() || rest.starts_with('/')) && !rest.starts_with("/assets/") && !rest.contains("/pictures/")
+    })
+}
+
+/// See there (RFC 9110 15.4.4).
+fn to(path: &str) -> Response {
+    let Ok(place) = HeaderValue::from_str(path) else { return Problem::not_found().into_response() };
+    (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response()
+}
+
+/// Says problems as a page does; who is not logged in is led to where he logs in, and back from there.
+async fn in_words(request: Request, next: Next) -> Response {
+    let (uri, method) = (request.uri().clone(), request.method().clone());
+    let mut response = next.run(request).await;
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    if problem.status() == StatusCode::UNAUTHORIZED && uri.path() != login::PATH {
+        // A form cannot be sent again from there: its page can be opened.
+        let back = if matches!(method, Method::GET | Method::HEAD) { uri.to_string() } else { START.to_owned() };
+        return to(&login::leading_to(&back));
+    }
+    let mut page = layout::problem(&problem);
+    if let Some(retry) = response.headers_mut().remove(header::RETRY_AFTER) {
+        page.headers_mut().insert(header::RETRY_AFTER, retry);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_told_by_the_path() {
+        assert_eq!(
+            (reads("/"), reads("/login"), reads("/ledger"), reads("")),
+            (Reads::List, Reads::Nobody, Reads::Nobody, Reads::Nobody)
+        );
+        assert_eq!(
+            (reads("/studies/1.2"), reads("/studies/1.2/pictures/0x1")),
+            (Reads::Study("1.2"), Reads::Picture("1.2"))
+        );
+        assert!(is_page("/ui") && is_page("/ui/login") && is_page("/ui/studies/1.2"));
+        assert!(
+            !is_page("/uix")
+                && !is_page("/ui/assets/a.css")
+                && !is_page("/ui/studies/1/pictures/2")
+                && !is_page("/dicomweb/ui")
+        );
+    }
+}

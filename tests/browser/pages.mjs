@@ -1,0 +1,180 @@
+// Looks at every page of a bridge in a headless Chromium: by the rules of axe-core, at 1280 and 320 pixels, in light and dark, and by the keyboard alone;
+// then waits for a study that comes while a page is open, and opens a viewer.
+//
+//   node pages.mjs BASE_URL TOKEN STUDY_UID HOSTILE_STUDY_UID
+//
+// Prints "looking" when it waits for a study, and at the end what was seen and what is wrong as JSON.
+// TOOLS names the folder in which `make tools` put the driver of the browser and axe-core; SCREENSHOTS, if it is set, one for pictures of every page.
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+
+const tools = createRequire(`${process.env.TOOLS}/browser/`);
+const { chromium } = tools('playwright-core');
+const axe = readFileSync(tools.resolve('axe-core/axe.min.js'), 'utf8');
+
+const [base, token, study, hostile] = process.argv.slice(2);
+const screenshots = process.env.SCREENSHOTS;
+const PATIENCE = Number(process.env.PATIENCE_MS ?? 90_000);
+const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+const wrong = [];
+const report = { judged: 0, reached: 0, appeared: false, became_final: false, sharpened: 0, drawn: false, wrong };
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist'],
+});
+
+function watch(page, expected = []) {
+  page.on('console', message => {
+    if (message.type() !== 'error' && !message.text().includes('Content Security Policy')) return;
+    if (!expected.some(text => message.text().includes(text))) wrong.push(`console: ${message.text().slice(0, 300)}`);
+  });
+  page.on('pageerror', error => wrong.push(`script: ${String(error).slice(0, 300)}`));
+  page.on('dialog', dialog => {
+    wrong.push(`a script of somebody else ran: ${dialog.message()}`);
+    void dialog.dismiss();
+  });
+  page.on('request', request => {
+    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(`${base}/`)) wrong.push(`another origin: ${request.url()}`);
+  });
+}
+
+async function logIn(page) {
+  await page.goto(`${base}/ui/ledger`);
+  await page.getByLabel('Your token').fill(token);
+  await page.keyboard.press('Enter');
+  await page.waitForURL(`${base}/ui/ledger`, { timeout: PATIENCE });
+}
+
+// axe-core is put in from outside, past the page's own rules for scripts.
+async function judge(page, name) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(rules => globalThis.axe.run(document, { runOnly: rules }), RULES);
+  for (const { id, nodes } of violations) wrong.push(`${name}: ${id} at ${nodes.map(node => node.target.join(' ')).slice(0, 3).join(', ')}`);
+  const facts = await page.evaluate(() => ({
+    title: document.title,
+    headings: document.querySelectorAll('h1').length,
+    lang: document.documentElement.lang,
+    over: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    widest: [...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .skip, .pic')).slice(0, 2).map(one => one.outerHTML.slice(0, 80)),
+  }));
+  if (facts.over > 0 || facts.widest.length) wrong.push(`${name}: ${facts.over} pixels too wide: ${facts.widest.join(' ')}`);
+  if (!facts.title.includes(' · ') || facts.headings !== 1 || facts.lang !== 'en') wrong.push(`${name}: ${JSON.stringify(facts)}`);
+  report.judged += 1;
+}
+
+// Whatever can be used is reached with Tab, in order, and it is seen where one is.
+async function byKeyboard(page, name) {
+  const wanted = await page.evaluate(() => {
+    const all = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, summary, [tabindex="0"]')];
+    const shown = all.filter(one => one.checkVisibility());
+    shown.forEach((one, number) => one.setAttribute('data-control', String(number)));
+    document.activeElement?.blur();
+    return shown.length;
+  });
+  const reached = new Set();
+  // Parts of a date take a step each.
+  for (let step = 0; step < wanted * 4 + 8 && reached.size < wanted; step += 1) {
+    await page.keyboard.press('Tab');
+    const { control, seen } = await page.evaluate(() => {
+      const one = document.activeElement;
+      const { outlineStyle, outlineWidth } = getComputedStyle(one);
+      return { control: one.getAttribute('data-control'), seen: outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 };
+    });
+    if (control === null || reached.has(control)) continue;
+    reached.add(control);
+    if (!seen) wrong.push(`${name}: the focus on control ${control} is not seen`);
+  }
+  if (reached.size !== wanted) wrong.push(`${name}: ${reached.size} of ${wanted} controls are reached by the keyboard`);
+  report.reached += reached.size;
+}
+
+async function everyPage() {
+  const paths = {
+    studies: '/ui/',
+    filtered: '/ui/?patient=zyx&state=final',
+    nothing: '/ui/?patient=nobodyatall',
+    study: `/ui/studies/${study}`,
+    hostile: `/ui/studies/${hostile}`,
+    ledger: '/ui/ledger',
+    absent: '/ui/studies/1.2.3.4',
+  };
+  for (const colorScheme of ['light', 'dark']) {
+    for (const width of [1280, 320]) {
+      const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, reducedMotion: 'reduce', bypassCSP: false });
+      const page = await context.newPage();
+      watch(page, ['404 (Not Found)']);
+      await page.goto(`${base}/ui/login`);
+      await judge(page, `login ${colorScheme} ${width}`);
+      if (width === 320) await byKeyboard(page, `login ${colorScheme}`);
+      await logIn(page);
+      for (const [name, path] of Object.entries(paths)) {
+        await page.goto(base + path, { waitUntil: 'load' });
+        await page.evaluate(() => document.querySelectorAll('details').forEach(one => { one.open = true; }));
+        await judge(page, `${name} ${colorScheme} ${width}`);
+        if (colorScheme === 'light') await byKeyboard(page, `${name} ${width}`);
+        if (screenshots) await page.screenshot({ path: `${screenshots}/${name}-${colorScheme}-${width}.png`, fullPage: true });
+      }
+      await context.close();
+    }
+  }
+}
+
+// A study that comes while the list is open, seen until it is final; nothing is loaded anew by hand.
+async function live() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  const page = await context.newPage();
+  watch(page);
+  await logIn(page);
+  const listening = page.waitForResponse(response => response.url().endsWith('/api/v1/events'), { timeout: PATIENCE });
+  await page.goto(`${base}/ui/`);
+  await listening;
+  const cards = page.locator('[data-study]');
+  const before = await cards.count();
+  await page.evaluate(() => { window.sameDocument = true; });
+  console.log('looking');
+  await page.waitForFunction(count => document.querySelectorAll('[data-study]').length > count, before, { timeout: PATIENCE }).catch(() => {});
+  report.appeared = (await cards.count()) > before;
+  const newest = cards.first();
+  await page.waitForFunction(() => document.querySelector('[data-study] .badges')?.textContent.includes('final'), null, { timeout: PATIENCE }).catch(() => {});
+  report.became_final = (await newest.locator('.badges').textContent()).includes('final') && (await page.evaluate(() => window.sameDocument === true));
+  await page.waitForFunction(() => [...document.querySelectorAll('img.sharp')].every(one => one.complete && one.naturalWidth > 0 && !one.classList.contains('waits')), null, { timeout: PATIENCE }).catch(() => wrong.push('a picture does not sharpen'));
+  report.sharpened = await page.locator('img.sharp').count();
+  await page.goto(`${base}/ui/studies/${study}`);
+  await page.getByRole('button', { name: 'Verify against the ledger' }).click();
+  await page.getByText('each exactly as it was received').waitFor({ timeout: PATIENCE }).catch(() => wrong.push('nothing is proven'));
+  await context.close();
+}
+
+// The viewer, by the link on the study's page: it is let in by the same login, and draws.
+async function viewer() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  const page = await context.newPage();
+  watch(page);
+  page.on('response', response => {
+    if (response.status() >= 400) wrong.push(`${response.status()} ${response.url()}`);
+  });
+  await logIn(page);
+  await page.goto(`${base}/ui/studies/${study}`);
+  await page.getByRole('link', { name: 'Open in OHIF' }).click();
+  await page.locator('.cornerstone-canvas').first().waitFor({ timeout: PATIENCE });
+  report.drawn = await page.waitForFunction(() => {
+    const seen = document.querySelector('.cornerstone-canvas');
+    const { width, height } = seen ?? {};
+    if (!width || !height) return false;
+    const shades = new Set(seen.getContext('2d').getImageData(0, 0, width, height).data.filter((_, at) => at % 4 === 0));
+    return shades.size > 16;
+  }, null, { timeout: PATIENCE }).then(() => true, () => false);
+  await context.close();
+}
+
+try {
+  await live();
+  await everyPage();
+  await viewer();
+} catch (error) {
+  wrong.push(String(error).slice(0, 500));
+} finally {
+  await browser.close();
+}
+console.log(JSON.stringify(report, null, 1));

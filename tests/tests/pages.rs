@@ -1,0 +1,499 @@
+//! The pages of the real binary: without a script by a plain client, over every page and form with and without the right to it; and in Debian's Chromium,
+//! with other people's rules of accessibility as judge.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use alloy::signers::local::PrivateKeySigner;
+use bridge::demo::phantom::{Phantom, Subject, ct_series};
+use serde_json::{Value, json};
+use tests::dicom::{connect, slices, store, subject};
+use tests::http::{Answer, Client, address, send};
+use tests::{Bridge, have, skip, wait_for};
+
+const SERVED: &str =
+    "[dicom]\nunknown_peers = [\"echo\", \"store\"]\n[publish]\nsettle_ms = 100\n[http]\nbind = \"127.0.0.1:0\"\n";
+const PEERS: &str =
+    "[[peer]]\nae_title = \"FINDER\"\nallow = [\"find\"]\n[[peer]]\nae_title = \"FETCHER\"\nallow = [\"get\"]\n";
+const GRANTEE: &str = "0x2222222222222222222222222222222222222222";
+const KEY_HASH: &str = "0x3333333333333333333333333333333333333333333333333333333333333333";
+
+fn send_objects(bridge: &Bridge, phantoms: &[Phantom]) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut open = connect(bridge.dicom, "CT1").await.unwrap();
+        for phantom in phantoms {
+            assert_eq!(store(&mut open, phantom).await, Some(dicom_scp::Status::SUCCESS));
+        }
+        open.release().await.unwrap();
+    });
+}
+
+fn hostile() -> Subject {
+    Subject {
+        patient_name: "\"><script>alert(1)</script>^<img src=x onerror=alert(2)>".into(),
+        patient_id: "'-\"><b>&amp;".into(),
+        description: "</title><script src=//evil.example/x.js></script>".into(),
+        ..subject(9)
+    }
+}
+
+/// Somebody with a browser that has no scripts: it keeps cookies and fills in forms.
+#[derive(Debug, Clone)]
+struct Person {
+    client: Client,
+    cookie: Option<String>,
+}
+
+impl Person {
+    fn stranger(bridge: &Bridge) -> Self {
+        Self { client: Client { to: address(bridge), token: None, from: None }, cookie: None }
+    }
+
+    fn with_token(bridge: &Bridge, arguments: &[&str]) -> Self {
+        let client = Client::with_token(bridge, arguments);
+        let mut person = Self { client, cookie: None };
+        let answer = person.log_in("");
+        assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/")), "{answer:?}");
+        person
+    }
+
+    fn log_in(&mut self, next: &str) -> Answer {
+        let token = self.client.token.clone().unwrap();
+        let answer = self.post("/ui/login", &[("token", &token), ("next", next)], &[]);
+        if let Some(set) = answer.header("set-cookie") {
+            self.cookie = Some(set.split(';').next().unwrap().to_owned());
+        }
+        answer
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut all: Vec<(&str, &str)> = headers.to_vec();
+        all.extend(self.cookie.iter().map(|cookie| ("Cookie", cookie.as_str())));
+        all.extend(self.client.from.iter().map(|from| ("X-Forwarded-For", from.as_str())));
+        send(self.client.to, method, path, &all, body.as_bytes())
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "")
+    }
+
+    fn page(&self, path: &str) -> String {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "{path}: {}", text(&answer));
+        text(&answer)
+    }
+
+    fn post(&self, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
+        let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+        let body: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        self.send("POST", path, &[&form, headers].concat(), &body.join("&"))
+    }
+
+    /// What its forms carry.
+    fn form_token(&self) -> String {
+        let page = self.page("/ui/ledger");
+        page.split("name=\"form\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    }
+
+    /// Fills in a form of ours.
+    fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let token = self.form_token();
+        self.post(path, &[&[("form", token.as_str())], fields].concat(), &[])
+    }
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.clone()).unwrap()
+}
+
+fn study_page(number: u32) -> String {
+    format!("/ui/studies/{}", subject(number).study_uid)
+}
+
+#[test]
+fn people_log_in_with_a_token_and_out_and_it_ends_with_the_token() {
+    let bridge = Bridge::start(SERVED);
+    let stranger = Person::stranger(&bridge);
+    let asked = stranger.get("/ui/studies/1.2.3?a=b");
+    assert_eq!((asked.status, asked.header("location")), (303, Some("/ui/login?next=%2Fui%2Fstudies%2F1.2.3%3Fa%3Db")));
+    assert_eq!(
+        (stranger.get("/").header("location"), stranger.get("/ui").header("location")),
+        (Some("/ui/"), Some("/ui/"))
+    );
+    let form = stranger.page("/ui/login?next=%2Fui%2Fledger");
+    assert!(form.contains("name=\"next\" value=\"/ui/ledger\"") && form.contains("<html lang=\"en\">"), "{form}");
+
+    // Wrong ones, and a place elsewhere.
+    for wrong in ["", "pbt_0123456789abcdef_00", "\"><script>alert(1)</script>"] {
+        let answer = stranger.post("/ui/login", &[("token", wrong)], &[]);
+        assert!(answer.status == 401 && answer.header("set-cookie").is_none(), "{answer:?}");
+        assert!(text(&answer).contains("not good") && !text(&answer).contains("<script>alert"), "{answer:?}");
+    }
+    let mut operator = Person::with_token(&bridge, &["--as", "operator"]);
+    for elsewhere in
+        ["//evil.example/", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/%0d%0aX: y\r\n"]
+    {
+        let answer = operator.log_in(elsewhere);
+        assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/")), "{elsewhere}");
+    }
+    assert_eq!(operator.log_in("/ui/ledger?x=1").header("location"), Some("/ui/ledger?x=1"));
+    let set = operator.log_in("").header("set-cookie").unwrap().to_owned();
+    assert!(set.contains("HttpOnly") && set.contains("SameSite=Strict") && set.contains("Path=/;"), "{set}");
+
+    // The page's own rules, and that nobody keeps it.
+    let page = operator.get("/ui/");
+    let header = |name| page.header(name).unwrap_or_default().to_owned();
+    assert_eq!((header("cache-control"), header("x-frame-options")), ("no-store".into(), "DENY".into()));
+    let policy = header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    assert!(!text(&page).contains("style=") && !text(&page).contains("http://") && !text(&page).contains("https://"));
+    // What it loads anybody may keep for ever.
+    for part in text(&page).split("\"/ui/assets/").skip(1) {
+        let answer = stranger.get(&format!("/ui/assets/{}", part.split('"').next().unwrap()));
+        assert!(answer.status == 200 && answer.header("cache-control").unwrap().contains("immutable"), "{answer:?}");
+    }
+    assert_eq!(stranger.get("/ui/assets/pages-0000000000000000.css").status, 404);
+
+    // Logging out ends it, also for who kept the cookie; a login ends the one before.
+    let before = operator.clone();
+    operator.log_in("");
+    assert_eq!(before.get("/ui/").status, 303);
+    let answer = operator.submit("/ui/logout", &[]);
+    assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/login")));
+    assert!(answer.header("set-cookie").unwrap().contains("Max-Age=0"));
+    assert_eq!((operator.get("/ui/").status, operator.get("/api/v1/studies").status), (303, 401));
+
+    // A token that is revoked is good for nothing at once.
+    let operator = Person::with_token(&bridge, &["--as", "operator"]);
+    assert_eq!((operator.get("/ui/").status, operator.get("/api/v1/studies").status), (200, 200));
+    let id = operator.client.token.as_ref().unwrap().split('_').nth(1).unwrap().to_owned();
+    bridge.json(&["token", "revoke", &id]);
+    assert_eq!((operator.get("/ui/").status, operator.get("/api/v1/studies").status), (303, 401));
+    assert_eq!(operator.get("/dicomweb/studies").status, 401);
+
+    // Who is logged in and out, and who could not be, is in the audit trail.
+    let trail = bridge.json(&["audit", "list"]).to_string();
+    assert!(trail.contains("110122") && trail.contains("110123"), "{trail}");
+}
+
+#[test]
+fn forms_of_other_pages_do_nothing() {
+    let bridge = Bridge::start(SERVED);
+    send_objects(&bridge, &slices(1, 1, 32));
+    bridge.wait_final(1);
+    let operator = Person::with_token(&bridge, &["--as", "operator"]);
+    let other = Person::with_token(&bridge, &["--as", "operator"]);
+    let (token, foreign) = (operator.form_token(), other.form_token());
+    assert_ne!(token, foreign);
+    let host = format!("http://{}", operator.client.to);
+    let neighbour = format!("http://127.0.0.1:{}", operator.client.to.port() ^ 1);
+    for path in
+        ["/ui/logout".to_owned(), format!("{}/verification", study_page(1)), format!("{}/decisions", study_page(1))]
+    {
+        let sent = |token: Option<&str>, headers: &[(&str, &str)]| {
+            let fields: Vec<_> = token.map(|token| ("form", token)).into_iter().collect();
+            let status = operator.post(&path, &fields, headers).status;
+            assert_eq!(operator.get("/ui/").status, 200, "still logged in");
+            status
+        };
+        for origin in ["https://evil.example", "null", neighbour.as_str(), "http://evil.example:80"] {
+            assert_eq!(sent(Some(&token), &[("Origin", origin)]), 403, "{path} from {origin}");
+        }
+        for site in ["cross-site", "same-site", "none"] {
+            assert_eq!(sent(Some(&token), &[("Origin", &host), ("Sec-Fetch-Site", site)]), 403, "{path} {site}");
+        }
+        assert_eq!(
+            [sent(None, &[]), sent(Some(""), &[]), sent(Some(&foreign), &[("Origin", &host)])],
+            [403; 3],
+            "{path}"
+        );
+        assert_eq!(operator.get(&path).status, 405, "{path} by a link");
+        assert_eq!(operator.send("POST", &path, &[("Content-Type", "text/plain")], "form=x").status, 400, "{path}");
+        let nobody = Person::stranger(&bridge).post(&path, &[("form", token.as_str())], &[]);
+        assert_eq!((nobody.status, nobody.header("location")), (303, Some("/ui/login")), "{path}");
+    }
+    let good = operator.client.token.as_deref().unwrap();
+    let planted = operator.post("/ui/login", &[("token", good)], &[("Origin", "https://evil.example")]);
+    assert!(
+        planted.status == 403 && planted.header("set-cookie").is_none(),
+        "nobody is logged in by somebody else's page"
+    );
+
+    // What the session is good for besides pages: reading, and by this origin's own pages.
+    let read = |headers: &[(&str, &str)]| operator.send("GET", "/api/v1/studies", headers, "").status;
+    assert_eq!([read(&[]), read(&[("Sec-Fetch-Site", "same-origin")]), read(&[("Sec-Fetch-Site", "none")])], [200; 3]);
+    assert_eq!([read(&[("Sec-Fetch-Site", "same-site")]), read(&[("Sec-Fetch-Site", "cross-site")])], [401; 2]);
+    assert_eq!(read(&[("Authorization", "Bearer pbt_0123456789abcdef_00")]), 401, "who shows a token means somebody");
+    assert_eq!(operator.get("/dicomweb/studies").status, 200);
+    let decision = json!({ "study": subject(1).study_uid, "decision": { "kind": "revoke", "grantee": GRANTEE } });
+    let json_type = [("Content-Type", "application/json")];
+    for path in ["/api/v1/decisions", "/api/v1/actions"] {
+        assert_eq!(operator.send("POST", path, &json_type, &decision.to_string()).status, 401, "{path}");
+    }
+}
+
+#[test]
+fn every_page_shows_what_its_reader_may_see() {
+    let bridge = Bridge::start(&format!("{SERVED}behind_proxy = true\nrequests_per_minute = 1000000\n{PEERS}"));
+    send_objects(&bridge, &[slices(1, 2, 48), slices(2, 1, 48)].concat());
+    bridge.wait_final(2);
+    let patient = |number: u32| {
+        let account = PrivateKeySigner::random().address().to_string();
+        bridge.json(&["claim", &subject(number).study_uid, "--owner", &account]);
+        Person::with_token(&bridge, &["--as", &format!("account:{account}")])
+    };
+    let (own, other) = (patient(1), patient(2));
+    let as_whom = |arguments: &[&str]| Person::with_token(&bridge, arguments);
+    let operator = as_whom(&["--as", "operator"]);
+    let narrow = as_whom(&["--as", "operator", "--may", "status"]);
+    let (finder, fetcher) = (as_whom(&["--as", "peer:FINDER"]), as_whom(&["--as", "peer:FETCHER"]));
+    let nobody = Person::stranger(&bridge);
+    let cookie = operator.cookie.clone().unwrap();
+    assert!(cookie.starts_with("__Host-"), "behind a proxy that speaks TLS: {cookie}");
+
+    let study = study_page(1);
+    let shown = operator.page(&study);
+    let picture = shown.split("class=\"sharp\" src=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let absent = |path: &str| path.replace(&subject(1).study_uid, &format!("{}.999", subject(1).study_uid));
+    // Nobody, operator, operator narrowed to the site's state, owner, another owner, who may find, who may get.
+    let everybody = [&nobody, &operator, &narrow, &own, &other, &finder, &fetcher];
+    let rows = [
+        ("/ui/".to_owned(), [303, 200, 403, 200, 200, 200, 403]),
+        (study.clone(), [303, 200, 403, 200, 404, 200, 403]),
+        (picture.clone(), [303, 200, 403, 200, 404, 403, 200]),
+        ("/ui/ledger".to_owned(), [303, 200, 200, 200, 200, 403, 403]),
+        ("/ui/nowhere".to_owned(), [404; 7]),
+        ("/ui/login".to_owned(), [200; 7]),
+    ];
+    for (path, expected) in &rows {
+        assert_eq!(everybody.map(|person| person.get(path).status), *expected, "{path}");
+    }
+    for path in [&study, &picture] {
+        for person in [&operator, &other, &own] {
+            assert_eq!(person.get(&absent(path)).status, 404, "{path}");
+        }
+        assert_eq!(text(&other.get(path)), text(&other.get(&absent(path))), "nobody can tell hidden from absent");
+    }
+
+    // The lists: an owner's own, with its name; previews only for who may get them.
+    let (mine, named) = (format!("href=\"{study}\""), format!("Zyxwquist, Brunhilde{}", 1));
+    let lists = [&operator, &own, &other, &finder].map(|person| person.page("/ui/"));
+    assert_eq!([0, 1, 2, 3].map(|at| lists[at].contains(&mine)), [true, true, false, true]);
+    assert_eq!([0, 1, 2, 3].map(|at| lists[at].contains(&named)), [true, true, false, true]);
+    assert_eq!([0, 1, 2, 3].map(|at| lists[at].contains("class=\"sharp\"")), [true, true, true, false]);
+    assert_eq!([0, 1, 2, 3].map(|at| lists[at].contains("data:image/png;base64,")), [true, true, true, false]);
+    for (looked_for, found) in [
+        ("patient=zyxwquist", 2),
+        ("patient=Zyxwquist,+Brunhilde1", 1),
+        ("patient=nobody", 0),
+        (&format!("id={}", subject(2).patient_id), 1),
+        ("modality=ct&from=1977-07-07&to=1977-07-07", 2),
+        ("from=1977-07-08", 0),
+        ("state=final", 2),
+        ("state=receiving", 0),
+        ("state=asked", 0),
+        (&format!("accession={}", subject(1).accession), 1),
+        ("before=1", 0),
+        ("patient=a%5Cb&id=%25%00", 0),
+    ] {
+        let page = operator.page(&format!("/ui/?{looked_for}"));
+        assert_eq!(page.matches("data-study=").count(), found, "{looked_for}");
+    }
+    assert!(operator.page("/ui/?from=never").contains("is no day"));
+    assert_eq!(operator.get("/ui/?before=x").status, 400);
+
+    // What is offered goes by what one may, and is refused to who asks for it all the same.
+    let offered = |person: &Person, what: &str| person.page(&study).contains(what);
+    assert_eq!([&operator, &own, &finder].map(|person| offered(person, "Verify against")), [true, true, false]);
+    assert_eq!([&operator, &own, &finder].map(|person| offered(person, "accept=application/zip")), [true, true, false]);
+    assert!([&operator, &own, &finder].iter().all(|person| !offered(person, "kind\" value=\"revoke")));
+    let zip = operator.get(&format!("/dicomweb/studies/{}?accept=application/zip", subject(1).study_uid));
+    assert!(zip.status == 200 && zip.body.starts_with(b"PK"));
+    let verify = |person: &Person| person.submit(&format!("{study}/verification"), &[]).status;
+    assert_eq!([&operator, &own, &other].map(verify), [303, 303, 404]);
+    wait_for("the comparison", || {
+        own.page(&study).contains("The ledger has 2 objects, each exactly as it was received")
+    });
+    let revoke = [("kind", "revoke"), ("grantee", GRANTEE)];
+    let decide = |person: &Person| person.submit(&format!("{study}/decisions"), &revoke).status;
+    assert_eq!([&narrow, &own, &other].map(decide), [403, 403, 404], "an owner signs himself");
+
+    // Everything about the study that its page tells, to its operator.
+    for words in [
+        "final",
+        "Lately",
+        "CT1 (127.0.0.1)",
+        "sent or got objects",
+        "Received",
+        "Defined",
+        "Final",
+        "Handed over",
+        "transaction",
+        &subject(1).study_uid,
+        "pieces",
+    ] {
+        assert!(offered(&operator, words), "{words}: {}", operator.page(&study));
+    }
+    assert!(!offered(&own, "Lately"), "the audit trail is not for patients");
+    let ledger = operator.page("/ui/ledger");
+    assert!(
+        ledger.contains("in step") && ledger.contains("nothing waits") && ledger.contains("(this site)"),
+        "{ledger}"
+    );
+    assert!(!own.page("/ui/ledger").contains("Newest block"), "a patient is shown the sites alone");
+}
+
+#[test]
+fn what_is_decided_on_a_page_is_decided_on_the_ledger() {
+    let bridge = Bridge::start(SERVED);
+    send_objects(&bridge, &slices(1, 1, 32));
+    bridge.wait_final(1);
+    let operator = Person::with_token(&bridge, &["--as", "operator"]);
+    let api = Client { token: operator.client.token.clone(), ..operator.client.clone() };
+    let allow = json!({ "study": subject(1).study_uid, "decision":
+        { "kind": "allow", "grantee": GRANTEE, "mode": "full", "encryption_key": KEY_HASH } });
+    assert_eq!(api.post("/decisions", &allow).status, 200);
+    let grants = || api.get(&format!("/studies/{}/grants", subject(1).study_uid)).json()["grants"].clone();
+    wait_for("the grant", || grants()[0]["state"] == "accepted" || grants()[0]["state"] == "authorised");
+    let page = operator.page(&study_page(1));
+    assert!(page.contains("everything") && page.contains("Stop access") && page.contains("Access allowed"), "{page}");
+    assert!(operator.page("/ui/").contains("readable by 1 other"));
+
+    let decisions = format!("{}/decisions", study_page(1));
+    for wrong in [
+        &[("kind", "revoke"), ("grantee", "nobody")][..],
+        &[("kind", "transfer"), ("owner", GRANTEE)],
+        &[("kind", "allow"), ("grantee", GRANTEE), ("mode", "full"), ("until", "2001-01-01")],
+    ] {
+        let answer = operator.submit(&decisions, wrong);
+        assert!(answer.status == 400 && text(&answer).contains("<h1>"), "{wrong:?}: {answer:?}");
+    }
+    let answer = operator.submit(&decisions, &[("kind", "revoke"), ("grantee", GRANTEE)]);
+    assert_eq!((answer.status, answer.header("location")), (303, Some(study_page(1).as_str())), "{}", text(&answer));
+    let page = operator.page(&study_page(1));
+    assert!(page.contains("may not read this study any more. It is on the ledger: transaction"), "{page}");
+    assert!(!operator.page(&study_page(1)).contains("any more. It is on the ledger"), "said once");
+    assert_eq!(grants()[0]["sees"], Value::Null);
+    let trace = bridge.json(&["trace", &subject(1).study_uid]).to_string();
+    assert!(trace.contains("revoked"), "{trace}");
+    assert!(operator.page(&study_page(1)).contains("Access stopped"));
+    // The ledger's refusal comes back in words.
+    let again =
+        operator.submit(&decisions, &[("kind", "deny"), ("grantee", "0x4444444444444444444444444444444444444444")]);
+    assert!(again.status == 409 && text(&again).contains("<h1>"), "{}: {}", again.status, text(&again));
+}
+
+#[test]
+fn a_hostile_name_is_text() {
+    let bridge = Bridge::start(SERVED);
+    let hostile = hostile();
+    send_objects(&bridge, &ct_series(&hostile, 1, 32, 9));
+    bridge.wait_final(1);
+    let operator = Person::with_token(&bridge, &["--as", "operator"]);
+    let pages = [
+        "/ui/".to_owned(),
+        format!("/ui/studies/{}", hostile.study_uid),
+        "/ui/?patient=%22%3E%3Cscript%3Ealert(1)".to_owned(),
+    ];
+    for path in pages {
+        let page = operator.page(&path);
+        assert!(page.contains("&quot;&gt;&lt;script&gt;alert(1)"), "{path}: {page}");
+        assert_eq!(page.matches("<script").count(), 1, "our own and no other: {path}: {page}");
+        assert!(
+            !page.contains("<img src=x") && !page.contains("<b>&amp;amp;") && !page.contains("//evil.example\""),
+            "{path}: {page}"
+        );
+    }
+}
+
+#[test]
+fn pages_are_switched_off_alone() {
+    let bridge = Bridge::start(&format!("{SERVED}[web]\nenabled = false\n"));
+    let stranger = Person::stranger(&bridge);
+    assert_eq!(["/", "/ui/", "/ui/login"].map(|path| stranger.get(path).status), [404; 3]);
+    assert_eq!(stranger.get("/api/v1/health/live").status, 200);
+}
+
+/// What `make tools` unpacks for browsers.
+fn browser_tools() -> PathBuf {
+    let tools = std::env::var_os("TOOLS");
+    tools.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools"), PathBuf::from)
+}
+
+fn here(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+#[test]
+fn the_committed_script_is_the_one_that_is_built() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let tools = browser_tools();
+    if !tools.join("browser/esbuild/bin/esbuild").is_file() {
+        skip("esbuild (.tools/browser)");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let built = Command::new(root.join("scripts/pages.sh")).arg(dir.path()).env("TOOLS", &tools).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let [built, committed] = [dir.path(), &root.join("bridge/src/web/assets")]
+        .map(|folder| std::fs::read_to_string(folder.join("pages.js")).unwrap());
+    assert!(built == committed, "run scripts/pages.sh and commit what it builds");
+}
+
+/// Every page in light and dark, wide and at 320 pixels: nothing that axe-core finds, nothing that scrolls sideways, every control reached by the keyboard
+/// with a focus that is seen, nothing on the console, nothing from elsewhere; what changes shows while somebody looks; a viewer opens for who is logged in.
+#[test]
+fn pages_in_a_browser() {
+    if !(have("chromium") && have("node")) {
+        return;
+    }
+    let tools = browser_tools();
+    for needed in ["browser/node_modules/playwright-core", "browser/node_modules/axe-core", "browser/ohif-3.13"] {
+        if !tools.join(needed).is_dir() {
+            skip(needed);
+            return;
+        }
+    }
+    let bridge = Bridge::start(&format!(
+        "{SERVED}requests_per_minute = 100000\n[dicomweb]\nohif_dir = \"{}\"\n",
+        tools.join("browser/ohif-3.13").display()
+    ));
+    let hostile = hostile();
+    send_objects(&bridge, &[slices(1, 3, 64), slices(2, 1, 64), ct_series(&hostile, 1, 48, 9)].concat());
+    bridge.wait_final(3);
+    let operator = Client::with_token(&bridge, &["--as", "operator"]);
+    for grantee in [GRANTEE, "0x5555555555555555555555555555555555555555"] {
+        let allow = json!({ "study": subject(1).study_uid, "decision":
+            { "kind": "allow", "grantee": grantee, "mode": "full", "until_s": 4_000_000_000_u64, "encryption_key": KEY_HASH } });
+        assert_eq!(operator.post("/decisions", &allow).status, 200);
+    }
+    let base = format!("http://{}", address(&bridge));
+    let mut browser = Command::new("node")
+        .arg(here("browser/pages.mjs"))
+        .args([base.as_str(), operator.token.as_deref().unwrap(), &subject(1).study_uid, &hostile.study_uid])
+        .env("TOOLS", &tools)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    // It says when it looks at the list: then a study comes.
+    let mut said = std::io::BufReader::new(browser.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line.trim(), "looking");
+    send_objects(&bridge, &slices(5, 2, 64));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).unwrap();
+    assert!(browser.wait().unwrap().success(), "{rest}");
+    let report: Value = serde_json::from_str(&rest).unwrap();
+    assert_eq!(report["wrong"], json!([]), "{report}");
+    assert!(report["judged"].as_u64().unwrap() >= 20 && report["reached"].as_u64().unwrap() >= 40, "{report}");
+    assert_eq!(
+        (&report["appeared"], &report["became_final"], &report["drawn"]),
+        (&json!(true), &json!(true), &json!(true)),
+        "{report}"
+    );
+}
