@@ -14,6 +14,8 @@ const [base, expectedFile, prefix] = process.argv.slice(2);
 const expected = JSON.parse(readFileSync(expectedFile, 'utf8'));
 const PATIENCE = Number(process.env.PATIENCE_MS ?? 90_000);
 const LATE_SHEETS_MS = 400;
+// Of the series, those with pictures that the viewer can draw.
+const THUMBNAILS_MIN = 30;
 const wrong = [];
 const report = { studies: 0, filtered: 0, thumbnails: 0, drawn: false, frames: 0, syntaxes: [], requests: 0, wrong };
 
@@ -23,10 +25,13 @@ const browser = await chromium.launch({
 });
 
 function watch(page) {
+  // Somebody who has used the viewer before: its tour for newcomers complains on the console when it begins before the first picture is there.
+  page.addInitScript(() => localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour'])));
   // Style sheets that come later than scripts are what OHIF 3.12 does not begin with, unless the server has them come ahead.
   page.route('**/*.css', async route => {
     await new Promise(done => setTimeout(done, LATE_SHEETS_MS));
-    await route.continue();
+    // The page may have gone elsewhere meanwhile.
+    await route.continue().catch(() => {});
   });
   page.on('console', message => {
     if (message.type() === 'error') wrong.push(`console: ${message.text().slice(0, 300)}`);
@@ -103,7 +108,14 @@ try {
   if (prefix) await page.screenshot({ path: `${prefix}-list.png` });
   await page.goto(`${base}/viewer?StudyInstanceUIDs=${expected.study}`);
   report.drawn = await isDrawn(page);
-  await page.waitForFunction(() => document.querySelectorAll('[data-cy="study-browser-thumbnail"] img').length > 0, null, { timeout: PATIENCE }).catch(() => {});
+  // Series come one by one, and their thumbnails after them. What never comes is reported where it is looked for.
+  const series = expected.objects.filter(one => one.values).map(one => one.series);
+  await page.waitForFunction(wanted => {
+    const known = new Set(window.services.displaySetService.getActiveDisplaySets().map(set => set.SeriesInstanceUID));
+    return wanted.every(uid => known.has(uid));
+  }, series, { timeout: PATIENCE }).catch(() => {});
+  await page.waitForFunction(least => document.querySelectorAll('[data-cy="study-browser-thumbnail"] img').length >= least, THUMBNAILS_MIN,
+    { timeout: PATIENCE }).catch(() => {});
   report.thumbnails = await page.locator('[data-cy="study-browser-thumbnail"] img').count();
   if (prefix) await page.screenshot({ path: `${prefix}-study.png` });
   for (const object of expected.objects.filter(one => one.values)) {

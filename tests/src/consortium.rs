@@ -174,10 +174,13 @@ impl Consortium {
         bridge
     }
 
-    /// Admits a site's account, and waits until the site has found that it is admitted: before that it says that the ledger is away.
+    /// Admits a site's account, and waits until the site has found that it is admitted: before that it says that the ledger is away. That it knows of
+    /// itself as a source says less: it follows the ledger before it may write there.
     fn let_in(&self, bridge: &Bridge, account: Address) {
         self.admit(account);
-        wait_for("the site on the ledger", || !bridge.source(&account.to_string()).is_null());
+        wait_for("the site on the ledger", || {
+            !bridge.json(&["status"])["ledger"].is_null() && !bridge.source(&account.to_string()).is_null()
+        });
     }
 
     /// A site whose account has no funds and is not admitted.

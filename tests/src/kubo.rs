@@ -1,5 +1,6 @@
 //! IPFS nodes in a private swarm, made by `pacs-bridge network new` and run by its start scripts, on free ports of 127.0.0.1.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -45,10 +46,7 @@ impl Swarm {
         let mut swarm = Self { dir, program, nodes };
         (0..count).for_each(|node| swarm.run(node));
         for node in 0..count {
-            let peers = |output: Output| String::from_utf8_lossy(&output.stdout).lines().count();
-            wait_for("the swarm's nodes to know each other", || {
-                peers(swarm.ipfs(node, &["swarm", "peers"])) == count - 1
-            });
+            wait_for("the swarm's nodes to know each other", || swarm.peers(node).len() == count - 1);
         }
         Some(swarm)
     }
@@ -131,6 +129,15 @@ impl Swarm {
             .args(args)
             .output()
             .unwrap()
+    }
+
+    /// Names of the nodes that a node is connected to. Two that dial each other at once keep both connections, and kubo lists each.
+    pub fn peers(&self, node: usize) -> BTreeSet<String> {
+        let listed = self.ipfs(node, &["swarm", "peers"]);
+        String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter_map(|address| address.rsplit('/').next().map(str::to_owned))
+            .collect()
     }
 
     /// Names of the files that a node keeps.
