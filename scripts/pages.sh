@@ -4,5 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 esbuild="${TOOLS:-.tools}/browser/esbuild/bin/esbuild"
-"$esbuild" web/pages.ts --bundle --format=esm --target=es2022 --minify-whitespace --minify-syntax --charset=utf8 --log-level=warning \
-    --legal-comments=none "--outfile=${1:-bridge/src/web/assets}/pages.js"
+for script in pages key; do
+    "$esbuild" "web/$script.ts" --bundle --format=esm --target=es2022 --minify-whitespace --minify-syntax --charset=utf8 --log-level=warning \
+        --legal-comments=none "--outfile=${1:-bridge/src/web/assets}/$script.js"
+done

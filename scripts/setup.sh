@@ -39,7 +39,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     root systemctl disable --now orthanc >/dev/null 2>&1 || true
 fi
 
-wanted="pydicom==3.0.2 pynetdicom==3.0.4 numpy dicomweb-client==0.61.2 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.3.0 pylibjpeg-openjpeg==2.5.0 pyjpegls==1.5.1 schemathesis==4.32.5 lxml==6.1.3 xmlsec==1.3.17 cryptography==50.0.2"
+wanted="pydicom==3.0.2 pynetdicom==3.0.4 numpy dicomweb-client==0.61.2 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.3.0 pylibjpeg-openjpeg==2.5.0 pyjpegls==1.5.1 schemathesis==4.32.5 lxml==6.1.3 xmlsec==1.3.17 cryptography==50.0.2 eth-account==0.14.0"
 if [ "$(cat "$VENV/.wanted" 2>/dev/null)" != "$wanted" ]; then
     echo "setup: making a Python environment in .venv: $wanted"
     # shellcheck disable=SC2086

@@ -14,6 +14,7 @@ pub mod kubo;
 pub mod lying;
 pub mod network_ends;
 pub mod peers;
+pub mod person;
 pub mod retrieval;
 pub mod rpc;
 pub mod vault;
@@ -295,6 +296,17 @@ pub fn our_tool(tool: &str) -> Option<PathBuf> {
     }
     skip(tool);
     None
+}
+
+/// What `make tools` unpacks for browsers is below it.
+pub fn browser_tools() -> PathBuf {
+    let tools = std::env::var_os("TOOLS");
+    tools.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools"), PathBuf::from)
+}
+
+/// A file of this package.
+pub fn here(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
 /// Reports a missing tool; always `false`.

@@ -1,27 +1,16 @@
 //! A viewer in a browser, as its authors build it, against the real binary that serves both the viewer and the studies: OHIF in Debian's Chromium.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use tests::http::address;
 use tests::peers::{python, run};
-use tests::{Bridge, files_below, have, skip};
-
-/// What `make tools` unpacks for browsers.
-fn browser_tools() -> PathBuf {
-    let tools = std::env::var_os("TOOLS");
-    tools.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools"), PathBuf::from)
-}
+use tests::{Bridge, browser_tools, files_below, have, here, skip};
 
 /// A browser that draws without a graphics card takes all that a small machine has.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn here(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
-}
 
 /// The list and its filters, a study of every kind of image opened, its pictures drawn, and the values of each frame as pydicom's decoders have
 /// them; no request failed, none went elsewhere, no error is on the console.

@@ -2,15 +2,16 @@
 //! with other people's rules of accessibility as judge.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use alloy::signers::local::PrivateKeySigner;
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
 use serde_json::{Value, json};
 use tests::dicom::{connect, slices, store, subject};
-use tests::http::{Answer, Client, address, send};
-use tests::{Bridge, have, skip, wait_for};
+use tests::http::{Client, address};
+use tests::person::{Person, text};
+use tests::{Bridge, browser_tools, have, here, skip, wait_for};
 
 const SERVED: &str =
     "[dicom]\nunknown_peers = [\"echo\", \"store\"]\n[publish]\nsettle_ms = 100\n[http]\nbind = \"127.0.0.1:0\"\n";
@@ -36,76 +37,6 @@ fn hostile() -> Subject {
         description: "</title><script src=//evil.example/x.js></script>".into(),
         ..subject(9)
     }
-}
-
-/// Somebody with a browser that has no scripts: it keeps cookies and fills in forms.
-#[derive(Debug, Clone)]
-struct Person {
-    client: Client,
-    cookie: Option<String>,
-}
-
-impl Person {
-    fn stranger(bridge: &Bridge) -> Self {
-        Self { client: Client { to: address(bridge), token: None, from: None }, cookie: None }
-    }
-
-    fn with_token(bridge: &Bridge, arguments: &[&str]) -> Self {
-        let client = Client::with_token(bridge, arguments);
-        let mut person = Self { client, cookie: None };
-        let answer = person.log_in("");
-        assert_eq!((answer.status, answer.header("location")), (303, Some("/ui/")), "{answer:?}");
-        person
-    }
-
-    fn log_in(&mut self, next: &str) -> Answer {
-        let token = self.client.token.clone().unwrap();
-        let answer = self.post("/ui/login", &[("token", &token), ("next", next)], &[]);
-        if let Some(set) = answer.header("set-cookie") {
-            self.cookie = Some(set.split(';').next().unwrap().to_owned());
-        }
-        answer
-    }
-
-    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut all: Vec<(&str, &str)> = headers.to_vec();
-        all.extend(self.cookie.iter().map(|cookie| ("Cookie", cookie.as_str())));
-        all.extend(self.client.from.iter().map(|from| ("X-Forwarded-For", from.as_str())));
-        send(self.client.to, method, path, &all, body.as_bytes())
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], "")
-    }
-
-    fn page(&self, path: &str) -> String {
-        let answer = self.get(path);
-        assert_eq!(answer.status, 200, "{path}: {}", text(&answer));
-        text(&answer)
-    }
-
-    fn post(&self, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
-        let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
-        let body: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();
-        let form = [("Content-Type", "application/x-www-form-urlencoded")];
-        self.send("POST", path, &[&form, headers].concat(), &body.join("&"))
-    }
-
-    /// What its forms carry.
-    fn form_token(&self) -> String {
-        let page = self.page("/ui/ledger");
-        page.split("name=\"form\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
-    }
-
-    /// Fills in a form of ours.
-    fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let token = self.form_token();
-        self.post(path, &[&[("form", token.as_str())], fields].concat(), &[])
-    }
-}
-
-fn text(answer: &Answer) -> String {
-    String::from_utf8(answer.body.clone()).unwrap()
 }
 
 fn study_page(number: u32) -> String {
@@ -416,18 +347,8 @@ fn pages_are_switched_off_alone() {
     assert_eq!(stranger.get("/api/v1/health/live").status, 200);
 }
 
-/// What `make tools` unpacks for browsers.
-fn browser_tools() -> PathBuf {
-    let tools = std::env::var_os("TOOLS");
-    tools.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".tools"), PathBuf::from)
-}
-
-fn here(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
-}
-
 #[test]
-fn the_committed_script_is_the_one_that_is_built() {
+fn the_committed_scripts_are_those_that_are_built() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let tools = browser_tools();
     if !tools.join("browser/esbuild/bin/esbuild").is_file() {
@@ -437,9 +358,11 @@ fn the_committed_script_is_the_one_that_is_built() {
     let dir = tempfile::tempdir().unwrap();
     let built = Command::new(root.join("scripts/pages.sh")).arg(dir.path()).env("TOOLS", &tools).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let [built, committed] = [dir.path(), &root.join("bridge/src/web/assets")]
-        .map(|folder| std::fs::read_to_string(folder.join("pages.js")).unwrap());
-    assert!(built == committed, "run scripts/pages.sh and commit what it builds");
+    for script in ["pages.js", "key.js"] {
+        let [built, committed] = [dir.path(), &root.join("bridge/src/web/assets")]
+            .map(|folder| std::fs::read_to_string(folder.join(script)).unwrap());
+        assert!(built == committed, "run scripts/pages.sh and commit what it builds: {script}");
+    }
 }
 
 /// Every page in light and dark, wide and at 320 pixels: nothing that axe-core finds, nothing that scrolls sideways, every control reached by the keyboard

@@ -18,11 +18,11 @@ use crate::audit::Party;
 use crate::config::Anonymous;
 use crate::dicomweb;
 use crate::tokens::{Token, principal_text};
-use crate::web;
+use crate::web::{self, Holder};
 
 /// Where a request comes from, as far as limits are concerned.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Address(pub(super) IpAddr);
+pub(crate) struct Address(pub(crate) IpAddr);
 
 impl Address {
     /// The connection's, or what the proxy says of the one before it: its own word is the last.
@@ -32,7 +32,7 @@ impl Address {
         Some(Self(forwarded.unwrap_or(peer)))
     }
 
-    fn taken(parts: &Parts) -> Result<Self, Problem> {
+    pub(crate) fn taken(parts: &Parts) -> Result<Self, Problem> {
         parts.extensions.get::<Self>().copied().ok_or_else(Problem::unauthorized)
     }
 }
@@ -58,11 +58,17 @@ impl Known {
     /// Somebody who logged in to the pages, if that is good still and so is the token that was shown then.
     pub(crate) async fn of_session(parts: &Parts, api: &Api) -> Result<Option<Self>, Problem> {
         let Some(address) = parts.extensions.get::<Address>() else { return Ok(None) };
-        let Some((key, id)) = api.sessions().find(&parts.headers) else { return Ok(None) };
-        let tokens = api.tokens().clone();
-        let Some(token) = blocking(move || tokens.still_good(&id, now_s())).await?? else {
-            api.sessions().end(key);
-            return Ok(None);
+        let Some((key, holder)) = api.sessions().find(&parts.headers) else { return Ok(None) };
+        let token = match holder {
+            Holder::Owner(account) => of_key(account),
+            Holder::Token(id) => {
+                let tokens = api.tokens().clone();
+                let Some(token) = blocking(move || tokens.still_good(&id, now_s())).await?? else {
+                    api.sessions().end(key);
+                    return Ok(None);
+                };
+                token
+            }
         };
         Ok(Some(Self::found(parts, token, address.0, Some(key))))
     }
@@ -70,13 +76,11 @@ impl Known {
     /// Somebody who shows a token. Wrong ones are counted, and after many none is looked at.
     pub(crate) async fn of_token(parts: &Parts, api: &Api, shown: &str) -> Result<Self, Problem> {
         let Address(address) = Address::taken(parts)?;
-        if api.wrong_tokens().is_exhausted(address) {
-            return Err(Problem::too_many());
-        }
+        api.may_show(address)?;
         let (tokens, shown) = (api.tokens().clone(), shown.to_owned());
         let found = blocking(move || tokens.check(&shown, now_s())).await??;
         let found = found.ok_or_else(|| {
-            api.wrong_tokens().take(address);
+            api.showed_a_wrong_one(address);
             Problem::unauthorized()
         })?;
         Ok(Self::found(parts, found, address, None))
@@ -91,10 +95,19 @@ impl Known {
 
     /// Whether the token, and the session if there is one, did not end meanwhile.
     pub(super) async fn is_still_good(&self, api: &Api) -> bool {
+        match self.2.map(|key| api.sessions().holder(key)) {
+            Some(None) => return false,
+            Some(Some(Holder::Owner(_))) => return true,
+            Some(Some(Holder::Token(_))) | None => {}
+        }
         let (tokens, id) = (api.tokens().clone(), self.0.id.clone());
         let good = blocking(move || tokens.still_good(&id, now_s())).await;
         good.is_ok_and(|good| good.is_ok_and(|good| good.is_some()))
-            && self.2.is_none_or(|key| api.sessions().holds(key))
+    }
+
+    /// Where the caller is.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.1
     }
 
     /// Id of the token.
@@ -125,14 +138,25 @@ impl Known {
     }
 }
 
+/// What stands for a token where somebody logged in with a key. No token has such an id.
+fn of_key(account: alloy::primitives::Address) -> Token {
+    Token {
+        id: account.to_string(),
+        name: "your key".to_owned(),
+        caller: Caller { principal: Principal::Account(account), narrowed: None },
+        created_s: 0,
+        expires_s: None,
+        revoked_s: None,
+        used_s: None,
+    }
+}
+
 impl FromRequestParts<Api> for Known {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let Address(address) = Address::from_request_parts(parts, api).await?;
-        if api.wrong_tokens().is_exhausted(address) {
-            return Err(Problem::too_many());
-        }
+        api.may_show(address)?;
         if let Some(shown) = bearer(&parts.headers) {
             return Self::of_token(parts, api, shown).await;
         }

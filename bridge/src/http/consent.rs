@@ -1,10 +1,13 @@
 //! Consent: who asks, what is decided, actions that owners sign themselves, and the sources of the consortium. Commands go the way
 //! of the command line's.
 
+use std::net::IpAddr;
+
 use alloy::primitives::{Address as Account, B256, Signature};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use zeroize::Zeroizing;
 
 use super::caller::{Address, Asked, Json, Known};
 use super::model::{
@@ -36,7 +39,7 @@ async fn done(api: &Api, known: &Known, ask: decide::Ask) -> Result<decide::Done
     let told = api.finish(async move { Ok(decide::answer(&site, ask, &by).await?) }).await?;
     match told {
         Told::Done(done) => Ok(done),
-        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+        _ => Err(answered_otherwise()),
     }
 }
 
@@ -118,12 +121,23 @@ pub(super) async fn ask(
     known: Known,
     Json(ask): Json<Ask>,
 ) -> Result<axum::Json<Sent>, Problem> {
-    known.must(&api, Right::Request)?;
-    let study = on_ledger(&api, &known, Right::Request, &ask.study).await?;
     let preview_only = ask.mode == super::model::Mode::Preview;
     let purpose = ask.purpose.map(super::model::Purpose::word);
-    let request = decide::Ask::Request { study: study.to_string(), preview_only, purpose, notes: ask.notes };
-    tell(&api, &known, request).await.map(json)
+    ask_for(&api, &known, &ask.study, preview_only, purpose, ask.notes).await.map(|done| json(done.into()))
+}
+
+/// Asks the owner of a study to let this site in, for somebody who may.
+pub(crate) async fn ask_for(
+    api: &Api,
+    known: &Known,
+    study: &str,
+    preview_only: bool,
+    purpose: Option<String>,
+    notes: Option<String>,
+) -> Result<decide::Done, Problem> {
+    known.must(api, Right::Request)?;
+    let study = on_ledger(api, known, Right::Request, study).await?;
+    done(api, known, decide::Ask::Request { study: study.to_string(), preview_only, purpose, notes }).await
 }
 
 /// A study that the ledger knows and the caller sees.
@@ -168,19 +182,30 @@ pub(super) async fn action(
     known: Known,
     Json(asked): Json<Decide>,
 ) -> Result<axum::Json<Unsigned>, Problem> {
-    known.must(&api, Right::Decide)?;
-    let study = on_ledger(&api, &known, Right::Decide, &asked.study).await?;
-    let ask = decide::Ask::Unsigned { study: study.to_string(), decision: asked.decision.into() };
-    let Told::Unsigned(pending) = decide::answer(api.site(), ask, &known.party()).await? else {
-        return Err(Problem::not_found());
-    };
+    let pending = unsigned(&api, &known, &asked.study, asked.decision.into()).await?;
     Ok(json(Unsigned {
         typed_data: pending.typed_data(),
         digest: pending.digest().to_string(),
         signer: pending.signer.to_string(),
         words: pending.action.in_words(),
-        action: *pending,
+        action: pending,
     }))
+}
+
+/// An action for the owner's own key, by somebody who may decide about the study.
+pub(crate) async fn unsigned(
+    api: &Api,
+    known: &Known,
+    study: &str,
+    decision: decide::Decision,
+) -> Result<Pending, Problem> {
+    known.must(api, Right::Decide)?;
+    let study = on_ledger(api, known, Right::Decide, study).await?;
+    let ask = decide::Ask::Unsigned { study: study.to_string(), decision };
+    let Told::Unsigned(pending) = decide::answer(api.site(), ask, &known.party()).await? else {
+        return Err(Problem::not_found());
+    };
+    Ok(*pending)
 }
 
 /// Send an action that its owner signed; this site pays. The signature is the authority: no token is needed.
@@ -191,6 +216,11 @@ pub(super) async fn submit(
     Address(from): Address,
     Json(action): Json<Pending>,
 ) -> Result<axum::Json<Sent>, Problem> {
+    relay(&api, from, action).await.map(|done| json(done.into()))
+}
+
+/// Sends what an owner signed, whoever brings it.
+pub(crate) async fn relay(api: &Api, from: IpAddr, action: Pending) -> Result<decide::Done, Problem> {
     if !api.0.relays.take(from) {
         return Err(Problem::too_many());
     }
@@ -214,9 +244,13 @@ pub(super) async fn submit(
         Ok(decide::answer(&site, decide::Ask::Submit { action: Box::new(action) }, &by).await?)
     });
     match told.await? {
-        Told::Done(done) => Ok(json(done.into())),
-        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+        Told::Done(done) => Ok(done),
+        _ => Err(answered_otherwise()),
     }
+}
+
+fn answered_otherwise() -> Problem {
+    Problem::internal(&std::io::Error::other("a command was answered by something else"))
 }
 
 /// Take a study over with a code that the site printed: from then on the patient's own key decides. The code is the authority.
@@ -227,44 +261,65 @@ pub(super) async fn claim(
     Address(from): Address,
     Json(claim): Json<Claim>,
 ) -> Result<axum::Json<Claimed>, Problem> {
+    let taken = take_over(&api, from, &claim.code, &claim.owner, &claim.signature).await?;
+    let tokens = api.tokens().clone();
+    let (caller, now) = (Caller { principal: Principal::Account(taken.owner), narrowed: None }, now_s());
+    let made = blocking(move || tokens.create("claimed", &caller, now, Some(now + CLAIMED_TOKEN_S)));
+    let (_, token) = made.await??;
+    Ok(json(Claimed {
+        sent: taken.done.into(),
+        study_id: taken.study.to_string(),
+        token: token.to_string(),
+        token_expires_s: now + CLAIMED_TOKEN_S,
+    }))
+}
+
+/// A study that went to its patient's own key.
+pub(crate) struct Taken {
+    pub(crate) owner: Account,
+    study: B256,
+    done: decide::Done,
+}
+
+/// Hands the study of a code to the account whose key signed that it takes it.
+pub(crate) async fn take_over(
+    api: &Api,
+    from: IpAddr,
+    code: &str,
+    owner: &str,
+    signature: &str,
+) -> Result<Taken, Problem> {
     if !api.0.relays.take(from) {
         return Err(Problem::too_many());
     }
-    let owner = signed_for(&claim).ok_or_else(Problem::no_claim)?;
-    let tokens = api.tokens().clone();
-    let study = blocking(move || tokens.claimed_by(&claim.code, now_s())).await??.ok_or_else(Problem::no_claim)?;
+    let owner = signed_for(code, owner, signature).ok_or_else(Problem::no_claim)?;
+    let (tokens, code) = (api.tokens().clone(), Zeroizing::new(code.to_owned()));
+    let study = blocking(move || tokens.claimed_by(&code, now_s())).await??.ok_or_else(Problem::no_claim)?;
     let held = api.0.relaying.take(study);
     let held = held.ok_or_else(|| Problem::conflict("something about this study is on its way"))?;
     let (site, tokens) = (api.site().clone(), api.tokens().clone());
-    let done = api.finish(async move {
+    let told = api.finish(async move {
         let _held = held;
         let decision = decide::Decision::Transfer { owner: owner.to_string() };
         let by = Party::asking(&owner.to_string(), Some(from));
         let told = decide::answer(&site, decide::Ask::Decide { study: study.to_string(), decision }, &by).await?;
-        let now = now_s();
-        let made = blocking(move || {
-            tokens.use_claim(study, now)?;
-            let caller = Caller { principal: Principal::Account(owner), narrowed: None };
-            tokens.create("claimed", &caller, now, Some(now + CLAIMED_TOKEN_S))
-        });
-        Ok((told, made.await??.1))
+        blocking(move || tokens.use_claim(study, now_s())).await??;
+        Ok(told)
     });
-    match done.await? {
-        (Told::Done(done), token) => Ok(json(Claimed {
-            sent: done.into(),
-            study_id: study.to_string(),
-            token: token.to_string(),
-            token_expires_s: now_s() + CLAIMED_TOKEN_S,
-        })),
-        _ => Err(Problem::internal(&std::io::Error::other("a command was answered by something else"))),
+    match told.await? {
+        Told::Done(done) => Ok(Taken { owner, study, done }),
+        _ => Err(answered_otherwise()),
     }
 }
 
+/// What a key signs before a code without gaps.
+pub(crate) const CLAIM_WORDS: &str = "PACS Bridge: take over with ";
+
 /// The account whose key signed that it takes the code.
-fn signed_for(claim: &Claim) -> Option<Account> {
-    let owner: Account = claim.owner.parse().ok()?;
-    let signature: Signature = claim.signature.parse().ok()?;
-    let text = format!("PACS Bridge: take over with {}", *plain_code(&claim.code));
+fn signed_for(code: &str, owner: &str, signature: &str) -> Option<Account> {
+    let owner: Account = owner.parse().ok()?;
+    let signature: Signature = signature.parse().ok()?;
+    let text = format!("{CLAIM_WORDS}{}", *plain_code(code));
     let signer = signature.recover_address_from_msg(text.as_bytes()).ok()?;
     (signer == owner && !owner.is_zero()).then_some(owner)
 }

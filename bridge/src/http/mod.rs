@@ -21,7 +21,7 @@ mod studies;
 mod trail;
 mod viewer;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,8 +47,8 @@ use crate::dicomweb;
 use crate::site::Site;
 use crate::tokens::Tokens;
 use crate::web::{self, Pages};
-pub(crate) use caller::{Known, body};
-pub(crate) use consent::in_custody;
+pub(crate) use caller::{Address as ClientAddress, Known, body};
+pub(crate) use consent::{CLAIM_WORDS, ask_for, in_custody, relay, take_over, unsigned};
 use events::Events;
 pub(crate) use guard::Page;
 use limits::{Held, Network, Rate};
@@ -150,7 +150,7 @@ impl Api {
         &self.0.access
     }
 
-    fn tokens(&self) -> &Tokens {
+    pub(crate) fn tokens(&self) -> &Tokens {
         &self.0.tokens
     }
 
@@ -172,6 +172,16 @@ impl Api {
 
     fn wrong_tokens(&self) -> &Rate<Network> {
         &self.0.wrong_tokens
+    }
+
+    /// Refuses whoever showed too many tokens and signatures that are not good.
+    pub(crate) fn may_show(&self, from: IpAddr) -> Result<(), Problem> {
+        if self.wrong_tokens().is_exhausted(from) { Err(Problem::too_many()) } else { Ok(()) }
+    }
+
+    /// Counts one that was not good.
+    pub(crate) fn showed_a_wrong_one(&self, from: IpAddr) {
+        self.wrong_tokens().take(from);
     }
 
     pub(crate) fn is_encrypted(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::audit::{Event, Party};
 use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 25] = [
+const WORDS: [&str; 31] = [
     "proof",
     "wado",
     "metadata",
@@ -39,6 +39,12 @@ const WORDS: [&str; 25] = [
     "pictures",
     "verification",
     "assets",
+    "consent",
+    "choices",
+    "signed",
+    "claim",
+    "code",
+    "key",
 ];
 
 /// Who calls, as soon as that is known.

@@ -1,15 +1,17 @@
-//! What people do about a study: have it compared with the ledger, and decide who may read it, with the key in custody.
+//! What people do about a study: have it compared with the ledger, decide who may read it, with the key in custody, and make a code for its patient.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
+use maud::html;
 
+use super::layout::{self, Place};
 use super::visitor::{Fields, Form};
-use super::words::short;
-use super::{to, verification};
+use super::words::{short, time};
+use super::{claim, to, verification};
 use crate::access::Right;
-use crate::audit::Event;
+use crate::audit::{Event, KeyUse};
 use crate::decide::{Decision, parse_moment};
-use crate::http::{Api, Problem, in_custody, now_s};
+use crate::http::{Api, Problem, blocking, in_custody, now_s};
 
 /// Compares every object of a study with the ledger.
 pub(super) async fn verify(
@@ -40,8 +42,47 @@ pub(super) async fn decide(
     Ok(to(&format!("/ui/studies/{uid}")))
 }
 
+/// How long a code is good: two weeks.
+const CODE_S: u64 = 14 * 86_400;
+
+/// Makes a code with which the patient takes the study over, on a page to be printed. It is shown once.
+pub(super) async fn code(
+    State(api): State<Api>,
+    Path(study): Path<String>,
+    Form { visitor, .. }: Form,
+) -> Result<Response, Problem> {
+    let (uid, found) = visitor.study(&api, Right::Decide, &study).await?;
+    if !api.access().signs_in_custody(visitor.known.caller()) {
+        return Err(Problem::forbidden("only the site's own people make codes"));
+    }
+    let info = found.info.filter(|info| info.custodial && !info.tombstoned);
+    let info =
+        info.ok_or_else(|| Problem::conflict("the study's owner has a key of his own already, or it has ended"))?;
+    let (tokens, ends_s) = (api.tokens().clone(), now_s() + CODE_S);
+    let code = blocking(move || tokens.create_claim(info.study_id, now_s(), ends_s)).await??;
+    let about = info.study_id.to_string();
+    let event = Event::keys_used(&visitor.known.party(), KeyUse::ClaimCode, &about, None);
+    api.site().audit().durable(vec![event]).await.map_err(|error| Problem::internal(&error))?;
+    let content = html! {
+        p { a href=(format!("/ui/studies/{uid}")) { "Back to the study" } }
+        div class="narrow card" {
+            h1 { "A code for the patient" }
+            p { "Print this page and give it to the patient, and to nobody else: whoever has the code can take the study over. It is shown once and good until " (time(ends_s)) "." }
+            p class="code mono" { (*code) }
+            ol {
+                li { "Open the page " span class="mono" { (claim::PATH) } " of this bridge, under the address by which the hospital has it." }
+                li { "Type in the code." }
+                li { "Make a passkey on your phone, computer or security key. From then on it alone decides who may see these images." }
+            }
+            p { "Name of the study, for another hospital that wants to ask for it:" }
+            p class="mono" { (about) }
+        }
+    };
+    Ok(layout::page(&api, &visitor, Place::Studies, "A code for the patient", &content))
+}
+
 /// A decision as the forms of a study's page have it, and what to say when it is done.
-fn decision(fields: &Fields, now_s: u64) -> Result<(Decision, String), Problem> {
+pub(super) fn decision(fields: &Fields, now_s: u64) -> Result<(Decision, String), Problem> {
     let grantee = fields.get("grantee").to_owned();
     let who = short(&grantee);
     match fields.get("kind") {

@@ -31,12 +31,16 @@ pub(super) static STYLE: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("pages", "css", "text/css; charset=utf-8", include_bytes!("assets/pages.css")));
 pub(super) static SCRIPT: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("pages", "js", "text/javascript; charset=utf-8", include_bytes!("assets/pages.js")));
+/// What has a patient's key sign.
+pub(super) static KEY_SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("key", "js", "text/javascript; charset=utf-8", include_bytes!("assets/key.js")));
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_bytes!("assets/icon.svg")));
 
 /// One of them, to anybody: they tell of nobody.
 pub(super) async fn serve(Path(name): Path<String>) -> Result<Response, Problem> {
-    let found = [&STYLE, &SCRIPT, &ICON].into_iter().find(|asset| asset.name == name).ok_or_else(Problem::not_found)?;
+    let all = [&STYLE, &SCRIPT, &KEY_SCRIPT, &ICON];
+    let found = all.into_iter().find(|asset| asset.name == name).ok_or_else(Problem::not_found)?;
     let mut response = marked(found.bytes.into_response());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(found.media_type));

@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{DOCTYPE, Markup, html};
 
-use super::assets::{ICON, SCRIPT, STYLE};
+use super::assets::{ICON, KEY_SCRIPT, SCRIPT, STYLE};
 use super::visitor::{TOKEN_FIELD, Visitor};
 use super::words::{Tone, short};
 use crate::access::{Principal, Right};
@@ -17,7 +17,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Studies,
+    Consent,
+    Requests,
     Ledger,
+}
+
+/// What a page loads besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scripts {
+    /// Nothing that it needs.
+    Plain,
+    /// What has the reader's key sign.
+    Key,
 }
 
 /// An answer with the rules of pages.
@@ -32,11 +43,23 @@ pub(super) fn marked(mut response: Response) -> Response {
 
 /// A page for somebody who is logged in.
 pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
+    known(api, visitor, place, title, content, Scripts::Plain)
+}
+
+/// The same, with forms that the reader's key signs.
+pub(super) fn page_with_key(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
+    known(api, visitor, place, title, content, Scripts::Key)
+}
+
+fn known(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup, scripts: Scripts) -> Response {
     let notice = api.pages().sessions().told(visitor.key);
+    let is_owner = visitor.owner().is_some();
     let head = html! {
         nav aria-label="Main" {
             (link(place == Place::Studies, "/ui/", "Studies"))
-            @if visitor.may(api, Right::Status) || visitor.may(api, Right::Sources) {
+            @if is_owner { (link(place == Place::Consent, super::consent::PATH, "Consent")) }
+            @if visitor.may(api, Right::Request) { (link(place == Place::Requests, super::requests::PATH, "Requests")) }
+            @if visitor.may(api, Right::Status) || (visitor.may(api, Right::Sources) && !is_owner) {
                 (link(place == Place::Ledger, "/ui/ledger", "Ledger"))
             }
         }
@@ -52,12 +75,22 @@ pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, cont
         @if let Some(notice) = &notice { p class="notice" role="status" { (notice) } }
         (content)
     };
-    document(StatusCode::OK, Some(api.ae_title()), title, &head, &content)
+    document(StatusCode::OK, Some(api.ae_title()), title, &head, &content, scripts)
 }
 
 /// A page for anybody.
 pub(super) fn bare(status: StatusCode, site: Option<&str>, title: &str, content: &Markup) -> Response {
-    document(status, site, title, &html! {}, content)
+    document(status, site, title, &html! {}, content, Scripts::Plain)
+}
+
+/// The same, with forms that the reader's key signs.
+pub(super) fn bare_with_key(status: StatusCode, site: Option<&str>, title: &str, content: &Markup) -> Response {
+    document(status, site, title, &html! {}, content, Scripts::Key)
+}
+
+/// What people call this bridge.
+pub(super) fn site(ae_title: &str) -> String {
+    format!("bridge {ae_title}")
 }
 
 /// A problem, in words.
@@ -90,8 +123,15 @@ pub(super) fn badge(tone: Tone, words: &str) -> Markup {
     html! { span class=(tone.class()) { (words) } }
 }
 
-fn document(status: StatusCode, site: Option<&str>, title: &str, head: &Markup, content: &Markup) -> Response {
-    let site = site.map_or_else(|| "PACS Bridge".to_owned(), |title| format!("bridge {title}"));
+fn document(
+    status: StatusCode,
+    ae_title: Option<&str>,
+    title: &str,
+    head: &Markup,
+    content: &Markup,
+    scripts: Scripts,
+) -> Response {
+    let site = ae_title.map_or_else(|| "PACS Bridge".to_owned(), site);
     let whole = html! {
         (DOCTYPE)
         html lang="en" {
@@ -102,6 +142,7 @@ fn document(status: StatusCode, site: Option<&str>, title: &str, head: &Markup, 
                 link rel="stylesheet" href=(STYLE.path);
                 link rel="icon" href=(ICON.path);
                 script type="module" src=(SCRIPT.path) {}
+                @if scripts == Scripts::Key { script type="module" src=(KEY_SCRIPT.path) {} }
             }
             body {
                 a class="skip" href="#content" { "Skip to content" }

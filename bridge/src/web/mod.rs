@@ -1,18 +1,25 @@
 //! Pages for people: studies, what happened to each and who may read it, and how the ledger is. Written on the server, at `/ui` over the port of the
 //! HTTP API; everything works without a script.
 //!
-//! * [`session`], [`visitor`], [`login`]: who looks, and which forms are taken. [`layout`], [`words`], [`assets`]: what every page has.
+//! * [`session`], [`visitor`], [`login`], [`challenge`]: who looks, and which forms are taken. [`layout`], [`words`], [`names`], [`assets`]: what every page has.
 //! * [`studies`], [`study`], [`actions`], [`ledger`]: the pages. [`picture`], [`verification`]: what they show.
+//! * [`consent`], [`claim`], [`key`]: what patients decide, with keys of their own. [`requests`]: what this site asks other sites' patients for.
 //!
 //! Who may do and see what is asked of [`crate::access`] as everywhere; what somebody may not see is absent. Decisions go the way of the API's. Must not know
 //! SQL, pieces or keys.
 
 mod actions;
 mod assets;
+mod challenge;
+mod claim;
+mod consent;
+mod key;
 mod layout;
 mod ledger;
 mod login;
+mod names;
 mod picture;
+mod requests;
 mod session;
 mod studies;
 mod study;
@@ -30,8 +37,9 @@ use axum::routing::{any, get, post};
 use crate::config::Http;
 use crate::http::{Api, Problem};
 use crate::site::Site;
+use challenge::Challenges;
 use picture::Blurs;
-pub(crate) use session::{Key, Sessions};
+pub(crate) use session::{Holder, Key, Sessions};
 use verification::Verifications;
 
 /// Where every page is.
@@ -42,6 +50,7 @@ pub(crate) struct Pages {
     sessions: Sessions,
     blurs: Blurs,
     verifications: Verifications,
+    challenges: Challenges,
 }
 
 impl Pages {
@@ -51,6 +60,7 @@ impl Pages {
             sessions: Sessions::new(&site.parts().source, secure, settings.web.session),
             blurs: Blurs::default(),
             verifications: Verifications::default(),
+            challenges: Challenges::new(&site.parts().source),
         }
     }
 
@@ -65,11 +75,18 @@ pub(crate) fn routes() -> Router<Api> {
     Router::new()
         .route("/ui", get(async || to(START)))
         .route(START, get(studies::list))
-        .route("/ui/login", get(login::form).post(login::login))
+        .route(login::PATH, get(login::form).post(login::login))
+        .route(login::KEY_PATH, post(login::by_key))
+        .route(claim::PATH, get(claim::form).post(claim::claim))
+        .route(consent::PATH, get(consent::show))
+        .route(consent::CHOICES_PATH, post(consent::choose))
+        .route(consent::SIGNED_PATH, post(consent::submit))
+        .route(requests::PATH, get(requests::show).post(requests::ask))
         .route("/ui/logout", post(login::logout))
         .route(STUDY, get(study::show))
         .route(&format!("{STUDY}/verification"), post(actions::verify))
         .route(&format!("{STUDY}/decisions"), post(actions::decide))
+        .route(&format!("{STUDY}/code"), post(actions::code))
         .route(&format!("{STUDY}/pictures/{{picture}}"), get(picture::serve))
         .route("/ui/ledger", get(ledger::show))
         .route("/ui/assets/{name}", get(assets::serve))
@@ -102,7 +119,7 @@ pub(crate) enum Reads<'a> {
 pub(crate) fn reads(path: &str) -> Reads<'_> {
     let mut segments = path.split('/').skip(1);
     match (segments.next(), segments.next(), segments.next()) {
-        (Some(""), None, None) => Reads::List,
+        (Some("" | "consent" | "requests"), None, None) => Reads::List,
         (Some("studies"), Some(study), None) => Reads::Study(study),
         (Some("studies"), Some(study), Some("pictures")) => Reads::Picture(study),
         _ => Reads::Nobody,
@@ -148,6 +165,10 @@ mod tests {
         assert_eq!(
             (reads("/"), reads("/login"), reads("/ledger"), reads("")),
             (Reads::List, Reads::Nobody, Reads::Nobody, Reads::Nobody)
+        );
+        assert_eq!(
+            (reads("/consent"), reads("/consent/choices"), reads("/claim")),
+            (Reads::List, Reads::Nobody, Reads::Nobody)
         );
         assert_eq!(
             (reads("/studies/1.2"), reads("/studies/1.2/pictures/0x1")),

@@ -1,12 +1,13 @@
-//! Who is logged in: a random name in a cookie, and the token that was shown for it.
+//! Who is logged in: a random name in a cookie, and the token or the key that was shown for it.
 //!
-//! Kept is the SHA-256 of the name, in memory alone: nobody is logged in after a restart. What the token is good for, and whether it is good
+//! Kept is the SHA-256 of the name, in memory alone: nobody is logged in after a restart. What a token is good for, and whether it is good
 //! still, is looked up at every request and not kept here. Must not know what is asked for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use alloy::primitives::Address;
 use axum::http::{HeaderMap, header};
 use rand::RngCore as _;
 use sha2::{Digest as _, Sha256};
@@ -15,8 +16,8 @@ use zeroize::Zeroizing;
 
 /// Sessions at once; then the one that was used least lately ends.
 const SESSIONS_MAX: usize = 4096;
-/// Sessions of one token at once.
-const SESSIONS_PER_TOKEN_MAX: usize = 32;
+/// Sessions of one holder at once.
+const SESSIONS_PER_HOLDER_MAX: usize = 32;
 /// Characters of a name: 256 random bits, hexadecimal.
 const NAME_CHARS: usize = 64;
 
@@ -24,9 +25,18 @@ const NAME_CHARS: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
+/// Who holds a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Whoever showed the token with this id.
+    Token(String),
+    /// Whoever signed with the key of this account.
+    Owner(Address),
+}
+
 #[derive(Debug)]
 struct Session {
-    token: String,
+    holder: Holder,
     until: Instant,
     used: Instant,
     notice: Option<String>,
@@ -51,39 +61,39 @@ impl Sessions {
         Self { cookie: format!("{prefix}pacs-bridge-{site}"), secure, lasts, open: Mutex::default() }
     }
 
-    /// The session that a request is of, and the id of its token.
-    pub(crate) fn find(&self, headers: &HeaderMap) -> Option<(Key, String)> {
+    /// The session that a request is of, and who holds it.
+    pub(crate) fn find(&self, headers: &HeaderMap) -> Option<(Key, Holder)> {
         self.find_at(headers, Instant::now())
     }
 
-    fn find_at(&self, headers: &HeaderMap, now: Instant) -> Option<(Key, String)> {
+    fn find_at(&self, headers: &HeaderMap, now: Instant) -> Option<(Key, Holder)> {
         let key = key_of(self.name(headers)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let session = open.get_mut(&key).filter(|session| now < session.until)?;
         session.used = now;
-        Some((key, session.token.clone()))
+        Some((key, session.holder.clone()))
     }
 
-    /// Whether a session has not ended.
-    pub(crate) fn holds(&self, key: Key) -> bool {
+    /// Who holds a session, if it has not ended.
+    pub(crate) fn holder(&self, key: Key) -> Option<Holder> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&key).is_some_and(|session| Instant::now() < session.until)
+        open.get(&key).filter(|session| Instant::now() < session.until).map(|session| session.holder.clone())
     }
 
-    /// Begins a session and returns what sets its cookie.
-    pub(super) fn begin(&self, token: &str) -> Zeroizing<String> {
-        self.begin_at(token, Instant::now())
+    /// Begins a session, whose first page says `notice`, and returns what sets its cookie.
+    pub(super) fn begin(&self, holder: Holder, notice: Option<&str>) -> Zeroizing<String> {
+        self.begin_at(holder, notice, Instant::now())
     }
 
-    fn begin_at(&self, token: &str, now: Instant) -> Zeroizing<String> {
+    fn begin_at(&self, holder: Holder, notice: Option<&str>, now: Instant) -> Zeroizing<String> {
         let mut random = Zeroizing::new([0; NAME_CHARS / 2]);
         rand::rngs::OsRng.fill_bytes(random.as_mut());
         let name = Zeroizing::new(hex::encode(random.as_ref()));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, session| now < session.until);
         make_room(&mut open, SESSIONS_MAX, |_| true);
-        make_room(&mut open, SESSIONS_PER_TOKEN_MAX, |session| session.token == token);
-        let session = Session { token: token.to_owned(), until: now + self.lasts, used: now, notice: None };
+        make_room(&mut open, SESSIONS_PER_HOLDER_MAX, |session| session.holder == holder);
+        let session = Session { holder, until: now + self.lasts, used: now, notice: notice.map(str::to_owned) };
         open.insert(key_of(&name), session);
         Zeroizing::new(self.set_cookie(&name, self.lasts))
     }
@@ -159,6 +169,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn token(id: &str) -> Holder {
+        Holder::Token(id.to_owned())
+    }
+
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn with_cookie(set: &str) -> HeaderMap {
@@ -169,28 +183,28 @@ mod tests {
     #[test]
     fn a_session_lasts_as_long_as_it_may_and_its_name_is_not_kept() {
         let (sessions, now) = (Sessions::new("0xsite", false, HOUR), Instant::now());
-        let set = sessions.begin_at("t1", now);
+        let set = sessions.begin_at(token("t1"), None, now);
         let asked = with_cookie(&set);
-        let (key, token) = sessions.find_at(&asked, now + HOUR / 2).unwrap();
-        assert_eq!(token, "t1");
+        let (key, holder) = sessions.find_at(&asked, now + HOUR / 2).unwrap();
+        assert_eq!(holder, token("t1"));
         assert!(sessions.find_at(&asked, now + HOUR).is_none(), "being used makes it no longer");
         let name = set.split(['=', ';']).nth(1).unwrap();
         assert!(name.len() == NAME_CHARS && !format!("{sessions:?}").contains(name));
         sessions.end(key);
-        assert!(sessions.find_at(&asked, now).is_none() && !sessions.holds(key));
+        assert!(sessions.find_at(&asked, now).is_none() && sessions.holder(key).is_none());
     }
 
     #[test]
     fn cookies_are_for_this_site_alone() {
         let (plain, over_tls) = (Sessions::new("a", false, HOUR), Sessions::new("a", true, HOUR));
-        let (set, secure) = (plain.begin("t"), over_tls.begin("t"));
+        let (set, secure) = (plain.begin(token("t"), None), over_tls.begin(token("t"), None));
         for set in [&set, &secure] {
             assert!(set.contains("; HttpOnly; SameSite=Strict") && set.contains("; Path=/;"), "{}", **set);
         }
         assert!(secure.starts_with("__Host-") && secure.ends_with("; Secure"));
         assert!(Sessions::new("b", false, HOUR).find(&with_cookie(&set)).is_none());
         let mut two = with_cookie(&set);
-        two.append(header::COOKIE, with_cookie(&plain.begin("u"))[header::COOKIE].clone());
+        two.append(header::COOKIE, with_cookie(&plain.begin(token("u"), None))[header::COOKIE].clone());
         assert!(plain.find(&two).is_none(), "one of two is somebody else's");
         assert!(plain.forget().contains("Max-Age=0"));
     }
@@ -198,7 +212,8 @@ mod tests {
     #[test]
     fn a_form_is_of_one_session() {
         let sessions = Sessions::new("a", false, HOUR);
-        let (one, other) = (with_cookie(&sessions.begin("t")), with_cookie(&sessions.begin("t")));
+        let (one, other) =
+            (with_cookie(&sessions.begin(token("t"), None)), with_cookie(&sessions.begin(token("t"), None)));
         let token = sessions.form_token(&one).unwrap();
         assert!(sessions.is_form_token(&one, &token) && !sessions.is_form_token(&other, &token));
         assert!(!sessions.is_form_token(&one, "") && !sessions.is_form_token(&HeaderMap::new(), ""));
@@ -207,9 +222,9 @@ mod tests {
     #[test]
     fn there_are_only_so_many_sessions() {
         let (sessions, now) = (Sessions::new("a", false, HOUR), Instant::now());
-        let own = with_cookie(&sessions.begin_at("patient", now));
-        let sets: Vec<_> = (0..=SESSIONS_PER_TOKEN_MAX)
-            .map(|number| sessions.begin_at("script", now + Duration::from_millis(number as u64)))
+        let own = with_cookie(&sessions.begin_at(token("patient"), None, now));
+        let sets: Vec<_> = (0..=SESSIONS_PER_HOLDER_MAX)
+            .map(|number| sessions.begin_at(token("script"), None, now + Duration::from_millis(number as u64)))
             .collect();
         assert!(sessions.find(&with_cookie(&sets[0])).is_none() && sessions.find(&with_cookie(&sets[1])).is_some());
         assert!(sessions.find(&own).is_some(), "another's are left alone");
@@ -218,7 +233,7 @@ mod tests {
     #[test]
     fn what_is_told_is_told_once() {
         let sessions = Sessions::new("a", false, HOUR);
-        let (key, _) = sessions.find(&with_cookie(&sessions.begin("t"))).unwrap();
+        let (key, _) = sessions.find(&with_cookie(&sessions.begin(token("t"), None))).unwrap();
         sessions.tell(key, "done");
         assert_eq!((sessions.told(key).as_deref(), sessions.told(key)), (Some("done"), None));
     }

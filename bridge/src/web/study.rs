@@ -10,12 +10,13 @@ use dicom_scp::dataset::{DataSet, Element, Tag, VR, dictionary_vr};
 use dicom_scp::matching::Query;
 use maud::{Markup, html};
 
+use super::consent;
 use super::layout::{self, Place, badge, form_token};
 use super::picture::{self, Shown};
 use super::studies::progress;
 use super::verification::{Ended, Verification};
 use super::visitor::Visitor;
-use super::words::{self, Tone, bytes, count, date, machine_time, person, seconds, short, span, time};
+use super::words::{self, Tone, bytes, count, date, day_of, machine_time, person, seconds, short, span, time};
 use crate::access::{Principal, Right};
 use crate::archive::StudySummary;
 use crate::audit;
@@ -457,9 +458,12 @@ fn readers(api: &Api, visitor: &Visitor, study: &Study) -> Markup {
                 }
             }
         }
-        @if decides { (allow(visitor, study, now)) }
+        @if decides { (allow(visitor, study, now)) (own_key(visitor, study)) }
         @else if visitor.may(api, Right::Decide) && study.found.info.is_some() {
-            p class="dim" { "Only the owner's own key decides who may read this study." }
+            p class="dim" {
+                "Only the owner's own key decides who may read this study."
+                @if visitor.owner().is_some() { " " a href=(consent::PATH) { "Who may see my images" } }
+            }
         }
     }
 }
@@ -602,10 +606,20 @@ fn allow(visitor: &Visitor, study: &Study, now: u64) -> Markup {
     }
 }
 
-fn until(now: u64) -> Markup {
-    let day = |unix_s: u64| machine_time(unix_s).chars().take(10).collect::<String>();
+/// A form that makes a code for the patient.
+fn own_key(visitor: &Visitor, study: &Study) -> Markup {
     html! {
-        label { "Until" input type="date" name="until" required min=(day(now)) value=(day(now + OFFERED_DAYS * 86_400)); }
+        details class="card" {
+            summary { "Let the patient decide" }
+            p { "With a code the patient takes the study over: from then on only the patient's own key says who may read it." }
+            form method="post" action=(format!("/ui/studies/{}/code", study.uid)) { (form_token(visitor)) button { "Make a code to print" } }
+        }
+    }
+}
+
+fn until(now: u64) -> Markup {
+    html! {
+        label { "Until" input type="date" name="until" required min=(day_of(now)) value=(day_of(now + OFFERED_DAYS * 86_400)); }
     }
 }
 

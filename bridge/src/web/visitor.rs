@@ -1,5 +1,6 @@
 //! Who looks at a page, and what forms he sends. Only a form of our own pages, in the session that it was made for, is taken.
 
+use alloy::primitives::Address;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -8,7 +9,8 @@ use axum::http::{HeaderMap, header};
 use dicom_scp::Uid;
 
 use super::Key;
-use crate::access::Right;
+use super::key::host;
+use crate::access::{Principal, Right};
 use crate::dicomweb::shows;
 use crate::http::{Api, Found, Known, Problem, blocking, body, find};
 
@@ -27,6 +29,14 @@ pub(super) struct Visitor {
 impl Visitor {
     pub(super) fn may(&self, api: &Api, right: Right) -> bool {
         api.access().grants(self.known.caller(), right)
+    }
+
+    /// The account of a visitor who owns studies.
+    pub(super) fn owner(&self) -> Option<Address> {
+        match self.known.caller().principal {
+            Principal::Account(account) => Some(account),
+            _ => None,
+        }
     }
 
     /// A study that the visitor may use with a right, by its UID or its name on the ledger. What was received here and granted as well is one
@@ -121,11 +131,9 @@ fn is_from_here(headers: &HeaderMap, behind_proxy: bool) -> bool {
         return site == "same-origin";
     }
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let host = |text: &str| text.split_once("://").map(|(_, host)| host.to_ascii_lowercase());
-    let Some(origin) = origin.to_str().ok().and_then(host) else { return false };
-    let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let forwarded = named("x-forwarded-host").filter(|_| behind_proxy);
-    forwarded.or_else(|| named(header::HOST.as_str())).is_some_and(|host| host.eq_ignore_ascii_case(&origin))
+    let named = |text: &str| text.split_once("://").map(|(_, host)| host.to_ascii_lowercase());
+    let Some(origin) = origin.to_str().ok().and_then(named) else { return false };
+    host(headers, behind_proxy).is_some_and(|host| host == origin)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What pages say of states, names, dates and sizes. Plain words for people in hospitals; pure.
 
+use contracts::messages::Purpose;
+
 use crate::decide::moment;
 use crate::site::{State, StudyRow};
 
@@ -71,6 +73,28 @@ pub(super) fn time(unix_s: u64) -> String {
 /// The same for machines (RFC 3339).
 pub(super) fn machine_time(unix_s: u64) -> String {
     moment(unix_s).replacen(' ', "T", 1)
+}
+
+/// The day of a second since 1970, in UTC, as forms have it.
+pub(super) fn day_of(unix_s: u64) -> String {
+    machine_time(unix_s).chars().take(10).collect()
+}
+
+/// What something is asked or allowed for.
+pub(super) fn purpose(number: u16) -> &'static str {
+    match Purpose::from(number) {
+        Purpose::Any => "anything",
+        Purpose::Treatment => "treatment",
+        Purpose::EmergencyTreatment => "treatment in an emergency",
+        Purpose::Research => "research",
+        Purpose::PatientRequest => "a wish of the patient",
+        Purpose::Operations => "the running of the hospital",
+        Purpose::Payment => "bills and insurance",
+        Purpose::PublicHealth => "public health",
+        Purpose::Legal => "proceedings at law",
+        Purpose::Education => "teaching",
+        _ => "another reason",
+    }
 }
 
 /// Seconds of milliseconds since 1970.
