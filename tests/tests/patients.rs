@@ -10,6 +10,7 @@ use alloy::primitives::{Address, B256, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use bridge::decide::{Pending, TypedData};
+use bridge::demo::phantom::{Subject, ct_series};
 use bridge::ledger::Word;
 use contracts::Allowance;
 use contracts::messages::{Deny, Revoke, TransferStudy};
@@ -253,6 +254,36 @@ fn only_the_owners_key_decides_and_only_what_it_signed() {
     wait_for("the study to be the other's", || second.page("/ui/consent").contains("My studies (2)"));
     assert!(first.page("/ui/consent").contains("No study here belongs to your key"));
     assert_eq!(first.get(&format!("/ui/studies/{}", subject(1).study_uid)).status, 404);
+}
+
+/// Names that anybody may have chosen are words on every page that a patient sees.
+#[test]
+fn nothing_that_a_scanner_or_a_hospital_says_is_taken_for_markup() {
+    let named = "[web.site_names]\n\"0x2222222222222222222222222222222222222222\" = \"</b><script src=//evil.example></script>\"\n";
+    let bridge = Bridge::start(&format!("{ALONE}{SERVED}{named}"));
+    let hostile = Subject { description: "</title><script>alert(1)</script>\"'>".into(), ..subject(1) };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut open = connect(bridge.dicom, "CT1").await.unwrap();
+        for phantom in ct_series(&hostile, 1, 48, 9) {
+            assert_eq!(store(&mut open, &phantom).await, Some(dicom_scp::Status::SUCCESS));
+        }
+        open.release().await.unwrap();
+    });
+    bridge.wait_final(1);
+    let key = PrivateKeySigner::random();
+    let person = claim(&bridge, 1, &key);
+    let id = bridge.json(&["study", "show", &hostile.study_uid])["study_id"].as_str().unwrap().to_owned();
+    let chosen = person.submit_from(
+        "/ui/consent",
+        "/ui/consent/choices",
+        &[("kind", "revoke"), ("study", &id), ("grantee", GRANTEE)],
+    );
+    assert_eq!(chosen.status, 200);
+    for page in [person.page("/ui/consent"), text(&chosen)] {
+        assert_eq!(page.matches("<script").count(), 2, "our own and no other: {page}");
+        assert!(page.contains("&lt;/title&gt;&lt;script&gt;alert(1)"), "{page}");
+    }
+    assert!(text(&chosen).contains("&lt;/b&gt;&lt;script src=//evil.example"), "{}", text(&chosen));
 }
 
 #[test]

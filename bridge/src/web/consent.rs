@@ -12,7 +12,7 @@ use super::key::{SIGNATURE_FIELD, Signed, Way};
 use super::layout::{self, Place, badge, form_token};
 use super::names::Names;
 use super::visitor::{Fields, Form, Visitor};
-use super::words::{self, Tone, date, day_of, short, span, time};
+use super::words::{self, Tone, count, date, day_of, short, span, time};
 use super::{key, to};
 use crate::access::Right;
 use crate::decide::{Action, Decision, Pending};
@@ -35,10 +35,10 @@ const OFFERED_DAYS: u64 = 30;
 /// From here on a last second means "until it is stopped": the end of the year 9999.
 const FOR_EVER_S: u64 = 253_402_300_799;
 
-/// A study of the patient.
+/// A study of the patient that is here.
 struct Owned {
     info: StudyInfo,
-    uid: Option<String>,
+    uid: String,
     title: String,
     grants: Vec<Grant>,
     requests: Vec<AccessRequest>,
@@ -47,6 +47,8 @@ struct Owned {
 /// All that the page shows.
 struct Everything {
     studies: Vec<Owned>,
+    /// Others of the patient are elsewhere, and decided about there.
+    elsewhere: usize,
     more: bool,
     sources: Vec<SourceInfo>,
     names: Names,
@@ -62,13 +64,14 @@ pub(super) async fn show(State(api): State<Api>, visitor: Visitor) -> Result<Res
             h1 { "Who may see my images" }
             p class="dim" { "What you decide here is signed with your key and written to the ledger that the hospitals share." }
             @if all.studies.is_empty() {
-                p { "No study here belongs to your key." }
+                p { "No study here belongs to your key." (elsewhere(&all)) }
             } @else {
                 div class="two" {
                     div { (waiting(&visitor, &all, now)) (offer(&visitor, &all, now)) }
                     div { (allowed(&visitor, &all, now)) (earlier(&all, now)) }
                 }
                 (studies(&all))
+                p class="dim" { (elsewhere(&all)) }
             }
             (own_key(&api, &visitor, &all, owner))
         }
@@ -88,10 +91,11 @@ fn gather(api: &Api, owner: Address) -> Result<Everything, Problem> {
     let mut ids = consents.studies_of(owner, None, STUDIES_MAX + 1)?;
     let more = ids.len() > STUDIES_MAX as usize;
     ids.truncate(STUDIES_MAX as usize);
-    let studies = ids.into_iter().map(|id| owned(api, id)).collect::<Result<Vec<_>, _>>()?;
+    let known = ids.into_iter().map(|id| owned(api, id)).collect::<Result<Vec<_>, _>>()?;
+    let (count, studies) = (known.len(), known.into_iter().flatten().collect::<Vec<_>>());
     let sources = consents.sources()?;
     let names = names(api, &sources);
-    Ok(Everything { studies: studies.into_iter().flatten().collect(), more, sources, names })
+    Ok(Everything { elsewhere: count - studies.len(), studies, more, sources, names })
 }
 
 /// What patients call the sites; this one is called as its pages are, unless it has a name.
@@ -105,11 +109,11 @@ fn names(api: &Api, sources: &[SourceInfo]) -> Names {
 
 fn owned(api: &Api, id: B256) -> Result<Option<Owned>, Problem> {
     let (consents, archive) = (api.site().consents(), api.site().archive());
-    let Some(info) = consents.study(id)? else { return Ok(None) };
-    let uid = archive.names_of_id(&id)?.map(|names| names.uid.to_string());
+    let (Some(info), Some(names)) = (consents.study(id)?, archive.names_of_id(&id)?) else { return Ok(None) };
+    let uid = names.uid.to_string();
     let (grants, mut requests) = (consents.grants_of(id)?, consents.requests(Some(id))?);
     requests.retain(|request| request.asked == Asked::Open);
-    let title = title(api, id, uid.as_deref())?;
+    let title = title(api, id, Some(&uid))?;
     Ok(Some(Owned { info, uid, title, grants, requests }))
 }
 
@@ -265,7 +269,7 @@ fn studies(all: &Everything) -> Markup {
                 tbody {
                     @for study in &all.studies {
                         tr {
-                            td { @match &study.uid { Some(uid) => a href=(format!("/ui/studies/{uid}")) { (study.title) }, None => (study.title) } }
+                            td { a href=(format!("/ui/studies/{}", study.uid)) { (study.title) } }
                             td { (all.names.of(study.info.source)) }
                             td class="mono long" { (study.info.study_id) }
                         }
@@ -274,6 +278,11 @@ fn studies(all: &Everything) -> Markup {
             }
         }
     }
+}
+
+fn elsewhere(all: &Everything) -> Markup {
+    let studies = count(all.elsewhere as u64, "study of yours is", "studies of yours are");
+    html! { @if all.elsewhere > 0 { " " (studies) " at other hospitals, whose pages have them." } }
 }
 
 /// What can be done about the key itself.
