@@ -13,7 +13,7 @@ use crate::audit::{Event, Party};
 use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 25] = [
+const WORDS: [&str; 29] = [
     "proof",
     "wado",
     "metadata",
@@ -39,6 +39,10 @@ const WORDS: [&str; 25] = [
     "pictures",
     "verification",
     "assets",
+    "audit",
+    "audit.csv",
+    "operations",
+    "echo",
 ];
 
 /// Who calls, as soon as that is known.

@@ -18,6 +18,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(super) enum Place {
     Studies,
     Ledger,
+    Audit,
+    Operations,
 }
 
 /// An answer with the rules of pages.
@@ -32,6 +34,19 @@ pub(super) fn marked(mut response: Response) -> Response {
 
 /// A page for somebody who is logged in.
 pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
+    page_with(StatusCode::OK, api, visitor, place, title, content)
+}
+
+/// The same that says to programs, too, that something was not as it must be.
+pub(super) fn page_with(
+    status: StatusCode,
+    api: &Api,
+    visitor: &Visitor,
+    place: Place,
+    title: &str,
+    content: &Markup,
+) -> Response {
+    let caller = visitor.known.caller();
     let notice = api.pages().sessions().told(visitor.key);
     let head = html! {
         nav aria-label="Main" {
@@ -39,6 +54,8 @@ pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, cont
             @if visitor.may(api, Right::Status) || visitor.may(api, Right::Sources) {
                 (link(place == Place::Ledger, "/ui/ledger", "Ledger"))
             }
+            @if api.access().reads_the_trail(caller) { (link(place == Place::Audit, "/ui/audit", "Audit")) }
+            @if api.access().runs_the_site(caller) { (link(place == Place::Operations, "/ui/operations", "Operations")) }
         }
         @if visitor.may(api, Right::Status) { (ledger_badge(api)) }
         form class="who" method="post" action="/ui/logout" {
@@ -52,7 +69,7 @@ pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, cont
         @if let Some(notice) = &notice { p class="notice" role="status" { (notice) } }
         (content)
     };
-    document(StatusCode::OK, Some(api.ae_title()), title, &head, &content)
+    document(status, Some(api.ae_title()), title, &head, &content)
 }
 
 /// A page for anybody.

@@ -2,16 +2,19 @@
 //! HTTP API; everything works without a script.
 //!
 //! * [`session`], [`visitor`], [`login`]: who looks, and which forms are taken. [`layout`], [`words`], [`assets`]: what every page has.
-//! * [`studies`], [`study`], [`actions`], [`ledger`]: the pages. [`picture`], [`verification`]: what they show.
+//! * [`studies`], [`study`], [`actions`], [`ledger`], [`audit`], [`operations`]: the pages. [`picture`], [`verification`], [`csv`]: what they show.
 //!
 //! Who may do and see what is asked of [`crate::access`] as everywhere; what somebody may not see is absent. Decisions go the way of the API's. Must not know
 //! SQL, pieces or keys.
 
 mod actions;
 mod assets;
+mod audit;
+mod csv;
 mod layout;
 mod ledger;
 mod login;
+mod operations;
 mod picture;
 mod session;
 mod studies;
@@ -30,6 +33,10 @@ use axum::routing::{any, get, post};
 use crate::config::Http;
 use crate::http::{Api, Problem};
 use crate::site::Site;
+use audit::Examinations;
+use ledger::Measured;
+pub(crate) use ledger::watch;
+use operations::Remembered;
 use picture::Blurs;
 pub(crate) use session::{Key, Sessions};
 use verification::Verifications;
@@ -42,6 +49,9 @@ pub(crate) struct Pages {
     sessions: Sessions,
     blurs: Blurs,
     verifications: Verifications,
+    examinations: Examinations,
+    operations: Remembered,
+    measured: Measured,
 }
 
 impl Pages {
@@ -51,6 +61,9 @@ impl Pages {
             sessions: Sessions::new(&site.parts().source, secure, settings.web.session),
             blurs: Blurs::default(),
             verifications: Verifications::default(),
+            examinations: Examinations::default(),
+            operations: Remembered::default(),
+            measured: Measured::default(),
         }
     }
 
@@ -72,6 +85,11 @@ pub(crate) fn routes() -> Router<Api> {
         .route(&format!("{STUDY}/decisions"), post(actions::decide))
         .route(&format!("{STUDY}/pictures/{{picture}}"), get(picture::serve))
         .route("/ui/ledger", get(ledger::show))
+        .route(audit::PATH, get(audit::list))
+        .route(audit::CSV_PATH, get(audit::download))
+        .route(audit::VERIFICATION_PATH, post(audit::examine))
+        .route(operations::PATH, get(operations::show))
+        .route(operations::ECHO_PATH, post(operations::echo))
         .route("/ui/assets/{name}", get(assets::serve))
         .route("/ui/{*nowhere}", any(async || Problem::not_found()))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
