@@ -642,7 +642,7 @@ mod tests {
             ("from=1793491200", "From is"),
             ("from=2026-11-02&to=2026-11-01", "after To"),
             ("study=Doe", "neither a StudyInstanceUID"),
-            ("study=1..2", "neither a StudyInstanceUID"),
+            ("study=1.2.x", "neither a StudyInstanceUID"),
             ("study=0x12", "neither a StudyInstanceUID"),
             ("kind=nonsense", "no kind of event \"nonsense\""),
             ("outcome=1", "no outcome \"1\""),

@@ -177,7 +177,7 @@ fn one_peer(visitor: &Visitor, peer: &Peer, tried: Option<&Tried>) -> Markup {
                     form class="row" method="post" action=(ECHO_PATH) {
                         (form_token(visitor))
                         input type="hidden" name="peer" value=(title);
-                        button aria-label=(format!("C-ECHO to {title}")) { "Test" }
+                        button aria-label=(format!("C-ECHO to {title}")) { "C-ECHO" }
                     }
                 }
                 @if let Some(Tried { at_s, worked, words }) = tried {
