@@ -5,9 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use alloy::primitives::U256;
 use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolCall as _;
 use bridge::demo::phantom::{Phantom, Subject, ct_series};
+use contracts::Validators;
+use contracts::validators::{self, FirstSite, FirstState};
 use serde_json::{Value, json};
+use tests::consortium::{Consortium, Nodes};
 use tests::dicom::{connect, slices, store, subject};
 use tests::http::{Answer, Client, address, send};
 use tests::{Bridge, have, skip, wait_for};
@@ -709,6 +714,39 @@ fn who_may_not_is_offered_nothing_and_refused() {
     assert_eq!([&operator, &narrow, &finder, &patient].map(echo), [400, 400, 403, 403], "it has no port");
     let trail = operator.page("/ui/audit?kind=110132");
     assert!(trail.contains("POST /audit/verification") && trail.contains("POST /operations/echo"), "{trail}");
+}
+
+/// A network whose blocks are made by whom the contract Validators says, as far as anvil can be one: it has the contract, and makes the blocks itself.
+#[test]
+fn seats_and_stake_are_those_of_the_contracts() {
+    let Some(consortium) = Consortium::found_on(Nodes::Anvil) else { return };
+    let served = "[http]\nbind = \"127.0.0.1:0\"\nrequests_per_minute = 1000000\n";
+    let (site, other) = (consortium.join_with(served), consortium.join(false));
+    send_objects(&site, &slices(1, 1, 32));
+    site.wait_final(1);
+    let operator = Person::with_token(&site, &["--as", "operator"]);
+    let of = |page: &str, bridge: &Bridge| {
+        let account = tests::consortium::keyring(bridge).source().address().to_string();
+        rows(page).into_iter().find(|row| row.contains(&account)).unwrap().to_owned()
+    };
+    let page = operator.page("/ui/ledger");
+    assert!(page.contains("No contract gives seats") && of(&page, &site).contains("<td>1 study</td>"), "{page}");
+    assert!(of(&page, &other).contains("<td>0 studies</td>"), "{page}");
+
+    let keys = |first: u8| [first, first + 1].map(alloy::primitives::Address::repeat_byte).to_vec();
+    let first =
+        |bridge: &Bridge, keys| FirstSite { account: tests::consortium::keyring(bridge).source().address(), keys };
+    let registry = contracts::deployment::addresses(consortium.admin).sources;
+    let sites = vec![first(&site, keys(1)), first(&other, keys(3))];
+    let state = FirstState { registry, epoch_blocks: 1, seats: 4, stake_cap: 100, sites };
+    consortium.hold(validators::ADDRESS, validators::runtime_code(), &state.storage());
+    let page = operator.page("/ui/ledger");
+    assert!(page.contains("gives 4 seats"), "{page}");
+    assert!(of(&page, &site).contains("<td>1 study, of which 0 count</td><td>2 of 4</td>"), "{page}");
+    assert!(of(&page, &other).contains("<td>0 studies, of which 0 count</td><td>2 of 4</td>"), "{page}");
+    // What a site brought in counts from the next roll on.
+    consortium.send(validators::ADDRESS, Validators::rollCall {}.abi_encode().into(), U256::ZERO);
+    assert!(of(&operator.page("/ui/ledger"), &site).contains("<td>1 study, of which 1 count</td><td>2 of 4</td>"));
 }
 
 #[test]

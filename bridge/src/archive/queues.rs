@@ -5,6 +5,7 @@ use std::io;
 use rusqlite::params;
 
 use super::index::as_u64;
+use super::publication::AHEAD_MS;
 use super::{Archive, ArchiveError, now_ms};
 use crate::config;
 
@@ -54,7 +55,7 @@ pub struct Evictable {
 }
 
 const WAITING: &str = "SELECT
-   (SELECT count(*) FROM outbox WHERE due_ms > ?1), (SELECT count(*) FROM outbox o WHERE due_ms <= ?1 AND NOT EXISTS
+   (SELECT count(*) FROM outbox WHERE due_ms > ?1 AND due_ms <= ?2), (SELECT count(*) FROM outbox o WHERE (due_ms <= ?1 OR due_ms > ?2) AND NOT EXISTS
      (SELECT 1 FROM publication p WHERE p.study = o.study AND p.final_ms IS NULL)),
    (SELECT count(*) FROM publication WHERE final_ms IS NULL),
    (SELECT coalesce(sum(pieces), 0) FROM image WHERE study IN (SELECT study FROM publication WHERE final_ms IS NULL)),
@@ -82,7 +83,10 @@ impl Archive {
     pub fn queues(&self) -> Result<Queues, ArchiveError> {
         let unfiled_bytes = self.0.log.unfiled_bytes();
         self.read(|db| {
-            Ok(db.query_row(WAITING, params![now_ms()], |row| {
+            let now = now_ms();
+            // As `studies_due` has it for clocks that were ahead.
+            let latest = now.saturating_add(self.0.settle_ms).saturating_add(AHEAD_MS);
+            Ok(db.query_row(WAITING, params![now, latest], |row| {
                 let count = |column: usize| Ok::<_, rusqlite::Error>(as_u64(row.get(column)?));
                 Ok(Queues {
                     receiving: count(0)?,
