@@ -750,6 +750,30 @@ fn seats_and_stake_are_those_of_the_contracts() {
 }
 
 #[test]
+fn what_is_on_its_way_is_said_in_pieces_and_in_seconds() {
+    let slow = "[dicom]\nunknown_peers = [\"echo\", \"store\"]\n[publish]\nsettle_ms = 100\npiece_bytes = 1024\n\
+                [ledger]\nblock_period_ms = 2000\n[http]\nbind = \"127.0.0.1:0\"\nrequests_per_minute = 1000000\n";
+    let bridge = Bridge::start(slow);
+    let operator = Person::with_token(&bridge, &["--as", "operator"]);
+    send_objects(&bridge, &slices(1, 60, 256));
+    // Nothing was anchored yet, and nothing is said to be.
+    let trail = operator.page("/ui/audit");
+    assert!(trail.contains("not anchored yet</span>") && !trail.contains(">anchored</span>"), "{trail}");
+    for page in ["/ui/ledger", "/ui/operations"] {
+        let seen = std::cell::RefCell::new(Vec::new());
+        wait_for("an estimate", || {
+            let shown = operator.page(page);
+            let said = ["is not known", "pieces a second, that takes about "].map(|words| shown.contains(words));
+            seen.borrow_mut().push(said);
+            assert!(!shown.contains("about 0 seconds"), "{shown}");
+            said[1]
+        });
+        // Nobody guessed before anything was measured.
+        assert!(page != "/ui/ledger" || seen.borrow().first().is_some_and(|first| !first[1]), "{seen:?}");
+    }
+}
+
+#[test]
 fn pages_are_switched_off_alone() {
     let bridge = Bridge::start(&format!("{SERVED}[web]\nenabled = false\n"));
     let stranger = Person::stranger(&bridge);
