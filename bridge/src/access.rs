@@ -297,10 +297,34 @@ impl Access {
         caller.principal == Principal::Operator && self.grants(caller, Right::Decide)
     }
 
+    /// Whether a caller may see how the site is run: its configuration, its peers, its queues. Only the site's own people.
+    #[must_use]
+    pub fn runs_the_site(&self, caller: &Caller) -> bool {
+        caller.principal == Principal::Operator && self.grants(caller, Right::Status)
+    }
+
+    /// Whether a caller may read the audit trail, which names every study and everybody who had to do with it.
+    #[must_use]
+    pub fn reads_the_trail(&self, caller: &Caller) -> bool {
+        self.runs_the_site(caller) && self.grants(caller, Right::Find)
+    }
+
     /// What a principal sees when it uses `operation`.
     #[must_use]
     pub fn visible(&self, principal: &Principal, operation: Operation) -> Visible {
         if self.may(principal, operation) { Visible::All } else { Visible::Nothing }
+    }
+
+    /// Every peer that is configured, in the order of the file.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// What callers may do that no `[[peer]]` names.
+    #[must_use]
+    pub fn unknown_peers(&self) -> &[Operation] {
+        &self.unknown
     }
 
     /// The peer with this title, if one is configured.

@@ -826,7 +826,8 @@ impl Core {
             access: Access::new(&self.config),
             tokens,
             settings,
-            ae_title: self.config.dicom.ae_title.to_string(),
+            ae_title: self.config.dicom.ae_title.clone(),
+            as_read: self.config.as_read.clone(),
             tasks: self.tasks.clone(),
         };
         let address = http::serve(listener, tls, parts, doors.clone()).map_err(|e| StartError::Bind(bind, e))?;

@@ -2,6 +2,7 @@
 //!
 //! Policy is asked for, never made here. Must not know SQL, pieces or keys.
 
+pub mod echo;
 pub mod encrypted;
 pub(crate) mod trail;
 

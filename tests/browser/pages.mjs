@@ -10,7 +10,7 @@ import { PATIENCE, judging, launch } from './judge.mjs';
 const [base, token, study, hostile] = process.argv.slice(2);
 const screenshots = process.env.SCREENSHOTS;
 const wrong = [];
-const report = { judged: 0, reached: 0, appeared: false, became_final: false, sharpened: 0, drawn: false, wrong };
+const report = { judged: 0, reached: 0, appeared: false, became_final: false, sharpened: 0, drawn: false, operated: false, wrong };
 
 const browser = await launch();
 const { watch, judge, byKeyboard } = judging([base], report);
@@ -30,13 +30,18 @@ async function everyPage() {
     study: `/ui/studies/${study}`,
     hostile: `/ui/studies/${hostile}`,
     ledger: '/ui/ledger',
+    audit: '/ui/audit',
+    auditFiltered: '/ui/audit?who=CT1&kind=110104&from=2001-01-01',
+    auditNothing: '/ui/audit?kind=110105',
+    auditWrong: '/ui/audit?from=never',
+    operations: '/ui/operations',
     absent: '/ui/studies/1.2.3.4',
   };
   for (const colorScheme of ['light', 'dark']) {
     for (const width of [1280, 320]) {
       const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, reducedMotion: 'reduce', bypassCSP: false });
       const page = await context.newPage();
-      watch(page, ['404 (Not Found)']);
+      watch(page, ['404 (Not Found)', '400 (Bad Request)']);
       await page.goto(`${base}/ui/login`);
       await judge(page, `login ${colorScheme} ${width}`);
       if (width === 320) await byKeyboard(page, `login ${colorScheme}`);
@@ -101,8 +106,33 @@ async function viewer() {
   await context.close();
 }
 
+// A peer is called and the audit trail verified and downloaded, by the keyboard.
+async function operations() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true });
+  const page = await context.newPage();
+  watch(page);
+  await logIn(page);
+  await page.getByRole('link', { name: 'Operations' }).click();
+  await page.getByRole('button', { name: 'C-ECHO to AWAY<b>' }).focus();
+  await page.keyboard.press('Enter');
+  await page.getByRole('status').filter({ hasText: 'C-ECHO to AWAY<b>: connection refused' }).waitFor({ timeout: PATIENCE });
+  await judge(page, 'operations after C-ECHO');
+  await page.getByRole('link', { name: 'Audit' }).click();
+  await page.getByLabel('Who').fill('CT1');
+  const coming = page.waitForEvent('download', { timeout: PATIENCE });
+  await page.getByRole('button', { name: 'Download as CSV' }).click();
+  const table = readFileSync(await (await coming).path(), 'utf8');
+  await page.getByRole('button', { name: 'Verify the chain' }).focus();
+  await page.keyboard.press('Enter');
+  await page.getByText('each as it was written').waitFor({ timeout: PATIENCE });
+  await judge(page, 'audit after verifying');
+  report.operated = table.includes('"CT1 (127.0.0.1)') && table.endsWith('\r\n');
+  await context.close();
+}
+
 try {
   await live();
+  await operations();
   await everyPage();
   await viewer();
 } catch (error) {

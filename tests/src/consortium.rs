@@ -226,6 +226,20 @@ impl Consortium {
         self.send(contracts.sources, Sources::admitCall { source: account }.abi_encode().into(), U256::ZERO);
     }
 
+    /// Puts a contract where the first block of a network would have it. For anvil, which lets that be done later.
+    pub fn hold(&self, contract: Address, code: &Bytes, slots: &BTreeMap<B256, B256>) {
+        self.runtime.block_on(async {
+            let set: serde_json::Value =
+                self.provider.raw_request("anvil_setCode".into(), (contract, code)).await.unwrap();
+            assert!(set.is_null(), "{set}");
+            for (slot, value) in slots {
+                let held: bool =
+                    self.provider.raw_request("anvil_setStorageAt".into(), (contract, slot, value)).await.unwrap();
+                assert!(held);
+            }
+        });
+    }
+
     /// Sends a transaction that burns all gas of a block, with a tip above what sites offer, and does not wait for it.
     pub fn fill_a_block(&self) {
         const INVALID: u8 = 0xfe;

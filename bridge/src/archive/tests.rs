@@ -499,6 +499,28 @@ async fn over_the_quota_an_object_is_refused_and_room_is_given_back() {
 }
 
 #[tokio::test]
+async fn what_waits_and_what_could_go_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::open(dir.path(), limits(), 60_000).unwrap();
+    assert_eq!((archive.queues().unwrap(), archive.evictable().unwrap()), Default::default());
+    for phantom in slices(1, 3).iter().chain(&slices(2, 1)) {
+        store(&archive, phantom).await.unwrap();
+    }
+    let queues = archive.queues().unwrap();
+    assert_eq!((queues.receiving, queues.due, queues.publishing), (2, 0, 0), "{queues:?}");
+    assert_eq!(archive.evictable().unwrap().bytes, 0, "the only copies");
+    let study = Uid::new(&subject(1).study_uid).unwrap();
+    pretend_published(&archive, &study).await;
+    let evictable = archive.evictable().unwrap();
+    let (files, bytes) = archive.evict(&study, Vec::new()).await.unwrap();
+    assert_eq!((files, evictable.bytes, evictable.in_ipfs_bytes), (3, bytes, 0));
+    assert_eq!(archive.evictable().unwrap().bytes, 0);
+    let room = archive.room().unwrap();
+    assert_eq!(room.used_bytes, archive.totals().unwrap().local_bytes);
+    assert!(room.free_bytes > 0);
+}
+
+#[tokio::test]
 async fn an_evicted_object_stays_in_the_index_and_takes_a_file_again() {
     let dir = tempfile::tempdir().unwrap();
     let archive = Archive::open(dir.path(), limits(), 10).unwrap();

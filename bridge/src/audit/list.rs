@@ -2,14 +2,21 @@
 //! [`super::verify`] to say.
 
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::back::{Backwards, Found};
 use super::chain::Line;
 use super::log::segments;
 use super::xml;
+
+pub use super::back::Place;
+
+/// How far clocks may have been set between records: who asks for those since a moment is not looked for among records that are older than it by more.
+const SET_MS_MAX: u64 = 24 * 3600 * 1000;
 
 /// Which records are asked for. What is not named does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,12 +25,16 @@ pub struct Wanted {
     pub since_ms: Option<u64>,
     /// Before this one.
     pub until_ms: Option<u64>,
-    /// About this study or document, by any of its names.
-    pub study: Option<String>,
+    /// About a study or document, by one of its names, of which there may be several.
+    pub study: Vec<String>,
     /// Somebody of this name takes part: an account, an AE title, a principal.
     pub account: Option<String>,
     /// With this outcome.
     pub outcome: Option<u8>,
+    /// Somebody takes part in whose name or address this stands.
+    pub anybody: Option<String>,
+    /// Of this kind: its EventID, or one of its EventTypeCodes.
+    pub kind: Option<String>,
 }
 
 /// A record, in short.
@@ -35,10 +46,19 @@ pub struct Row {
     pub time: String,
     /// EventID in words.
     pub event: String,
+    /// EventID as a code.
+    #[serde(default)]
+    pub code: String,
     /// EventTypeCodes.
     pub types: Vec<String>,
+    /// The same in words.
+    #[serde(default)]
+    pub type_words: Vec<String>,
     /// EventOutcomeIndicator.
     pub outcome: u8,
+    /// EventOutcomeDescription: why, or what exactly.
+    #[serde(default)]
+    pub why: Option<String>,
     /// UserIDs of who takes part, the asker first, each with its address.
     pub who: Vec<String>,
     /// ParticipantObjectIDs.
@@ -64,8 +84,12 @@ pub struct Exported {
 
 impl Row {
     fn of(log: u32, line: &Line<'_>) -> Self {
-        let mut row =
-            Self { record: format!("{log}:{}", line.number), time: xml::instant(line.time_ms), ..Self::default() };
+        let mut row = Self {
+            record: format!("{log}:{}", line.number),
+            time: xml::instant(line.time_ms),
+            why: xml::text_of(line.message, "EventOutcomeDescription"),
+            ..Self::default()
+        };
         for (name, attributes) in xml::tags(line.message) {
             let value =
                 |wanted: &str| attributes.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.clone());
@@ -73,8 +97,14 @@ impl Row {
                 "EventIdentification" => {
                     row.outcome = value("EventOutcomeIndicator").and_then(|outcome| outcome.parse().ok()).unwrap_or(0);
                 }
-                "EventID" => row.event = value("originalText").unwrap_or_default(),
-                "EventTypeCode" => row.types.extend(value("csd-code")),
+                "EventID" => {
+                    row.event = value("originalText").unwrap_or_default();
+                    row.code = value("csd-code").unwrap_or_default();
+                }
+                "EventTypeCode" => {
+                    row.types.extend(value("csd-code"));
+                    row.type_words.extend(value("originalText"));
+                }
                 "ActiveParticipant" => {
                     let id = value("UserID").unwrap_or_default();
                     let who = value("NetworkAccessPointID").map_or_else(|| id.clone(), |from| format!("{id} ({from})"));
@@ -97,12 +127,14 @@ impl Wanted {
         let who = |wanted: &str| row.who.iter().any(|who| named(wanted, who.split(" (").next().unwrap_or_default()));
         // An id of the ledger is written with and without 0x.
         let bare = |id: &str| id.strip_prefix("0x").unwrap_or(id).to_owned();
-        let about = |wanted: &str| row.about.iter().any(|about| named(&bare(wanted), &bare(about)));
+        let about = |wanted: &String| row.about.iter().any(|about| named(&bare(wanted), &bare(about)));
         let holds = |account: &str| row.who.iter().any(|who| who.to_lowercase().contains(&account.to_lowercase()));
         self.since_ms.is_none_or(|since| time_ms >= since)
             && self.until_ms.is_none_or(|until| time_ms < until)
             && self.outcome.is_none_or(|outcome| row.outcome == outcome)
-            && self.study.as_deref().is_none_or(about)
+            && (self.study.is_empty() || self.study.iter().any(about))
+            && self.kind.as_ref().is_none_or(|kind| row.code == *kind || row.types.contains(kind))
+            && self.anybody.as_deref().is_none_or(holds)
             && self
                 .account
                 .as_deref()
@@ -127,30 +159,118 @@ pub fn list(dir: &Path, wanted: &Wanted) -> io::Result<Vec<Row>> {
 /// When a file cannot be read.
 pub fn newest(dir: &Path, names: &[&str], wanted: &Wanted, rows_max: usize, bytes_max: u64) -> io::Result<Vec<Row>> {
     let (mut rows, mut left) = (Vec::new(), bytes_max);
-    for segment in segments(dir)?.iter().rev() {
-        let mut file = fs::File::open(&segment.path)?;
-        let length = file.metadata()?.len();
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(length.saturating_sub(left)))?;
-        file.take(left).read_to_end(&mut bytes)?;
-        // What is cut off at its beginning is no record any more.
-        let named =
-            |line: &&[u8]| std::str::from_utf8(line).is_ok_and(|text| names.iter().any(|name| text.contains(name)));
-        for line in bytes.rsplit(|byte| *byte == b'\n').filter(named).filter_map(Line::parse) {
-            let row = Row::of(segment.log, &line);
-            if wanted.takes(line.time_ms, &row) {
-                rows.push(row);
+    let named = |line: &[u8]| std::str::from_utf8(line).is_ok_and(|text| names.iter().any(|name| text.contains(name)));
+    back(dir, wanted, None, named, |found, row| {
+        left = left.saturating_sub(found.line.len() as u64);
+        rows.extend(row);
+        if rows.len() >= rows_max || left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(rows)
+}
+
+/// A record on a page, with what says whether the ledger covers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Name of its log, hexadecimal; empty where the file does not say it.
+    pub log: String,
+    /// Its number there.
+    pub number: u64,
+    /// The digest that stands in the log, hexadecimal.
+    pub digest: String,
+    /// What it says.
+    pub row: Row,
+}
+
+impl Listed {
+    fn of(found: &Found, row: Row) -> Option<Self> {
+        let line = Line::parse(&found.line)?;
+        let log = found.name.map(hex::encode).unwrap_or_default();
+        Some(Self { log, number: line.number, digest: hex::encode(line.digest), row })
+    }
+}
+
+/// Some of the records that are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The newest first.
+    pub rows: Vec<Listed>,
+    /// Where to go on; none at the beginning of the log.
+    pub next: Option<Place>,
+    /// Of when the record is that was looked at last, where more were looked at than a page may: there may be others before it.
+    pub looked_to: Option<String>,
+}
+
+/// Records that are asked for, the newest first, from a place on or from the end: no more than so many, looked for in no more than so many bytes.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn page(dir: &Path, wanted: &Wanted, from: Option<Place>, rows_max: usize, bytes_max: u64) -> io::Result<Page> {
+    let (mut page, mut left) = (Page::default(), bytes_max);
+    back(
+        dir,
+        wanted,
+        from,
+        |_| true,
+        |found, row| {
+            if page.rows.len() == rows_max {
+                return ControlFlow::Break(());
             }
-            if rows.len() == rows_max {
-                return Ok(rows);
+            page.next = Some(found.at);
+            page.rows.extend(row.and_then(|row| Listed::of(found, row)));
+            left = left.saturating_sub(found.line.len() as u64);
+            if left == 0 {
+                page.looked_to = Line::parse(&found.line).map(|line| xml::instant(line.time_ms));
+                return ControlFlow::Break(());
             }
+            ControlFlow::Continue(())
+        },
+    )
+    .map(|is_all| {
+        page.next = page.next.filter(|_| !is_all);
+        page
+    })
+}
+
+/// Every record that is asked for, the newest first, until somebody has enough.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn each_back(dir: &Path, wanted: &Wanted, mut take: impl FnMut(Listed) -> ControlFlow<()>) -> io::Result<bool> {
+    back(
+        dir,
+        wanted,
+        None,
+        |_| true,
+        |found, row| match row.and_then(|row| Listed::of(found, row)) {
+            Some(listed) => take(listed),
+            None => ControlFlow::Continue(()),
+        },
+    )
+}
+
+/// Every line from a place back, with what it says if that is asked for. Lines that `looks` passes over are not read. Says whether it came to the end.
+fn back(
+    dir: &Path,
+    wanted: &Wanted,
+    from: Option<Place>,
+    looks: impl Fn(&[u8]) -> bool,
+    mut take: impl FnMut(&Found, Option<Row>) -> ControlFlow<()>,
+) -> io::Result<bool> {
+    let later = wanted.until_ms.map(|until| until.saturating_add(SET_MS_MAX));
+    let earlier = wanted.since_ms.map(|since| since.saturating_sub(SET_MS_MAX));
+    let mut lines = Backwards::new(dir, from, later)?;
+    while let Some(found) = lines.next()? {
+        let line = Line::parse(&found.line).filter(|_| looks(&found.line));
+        if line.zip(earlier).is_some_and(|(line, earlier)| line.time_ms < earlier) {
+            return Ok(true);
         }
-        left = left.saturating_sub(length);
-        if left == 0 {
-            break;
+        let row = line.map(|line| (line.time_ms, Row::of(found.log, &line)));
+        let row = row.filter(|(time_ms, row)| wanted.takes(*time_ms, row)).map(|(_, row)| row);
+        if take(&found, row).is_break() {
+            return Ok(false);
         }
     }
-    Ok(rows)
+    Ok(true)
 }
 
 /// Every record that is asked for, in order, with everything that belongs to it.

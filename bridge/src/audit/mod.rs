@@ -5,7 +5,8 @@
 //! nobody can later change what it covers without being found out. docs/AUDIT.md describes events and formats, docs/adr/0018 why it is so.
 //!
 //! * [`event`]: what can happen, with its codes. [`xml`]: the message. Both pure.
-//! * [`chain`]: the bytes of the log; [`log`]: its files; [`verify`]: whether they are as they were written; [`list`]: what they say.
+//! * [`chain`]: the bytes of the log; [`log`]: its files; [`verify`]: whether they are as they were written; [`list`]: what they say, read [`back`] from
+//!   its end for pages.
 //! * [`syslog`]: to the repository. The log is its spool: it remembers how far it has come.
 //! * [`anchor`]: onto the ledger.
 //!
@@ -13,6 +14,7 @@
 //! is on the disk, and an error means that what it is about must not happen. Must not know wire protocols of the doors, nor who may do what.
 
 pub mod anchor;
+mod back;
 mod chain;
 pub mod event;
 pub mod list;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::chain::Head;
+use super::list::{Listed, Wanted, page};
 use super::log::{Found, Log, Reader, segments};
 use super::verify::{Anchor, Finding, Report, Wrong, verify};
 use super::{Audit, Event, Party, Source};
@@ -377,4 +378,88 @@ fn a_study_that_is_no_uid_is_not_repeated() {
     let event = Event::erased(&Party::named("x"), "DOE^JANE", None);
     let message = super::xml::message(&event, 0, &source());
     assert!(!message.contains("DOE") && message.contains("ParticipantObjectID=\"unreadable\""));
+}
+
+/// All pages of so many records each, one after the other.
+fn paged(dir: &Path, wanted: &Wanted, rows_max: usize, bytes_max: u64) -> Vec<Listed> {
+    let (mut all, mut from) = (Vec::new(), None);
+    loop {
+        let found = page(dir, wanted, from, rows_max, bytes_max).unwrap();
+        assert!(found.rows.len() <= rows_max);
+        all.extend(found.rows);
+        // As it comes back from an address.
+        from = found.next.map(|place| place.to_string().parse().unwrap());
+        if from.is_none() {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn pages_have_every_record_once_and_the_newest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let lengths: Vec<u16> = (0..60).map(|number| number * 37 % 1500).collect();
+    written(dir.path(), &lengths.chunks(7).map(<[u16]>::to_vec).collect::<Vec<_>>());
+    assert!(files(dir.path()).len() > 3, "over several files");
+    let numbers: Vec<u64> = (1..=60).rev().collect();
+    for (rows_max, bytes_max) in [(1, u64::MAX), (7, u64::MAX), (60, u64::MAX), (100, u64::MAX), (100, 1), (3, 2000)] {
+        let all = paged(dir.path(), &Wanted::default(), rows_max, bytes_max);
+        assert_eq!(all.iter().map(|row| row.number).collect::<Vec<_>>(), numbers, "{rows_max} {bytes_max}");
+        assert!(all.iter().all(|row| row.log == all[0].log && row.log.len() == 64));
+    }
+    // A page that begins at a place stays what it is while the log grows, also when what grows is half written.
+    let second = |dir: &Path| {
+        page(dir, &Wanted::default(), page(dir, &Wanted::default(), None, 5, u64::MAX).unwrap().next, 5, u64::MAX)
+    };
+    let place = page(dir.path(), &Wanted::default(), None, 5, u64::MAX).unwrap().next;
+    let before = second(dir.path()).unwrap();
+    written(dir.path(), &[vec![10, 20]]);
+    let last = files(dir.path()).pop().unwrap();
+    let mut bytes = fs::read(&last).unwrap();
+    bytes.extend_from_slice(b"63 1700000000000 abcdef");
+    fs::write(&last, bytes).unwrap();
+    assert_eq!(page(dir.path(), &Wanted::default(), place, 5, u64::MAX).unwrap(), before);
+    assert_eq!(paged(dir.path(), &Wanted::default(), 9, u64::MAX)[0].number, 62, "what has no end is no record");
+}
+
+#[test]
+fn a_page_may_look_at_so_much_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), &[vec![400; 40]]);
+    let nothing = Wanted { kind: Some("110112".into()), ..Wanted::default() };
+    let found = page(dir.path(), &nothing, None, 50, 2_000).unwrap();
+    assert!(found.rows.is_empty() && found.next.is_some() && found.looked_to.is_some(), "{found:?}");
+    assert_eq!(page(dir.path(), &nothing, None, 50, u64::MAX).unwrap(), super::list::Page::default());
+    // A time that is over for all of them is found to be so in a few bytes.
+    let long_ago = Wanted { until_ms: Some(1_600_000_000_000), ..Wanted::default() };
+    assert_eq!(page(dir.path(), &long_ago, None, 50, 1).unwrap(), super::list::Page::default());
+    let later = Wanted { since_ms: Some(1_800_000_000_000), ..Wanted::default() };
+    assert_eq!(page(dir.path(), &later, None, 50, 1).unwrap(), super::list::Page::default());
+}
+
+#[test]
+fn a_place_that_somebody_made_up_shows_nothing_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), &[vec![100; 30]]);
+    let all = paged(dir.path(), &Wanted::default(), 100, u64::MAX);
+    for made_up in ["1.1.77", "1.1.0", "1.1.99999999", "1.5.100", "9.9.9", "0.0.0", "1.1.18446744073709551615"] {
+        let found = page(dir.path(), &Wanted::default(), Some(made_up.parse().unwrap()), 100, u64::MAX).unwrap();
+        assert!(found.rows.iter().all(|row| all.contains(row)), "{made_up}");
+    }
+}
+
+#[test]
+fn what_is_too_long_to_be_a_record_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), &[vec![100; 3]]);
+    let last = files(dir.path()).pop().unwrap();
+    let whole = fs::read(&last).unwrap();
+    let at = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let mut bytes = whole[..at].to_vec();
+    bytes.extend(std::iter::repeat_n(b'x', 3 << 20));
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&whole[at..]);
+    fs::write(&last, bytes).unwrap();
+    let numbers: Vec<u64> = paged(dir.path(), &Wanted::default(), 2, u64::MAX).iter().map(|row| row.number).collect();
+    assert_eq!(numbers, [3, 2, 1]);
 }

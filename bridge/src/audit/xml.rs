@@ -215,6 +215,12 @@ pub(super) fn tags(xml: &str) -> impl Iterator<Item = (&str, Vec<(&str, String)>
     })
 }
 
+/// The text of the first element of a name in a message of ours, if there is one.
+pub(super) fn text_of(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split('<').next().map(unescape)
+}
+
 fn attributes(mut text: &str) -> Vec<(&str, String)> {
     let mut found = Vec::new();
     while let Some((name, rest)) = text.split_once("=\"") {

@@ -77,7 +77,14 @@ impl Which {
             },
         };
         let (since_ms, until_ms) = (moment(self.since)?, moment(self.until)?);
-        Ok(Wanted { since_ms, until_ms, study: self.study, account: self.account, outcome: self.outcome })
+        Ok(Wanted {
+            since_ms,
+            until_ms,
+            study: self.study.into_iter().collect(),
+            account: self.account,
+            outcome: self.outcome,
+            ..Wanted::default()
+        })
     }
 }
 

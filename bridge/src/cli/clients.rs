@@ -20,7 +20,7 @@ use super::Failed;
 use super::output::{Output, size, table};
 use crate::archive::FileMeta;
 use crate::config::Config;
-use crate::dicom::encrypted;
+use crate::dicom::{echo, encrypted};
 
 /// Whom a command talks to.
 struct Target {
@@ -56,17 +56,15 @@ async fn connect(target: Target, proposals: Vec<Proposal>) -> Result<Association
 }
 
 pub(super) async fn echo(config: &Config, peer: &str, output: &Output) -> Result<ExitCode, Failed> {
-    let begun = std::time::Instant::now();
-    let mut association = connect(target(config, peer)?, vec![Proposal::plain(sop_class::VERIFICATION)]).await?;
-    let outcome = association.echo().await?;
-    association.release().await?;
-    let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+    let Target { options, host, port } = target(config, peer)?;
+    let echoed = echo::echo(&host, port, &options).await?;
+    let milliseconds = echoed.after.as_secs_f64() * 1000.0;
     if output.is_json() {
-        output.json(&serde_json::json!({ "peer": peer, "status": outcome.status.to_string(), "ms": milliseconds }));
+        output.json(&serde_json::json!({ "peer": peer, "status": echoed.status.to_string(), "ms": milliseconds }));
     } else {
-        println!("{peer} answered {} in {milliseconds:.1} ms", outcome.status);
+        println!("{peer} answered {} in {milliseconds:.1} ms", echoed.status);
     }
-    Ok(if outcome.status.kind() == StatusKind::Success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if echoed.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A file to be sent.

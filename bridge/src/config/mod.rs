@@ -4,6 +4,7 @@
 //! default. This module reads the file it is told to read and the variables it is handed; it opens nothing else and
 //! knows nothing of what the values are used for.
 
+mod as_read;
 mod audit;
 mod custody;
 mod derive;
@@ -22,6 +23,7 @@ use config::{Environment, File, FileFormat, Value, ValueKind};
 use contracts::messages::ENVELOPE_S_MAX;
 use dicom_scp::{AeTitle, Uid};
 
+pub use as_read::{AsRead, Origin, Setting, Table};
 pub use audit::{Audit, AuditRepository, AuditTransport};
 pub use contracts::PieceMode;
 pub use custody::{Custody, CustodyRule, Selection};
@@ -66,6 +68,8 @@ pub struct Config {
     pub derive: Vec<Derive>,
     /// `[[group]]`, in file order.
     pub groups: Vec<Group>,
+    /// All of it as it was written, without secrets.
+    pub as_read: AsRead,
 }
 
 /// `[site]`: who and where this bridge is.
@@ -459,7 +463,8 @@ impl Config {
             Environment::with_prefix("PACS_BRIDGE").prefix_separator("__").separator("__").source(Some(ours));
         let tree = builder.add_source(environment).build().map_err(ConfigError::Unreadable)?;
         let mut mistakes = Vec::new();
-        let checked = read(tree.cache, &mut mistakes);
+        let as_read = AsRead::of(&tree.cache);
+        let checked = Self { as_read, ..read(tree.cache, &mut mistakes) };
         mistakes.extend(examine(&checked));
         if mistakes.is_empty() { Ok(checked) } else { Err(ConfigError::Mistakes(mistakes)) }
     }
@@ -494,6 +499,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         mistakes.push(Mistake { key: "publish.custody or [[custody]]".into(), what: what.into() });
     }
     let config = Config {
+        as_read: AsRead::default(),
         ipfs,
         derive: derive::read_derive(rules, &groups, publish.enabled, mistakes),
         groups,

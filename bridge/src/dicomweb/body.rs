@@ -22,26 +22,26 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Takes the bytes of a body. Unless it is said that they are all ([`Out::end`]), the connection breaks off where they stop, so that nobody takes
 /// what came for the whole.
-pub(super) struct Out {
+pub(crate) struct Out {
     runs: mpsc::Sender<Bytes>,
     whole: Arc<AtomicBool>,
 }
 
 impl Out {
     /// Hands a run to the client. Says whether it took it.
-    pub(super) async fn put(&self, run: impl Into<Bytes>) -> bool {
+    pub(crate) async fn put(&self, run: impl Into<Bytes>) -> bool {
         let sent = tokio::time::timeout(STALL_MAX, self.runs.send(run.into())).await;
         matches!(sent, Ok(Ok(())))
     }
 
     /// Says that there is no more.
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         self.whole.store(true, Ordering::Release);
     }
 }
 
 /// A body and where its bytes come from.
-pub(super) fn streamed() -> (Out, Body) {
+pub(crate) fn streamed() -> (Out, Body) {
     let (runs, taken) = mpsc::channel::<Bytes>(RUNS_AHEAD);
     let whole = Arc::new(AtomicBool::new(false));
     let out = Out { runs, whole: whole.clone() };

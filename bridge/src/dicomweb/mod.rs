@@ -28,6 +28,7 @@ use axum::routing::get;
 
 use crate::http::Api;
 pub(crate) use ask::{owned, relational, shows};
+pub(crate) use body::{Out, streamed};
 pub(crate) use trail::Trail;
 
 /// Where every resource is.

@@ -29,7 +29,7 @@ use alloy::primitives::{Address, B256};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
-use dicom_scp::Offer;
+use dicom_scp::{AeTitle, Offer};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -42,7 +42,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::Access;
-use crate::config::Http;
+use crate::config::{AsRead, Http};
 use crate::dicomweb;
 use crate::site::Site;
 use crate::tokens::Tokens;
@@ -85,7 +85,8 @@ struct Inner {
     relays: Rate<Network>,
     owners: Rate<Address>,
     relaying: Arc<Held<B256>>,
-    ae_title: String,
+    ae_title: AeTitle,
+    as_read: AsRead,
     viewers: Rate<Network>,
     readings: dicomweb::Trail,
     drawing: Arc<Semaphore>,
@@ -107,7 +108,9 @@ pub struct Parts {
     /// Its limits.
     pub settings: Http,
     /// The site's AE title, which DICOMweb names as the one to retrieve from.
-    pub ae_title: String,
+    pub ae_title: AeTitle,
+    /// The configuration as it was read, for the operator.
+    pub as_read: AsRead,
     /// What objects are taken in, as over associations.
     pub offer: Offer,
     /// Where what was begun is tracked.
@@ -116,7 +119,7 @@ pub struct Parts {
 
 impl Api {
     fn new(parts: Parts, stop: CancellationToken, document: String) -> Self {
-        let Parts { site, access, tokens, settings, ae_title, offer, tasks } = parts;
+        let Parts { site, access, tokens, settings, ae_title, as_read, offer, tasks } = parts;
         Self(Arc::new(Inner {
             events: Events::new(),
             requests: Rate::new(settings.requests_per_minute),
@@ -132,6 +135,7 @@ impl Api {
             offer,
             pages: Pages::new(&settings, &site),
             ae_title,
+            as_read,
             site,
             access,
             tokens,
@@ -162,7 +166,7 @@ impl Api {
         &self.0.events
     }
 
-    fn stop(&self) -> &CancellationToken {
+    pub(crate) fn stop(&self) -> &CancellationToken {
         &self.0.stop
     }
 
@@ -189,7 +193,17 @@ impl Api {
     }
 
     pub(crate) fn ae_title(&self) -> &str {
+        self.0.ae_title.as_str()
+    }
+
+    /// What this node calls itself when it calls others.
+    pub(crate) fn calling(&self) -> &AeTitle {
         &self.0.ae_title
+    }
+
+    /// The configuration as it was read.
+    pub(crate) fn as_read(&self) -> &AsRead {
+        &self.0.as_read
     }
 
     /// Requests of viewers, which ask for every frame by itself.
@@ -479,6 +493,9 @@ pub fn serve(
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone());
+    if pages {
+        tasks.spawn(web::watch(api.clone()));
+    }
     tasks.spawn(events::watch(api));
     tasks.spawn(listen::serve(listener, tls, router, settings, tasks.clone(), stop));
     Ok(address)

@@ -13,7 +13,7 @@ use crate::audit::{Event, Party};
 use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 31] = [
+const WORDS: [&str; 35] = [
     "proof",
     "wado",
     "metadata",
@@ -45,6 +45,10 @@ const WORDS: [&str; 31] = [
     "claim",
     "code",
     "key",
+    "audit",
+    "audit.csv",
+    "operations",
+    "echo",
 ];
 
 /// Who calls, as soon as that is known.

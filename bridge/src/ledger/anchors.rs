@@ -41,6 +41,16 @@ impl<N: Node, K: Clock> Client<N, K> {
         Ok(())
     }
 
+    /// Head and number of records of the newest anchor of a log of this source at the configured depth, if there is one.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn latest_anchor(&self, log: B256) -> Result<Option<(B256, u64)>, LedgerError> {
+        let (source, contract) = (self.source().await?, self.addresses().anchors);
+        let known = self.ask(contract, Anchors::latestCall { source, log }, self.deep().await?).await?;
+        Ok(Some((known.head, known.records)).filter(|(_, records)| *records > 0))
+    }
+
     /// Every anchor of this source at the configured depth, the oldest first.
     ///
     /// # Errors

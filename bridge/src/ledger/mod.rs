@@ -9,7 +9,7 @@
 //! * [`forks`]: blocks that left the chain, for who asks later whose they were.
 //! * [`signer`]: the key itself, here or in a remote signer.
 //! * [`consent`]: what owners, sources and the consortium say about studies, signed here or elsewhere.
-//! * [`key_bindings`]: what accounts say about P-256 keys.
+//! * [`key_bindings`]: what accounts say about P-256 keys. [`seats`]: what sites have brought in, and who makes blocks for it.
 //! * [`keystore`] and [`owner`]: the source's key file and the owners' derived keys.
 
 mod ahead;
@@ -31,6 +31,7 @@ pub mod owner;
 pub mod pieces;
 mod refusal;
 pub mod rpc;
+pub mod seats;
 pub mod sender;
 pub mod signer;
 pub mod slots;

@@ -14,6 +14,7 @@
 
 mod chain;
 mod feed;
+mod pace;
 mod pieces;
 #[cfg(test)]
 mod simulation;
@@ -22,6 +23,7 @@ mod worker;
 
 pub use crate::ledger::{Amendment, ImageOnChain, Located, Opening, Part, Piece, PieceLocation, Seal, StudyOwner};
 pub use chain::ChainError;
+pub use pace::Pace;
 pub use pieces::ChannelPieces;
 pub use work::{ImageKind, ImageProgress, Plan, PlannedImage, Progress, Seen};
 pub use worker::{PublishConfig, PublishStatus, Publisher, Stage, StudyStatus};

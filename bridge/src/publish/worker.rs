@@ -107,6 +107,8 @@ pub struct PublishStatus {
     pub transactions: usize,
     /// Bytes of pieces read or on their way.
     pub bytes: usize,
+    /// Pieces that were seen on the ledger since the start, of all studies; never falls.
+    pub stored: u64,
     /// Why the outbox or the ledger does not answer, if so.
     pub trouble: Option<String>,
 }
@@ -408,10 +410,12 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
                 if let Some(active) = self.active.get_mut(&run) {
                     active.work.opened();
                 }
+                self.count_stored(&seen);
                 self.ended(run, Ok(seen));
             }
             Done::Stored { run, bytes, result } => {
                 self.bytes -= bytes;
+                self.count_stored(result.as_deref().unwrap_or_default());
                 self.ended(run, result);
             }
             Done::Called { run, sealing, result } => {
@@ -568,6 +572,15 @@ impl<O: Outbox, S: Source, C: Chain, K: Clock> Publisher<O, S, C, K> {
             };
             s.studies.insert(job.study, fresh);
             true
+        });
+    }
+
+    fn count_stored(&self, seen: &[Seen]) {
+        let pieces = |seen: &Seen| if let Seen::Stored(located) = seen { located.len() as u64 } else { 0 };
+        let stored: u64 = seen.iter().map(pieces).sum();
+        self.context.status.send_if_modified(|s| {
+            s.stored += stored;
+            stored > 0
         });
     }
 

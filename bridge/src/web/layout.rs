@@ -20,6 +20,8 @@ pub(super) enum Place {
     Consent,
     Requests,
     Ledger,
+    Audit,
+    Operations,
 }
 
 /// What a page loads besides.
@@ -43,15 +45,36 @@ pub(super) fn marked(mut response: Response) -> Response {
 
 /// A page for somebody who is logged in.
 pub(super) fn page(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
-    known(api, visitor, place, title, content, Scripts::Plain)
+    page_with(StatusCode::OK, api, visitor, place, title, content)
 }
 
-/// The same, with forms that the reader's key signs.
+/// The same that says to programs, too, that something was not as it must be.
+pub(super) fn page_with(
+    status: StatusCode,
+    api: &Api,
+    visitor: &Visitor,
+    place: Place,
+    title: &str,
+    content: &Markup,
+) -> Response {
+    known(status, api, visitor, place, title, content, Scripts::Plain)
+}
+
+/// A page with forms that the reader's key signs.
 pub(super) fn page_with_key(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Response {
-    known(api, visitor, place, title, content, Scripts::Key)
+    known(StatusCode::OK, api, visitor, place, title, content, Scripts::Key)
 }
 
-fn known(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Markup, scripts: Scripts) -> Response {
+fn known(
+    status: StatusCode,
+    api: &Api,
+    visitor: &Visitor,
+    place: Place,
+    title: &str,
+    content: &Markup,
+    scripts: Scripts,
+) -> Response {
+    let caller = visitor.known.caller();
     let notice = api.pages().sessions().told(visitor.key);
     let is_owner = visitor.owner().is_some();
     let head = html! {
@@ -62,6 +85,8 @@ fn known(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Mark
             @if visitor.may(api, Right::Status) || (visitor.may(api, Right::Sources) && !is_owner) {
                 (link(place == Place::Ledger, "/ui/ledger", "Ledger"))
             }
+            @if api.access().reads_the_trail(caller) { (link(place == Place::Audit, "/ui/audit", "Audit")) }
+            @if api.access().runs_the_site(caller) { (link(place == Place::Operations, "/ui/operations", "Operations")) }
         }
         @if visitor.may(api, Right::Status) { (ledger_badge(api)) }
         form class="who" method="post" action="/ui/logout" {
@@ -75,7 +100,7 @@ fn known(api: &Api, visitor: &Visitor, place: Place, title: &str, content: &Mark
         @if let Some(notice) = &notice { p class="notice" role="status" { (notice) } }
         (content)
     };
-    document(StatusCode::OK, Some(api.ae_title()), title, &head, &content, scripts)
+    document(status, Some(api.ae_title()), title, &head, &content, scripts)
 }
 
 /// A page for anybody.

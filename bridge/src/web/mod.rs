@@ -2,22 +2,25 @@
 //! HTTP API; everything works without a script.
 //!
 //! * [`session`], [`visitor`], [`login`], [`challenge`]: who looks, and which forms are taken. [`layout`], [`words`], [`names`], [`assets`]: what every page has.
-//! * [`studies`], [`study`], [`actions`], [`ledger`]: the pages. [`picture`], [`verification`]: what they show.
 //! * [`consent`], [`claim`], [`key`]: what patients decide, with keys of their own. [`requests`]: what this site asks other sites' patients for.
+//! * [`studies`], [`study`], [`actions`], [`ledger`], [`audit`], [`operations`]: the pages. [`picture`], [`verification`], [`csv`]: what they show.
 //!
 //! Who may do and see what is asked of [`crate::access`] as everywhere; what somebody may not see is absent. Decisions go the way of the API's. Must not know
 //! SQL, pieces or keys.
 
 mod actions;
 mod assets;
+mod audit;
 mod challenge;
 mod claim;
 mod consent;
+mod csv;
 mod key;
 mod layout;
 mod ledger;
 mod login;
 mod names;
+mod operations;
 mod picture;
 mod requests;
 mod session;
@@ -37,7 +40,11 @@ use axum::routing::{any, get, post};
 use crate::config::Http;
 use crate::http::{Api, Problem};
 use crate::site::Site;
+use audit::Examinations;
 use challenge::Challenges;
+use ledger::Measured;
+pub(crate) use ledger::watch;
+use operations::Remembered;
 use picture::Blurs;
 pub(crate) use session::{Holder, Key, Sessions};
 use verification::Verifications;
@@ -51,6 +58,9 @@ pub(crate) struct Pages {
     blurs: Blurs,
     verifications: Verifications,
     challenges: Challenges,
+    examinations: Examinations,
+    operations: Remembered,
+    measured: Measured,
 }
 
 impl Pages {
@@ -61,6 +71,9 @@ impl Pages {
             blurs: Blurs::default(),
             verifications: Verifications::default(),
             challenges: Challenges::new(&site.parts().source),
+            examinations: Examinations::default(),
+            operations: Remembered::default(),
+            measured: Measured::default(),
         }
     }
 
@@ -89,6 +102,11 @@ pub(crate) fn routes() -> Router<Api> {
         .route(&format!("{STUDY}/code"), post(actions::code))
         .route(&format!("{STUDY}/pictures/{{picture}}"), get(picture::serve))
         .route("/ui/ledger", get(ledger::show))
+        .route(audit::PATH, get(audit::list))
+        .route(audit::CSV_PATH, get(audit::download))
+        .route(audit::VERIFICATION_PATH, post(audit::examine))
+        .route(operations::PATH, get(operations::show))
+        .route(operations::ECHO_PATH, post(operations::echo))
         .route("/ui/assets/{name}", get(assets::serve))
         .route("/ui/{*nowhere}", any(async || Problem::not_found()))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())

@@ -104,7 +104,7 @@ async fn gather(api: &Api, visitor: &Visitor, uid: Uid, found: http::Found) -> R
     };
     let with_pictures = visitor.may(api, Right::Retrieve);
     let operator = visitor.known.caller().principal == Principal::Operator;
-    let sees_trail = operator && visitor.may(api, Right::Status) && api.site().audit().is_on();
+    let sees_trail = api.access().reads_the_trail(visitor.known.caller()) && api.site().audit().is_on();
     let signs = api.access().signs_in_custody(visitor.known.caller());
     let here = api.clone();
     blocking(move || {
@@ -571,7 +571,7 @@ fn lately(api: &Api, study: &Study) -> Markup {
 }
 
 /// A time of the audit trail as pages have it.
-fn clock(time: &str) -> String {
+pub(super) fn clock(time: &str) -> String {
     let whole = time.split(['.', 'Z']).next().unwrap_or_default();
     format!("{} UTC", whole.replacen('T', " ", 1))
 }
