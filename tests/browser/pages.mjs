@@ -5,6 +5,7 @@
 //
 // Prints "looking" when it waits for a study, and at the end what was seen and what is wrong as JSON.
 // TOOLS names the folder in which `make tools` put the driver of the browser and axe-core; SCREENSHOTS, if it is set, one for pictures of every page.
+import { readFileSync } from 'node:fs';
 import { PATIENCE, judging, launch } from './judge.mjs';
 
 const [base, token, study, hostile] = process.argv.slice(2);
