@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use alloy::primitives::{Address, B256};
-use dicom_scp::AeTitle;
+use dicom_scp::{AeTitle, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Operation, Peer};
@@ -23,6 +23,17 @@ pub enum Principal {
     Operator,
     /// An account on the ledger: a patient, for the studies that it owns.
     Account(Address),
+    /// Whoever was given a link to one study.
+    Shared(Shared),
+}
+
+/// What a link opens: a study here, as long as it belongs to who gave the link, or for whom it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// The study.
+    pub study: Uid,
+    /// Its owner when the link was made.
+    pub owner: Address,
 }
 
 /// What somebody with a bearer token may do, as tokens and configuration name it.
@@ -179,18 +190,21 @@ pub enum Visible {
     All,
     /// Those that an account owns on the ledger; any other is as if absent.
     OwnedBy(Address),
+    /// One of those.
+    Shared(Shared),
     /// None; whatever is asked for is as if absent.
     Nothing,
 }
 
 impl Visible {
-    /// Whether a study is seen, that the index here shows or does not, and whose owner on the ledger is known or not.
+    /// Whether a study is seen, that the index here shows, under its UID, or does not, and whose owner on the ledger is known or not.
     #[must_use]
-    pub fn shows(self, here: bool, owner: Option<Address>) -> bool {
+    pub fn shows(self, here: Option<&Uid>, owner: Option<Address>) -> bool {
         match self {
             Self::Everything => true,
-            Self::All => here,
+            Self::All => here.is_some(),
             Self::OwnedBy(account) => owner == Some(account),
+            Self::Shared(shared) => here == Some(&shared.study) && owner == Some(shared.owner),
             Self::Nothing => false,
         }
     }
@@ -253,8 +267,8 @@ impl Access {
             Principal::Operator => true,
             Principal::Peer(title) => self.peer(title).is_some_and(|peer| peer.allow.contains(&operation)),
             Principal::Unknown(_) => self.unknown.contains(&operation),
-            // Accounts have no AE title.
-            Principal::Account(_) => false,
+            // They have no AE title.
+            Principal::Account(_) | Principal::Shared(_) => false,
         }
     }
 
@@ -264,13 +278,14 @@ impl Access {
         let left = caller.narrowed.as_ref().is_none_or(|rights| rights.contains(&right));
         left && match (&caller.principal, right) {
             (Principal::Operator, _) => true,
-            (Principal::Account(_), Right::Find | Right::Retrieve | Right::Decide | Right::Sources) => true,
+            (Principal::Account(_), Right::Find | Right::Retrieve | Right::Decide | Right::Sources)
+            | (Principal::Shared(_), Right::Find | Right::Retrieve) => true,
             (principal @ Principal::Peer(_), Right::Find) => self.may(principal, Operation::Find),
             (principal @ Principal::Peer(_), Right::Retrieve) => {
                 self.may(principal, Operation::Get) || self.may(principal, Operation::Move)
             }
             (principal @ Principal::Peer(_), Right::Store) => self.may(principal, Operation::Store),
-            (Principal::Account(_) | Principal::Peer(_) | Principal::Unknown(_), _) => false,
+            (Principal::Account(_) | Principal::Shared(_) | Principal::Peer(_) | Principal::Unknown(_), _) => false,
         }
     }
 
@@ -286,6 +301,7 @@ impl Access {
         match caller.principal {
             _ if !self.grants(caller, right) => Visible::Nothing,
             Principal::Account(account) => Visible::OwnedBy(account),
+            Principal::Shared(shared) => Visible::Shared(shared),
             Principal::Operator => Visible::Everything,
             Principal::Peer(_) | Principal::Unknown(_) => Visible::All,
         }
@@ -295,6 +311,12 @@ impl Access {
     #[must_use]
     pub fn signs_in_custody(&self, caller: &Caller) -> bool {
         caller.principal == Principal::Operator && self.grants(caller, Right::Decide)
+    }
+
+    /// Whether a caller may see who else reads what it sees, who asks, and what was said. Whoever has a link sees images, and is nobody's confidant.
+    #[must_use]
+    pub fn sees_consent(&self, caller: &Caller) -> bool {
+        self.grants(caller, Right::Find) && !matches!(caller.principal, Principal::Shared(_))
     }
 
     /// Whether a caller may see how the site is run: its configuration, its peers, its queues. Only the site's own people.
@@ -478,8 +500,9 @@ mod tests {
         let (access, account) = (access(""), Address::repeat_byte(7));
         let patient = caller(Principal::Account(account));
         let visible = access.sees(&patient, Right::Find);
-        assert!(visible.shows(true, Some(account)) && visible.shows(false, Some(account)));
-        assert!(!visible.shows(true, Some(Address::repeat_byte(8))) && !visible.shows(true, None));
+        let study = Uid::new("1.2.3").unwrap();
+        assert!(visible.shows(Some(&study), Some(account)) && visible.shows(None, Some(account)));
+        assert!(!visible.shows(Some(&study), Some(Address::repeat_byte(8))) && !visible.shows(Some(&study), None));
         assert!(access.grants(&patient, Right::Decide) && !access.signs_in_custody(&patient));
         for right in [Right::Request, Right::BreakGlass, Right::Status] {
             assert!(!access.grants(&patient, right));

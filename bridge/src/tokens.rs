@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
-use dicom_scp::AeTitle;
+use dicom_scp::{AeTitle, Uid};
 use rand::RngCore as _;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::access::{Caller, Principal, Right};
+use crate::access::{Caller, Principal, Right, Shared};
 
 /// The database, in the data directory.
 pub const DATABASE: &str = "tokens.sqlite";
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS token (
   id TEXT PRIMARY KEY,
   sha256 BLOB NOT NULL,        -- of the whole token
   name TEXT NOT NULL,
-  principal TEXT NOT NULL,     -- operator, peer:AETITLE or account:0x...
+  principal TEXT NOT NULL,     -- operator, peer:AETITLE, account:0x... or study:UID@0x...
   rights TEXT,                 -- names with commas; null: all that the principal has
   created_s INTEGER NOT NULL,  -- seconds since 1970, as all times here
   expires_s INTEGER,           -- the first second at which it is refused
@@ -177,6 +177,21 @@ impl Tokens {
         let mut query = database.prepare_cached(&format!("{SELECT} ORDER BY created_s, id"))?;
         let rows = query.query_map([], |row| Ok(token(row)?.0))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The links to a study that are good, the oldest first.
+    ///
+    /// # Errors
+    /// [`TokenError::Database`].
+    pub fn links_to(&self, study: &Uid, now_s: u64) -> Result<Vec<Token>, TokenError> {
+        let database = self.database();
+        // Of the characters of a UID none means anything to LIKE.
+        let sql = format!("{SELECT} WHERE principal LIKE ?1 || '%' AND revoked_s IS NULL ORDER BY created_s, id");
+        let mut query = database.prepare_cached(&sql)?;
+        let rows = query.query_map([shared_text(study)], |row| Ok(token(row)?.0))?;
+        let mut links: Vec<Token> = rows.collect::<Result<_, _>>()?;
+        links.retain(|link| link.is_good(now_s));
+        Ok(links)
     }
 
     /// Ends a token for ever. `false` when there is none with this id.
@@ -325,7 +340,18 @@ pub fn principal_text(principal: &Principal) -> String {
         Principal::Peer(title) => format!("peer:{title}"),
         Principal::Unknown(title) => format!("unknown:{title}"),
         Principal::Account(account) => format!("account:{account}"),
+        Principal::Shared(shared) => format!("{}{}", shared_text(&shared.study), shared.owner),
     }
+}
+
+/// What the principals of all links to a study begin with.
+fn shared_text(study: &Uid) -> String {
+    format!("study:{study}@")
+}
+
+fn parse_shared(text: &str) -> Option<Shared> {
+    let (study, owner) = text.split_once('@')?;
+    Some(Shared { study: Uid::new(study).ok()?, owner: owner.parse().ok()? })
 }
 
 /// The inverse of [`principal_text`], for principals that a token may have.
@@ -338,6 +364,7 @@ pub fn parse_principal(text: &str) -> Result<Principal, TokenError> {
         None if text == "operator" => Ok(Principal::Operator),
         Some(("peer", title)) => AeTitle::new(title).map(Principal::Peer).map_err(|_| unknown()),
         Some(("account", account)) => account.parse::<Address>().map(Principal::Account).map_err(|_| unknown()),
+        Some(("study", shared)) => parse_shared(shared).map(Principal::Shared).ok_or_else(unknown),
         _ => Err(unknown()),
     }
 }
@@ -349,6 +376,35 @@ mod tests {
 
     fn patient() -> Caller {
         Caller { principal: Principal::Account(Address::repeat_byte(0xab)), narrowed: Some(vec![Right::Find]) }
+    }
+
+    #[test]
+    fn links_to_a_study_are_found_while_they_are_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(&dir.path().join(DATABASE)).unwrap();
+        let uid = |text: &str| Uid::new(text).unwrap();
+        let link = |study: &str, owner: u8, end: Option<u64>| {
+            let shared = Shared { study: uid(study), owner: Address::repeat_byte(owner) };
+            let caller = Caller { principal: Principal::Shared(shared), narrowed: None };
+            assert_eq!(parse_principal(&principal_text(&caller.principal)).unwrap(), caller.principal);
+            tokens.create("Dr X", &caller, 100, end).unwrap().0.id
+        };
+        let (first, second) = (link("1.2.3", 1, Some(200)), link("1.2.3", 2, Some(300)));
+        link("1.2.34", 1, Some(300));
+        link("1.2", 1, Some(300));
+        tokens.create("phone", &patient(), 100, None).unwrap();
+        let found =
+            |now| tokens.links_to(&uid("1.2.3"), now).unwrap().into_iter().map(|link| link.id).collect::<Vec<_>>();
+        let mut both = vec![first, second.clone()];
+        both.sort();
+        assert_eq!(found(199), both);
+        assert_eq!(found(200), [second.as_str()]);
+        tokens.revoke(&second, 200).unwrap();
+        assert!(found(200).is_empty());
+        for wrong in ["study:1.2.3", "study:@0x0000000000000000000000000000000000000001", "study:1.2@0x1", "study:x@y"]
+        {
+            assert!(parse_principal(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ import { PATIENCE, judging, launch } from './judge.mjs';
 const [base, token, study, hostile] = process.argv.slice(2);
 const screenshots = process.env.SCREENSHOTS;
 const wrong = [];
-const report = { judged: 0, reached: 0, appeared: false, became_final: false, sharpened: 0, drawn: false, operated: false, wrong };
+const report = { judged: 0, reached: 0, appeared: false, became_final: false, sharpened: 0, drawn: false, shared: false, operated: false, wrong };
 
 const browser = await launch();
 const { watch, judge, byKeyboard } = judging([base], report);
@@ -30,6 +30,7 @@ async function everyPage() {
     nothing: '/ui/?patient=nobodyatall',
     study: `/ui/studies/${study}`,
     hostile: `/ui/studies/${hostile}`,
+    shared: '/ui/shared',
     ledger: '/ui/ledger',
     audit: '/ui/audit',
     auditFiltered: '/ui/audit?who=CT1&kind=110104&from=2001-01-01',
@@ -131,8 +132,33 @@ async function operations() {
   await context.close();
 }
 
+// A link that is made on the study's page, opened by somebody without a login: what is behind its # goes out of the address.
+async function shared() {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  watch(page);
+  await logIn(page);
+  await page.goto(`${base}/ui/studies/${study}`);
+  await page.locator('summary', { hasText: 'Make a link' }).click();
+  await page.getByLabel('For whom').fill('Dr X');
+  await page.getByRole('button', { name: 'Make a link' }).click();
+  const link = await page.locator('.code').textContent();
+  await context.close();
+  const guests = await browser.newContext();
+  const guest = await guests.newPage();
+  watch(guest);
+  await guest.goto(link);
+  await guest.waitForFunction(() => location.hash === '', null, { timeout: PATIENCE });
+  await guest.getByRole('button', { name: 'Look at the images' }).click();
+  await guest.waitForURL(`${base}/ui/studies/${study}`, { timeout: PATIENCE });
+  await guest.waitForFunction(() => [...document.querySelectorAll('img.sharp')].some(one => one.complete && one.naturalWidth > 0), null, { timeout: PATIENCE });
+  report.shared = true;
+  await guests.close();
+}
+
 try {
   await live();
+  await shared();
   await operations();
   await everyPage();
   await viewer();

@@ -782,8 +782,8 @@ fn pages_in_a_browser() {
     assert_eq!(report["wrong"], json!([]), "{report}");
     assert!(report["judged"].as_u64().unwrap() >= 50 && report["reached"].as_u64().unwrap() >= 300, "{report}");
     assert_eq!(
-        (&report["appeared"], &report["became_final"], &report["drawn"], &report["operated"]),
-        (&json!(true), &json!(true), &json!(true), &json!(true)),
+        (&report["appeared"], &report["became_final"], &report["drawn"], &report["operated"], &report["shared"]),
+        (&json!(true), &json!(true), &json!(true), &json!(true), &json!(true)),
         "{report}"
     );
 }

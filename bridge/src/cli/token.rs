@@ -4,12 +4,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
+use dicom_scp::Uid;
 use serde_json::json;
 
 use super::audit::keys_used;
 use super::output::{Output, table};
 use super::{Failed, consent};
-use crate::access::{Access, Caller, Principal, Right};
+use crate::access::{Access, Caller, Principal, Right, Shared};
 use crate::audit::KeyUse;
 use crate::config::Config;
 use crate::decide::{Ask, Told, moment};
@@ -39,6 +40,17 @@ pub(super) enum TokenCommand {
     Claim {
         /// StudyInstanceUID, or study id on the ledger.
         study: String,
+        /// It ends after so many days.
+        #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u32).range(1..=366))]
+        days: u32,
+    },
+    /// Make a token that sees one study and ends: what is behind the # of a link to /ui/shared. It is good while the study belongs to who owns it now.
+    Share {
+        /// StudyInstanceUID, or study id on the ledger.
+        study: String,
+        /// For whom it is.
+        #[arg(long)]
+        name: String,
         /// It ends after so many days.
         #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u32).range(1..=366))]
         days: u32,
@@ -87,6 +99,26 @@ pub(super) async fn run(command: TokenCommand, config: &Config, output: &Output)
                 println!("{}", *code);
             }
         }
+        TokenCommand::Share { study, name, days } => {
+            let Told::HandOver(paper) = consent::tell(config, Ask::HandOver { study }).await? else {
+                return Err(Failed("the bridge answered something else".into()));
+            };
+            if !paper.custodial {
+                return Err(Failed("only the study's owner, who has a key of his own, makes links to it".into()));
+            }
+            let uid = paper.study_uid.ok_or_else(|| Failed("the study is not here".into()))?;
+            let study = Uid::new(&uid).map_err(|_| Failed(format!("\"{uid}\" is no UID")))?;
+            let principal = Principal::Shared(Shared { study, owner: paper.owner.parse()? });
+            let expires = now + u64::from(days) * DAY_S;
+            let (token, shown) = tokens.create(&name, &Caller { principal, narrowed: None }, now, Some(expires))?;
+            let about = format!("token {} of {}", token.id, principal_text(&token.caller.principal));
+            keys_used(config, KeyUse::TokenNew, &about, Ok(())).await?;
+            if output.is_json() {
+                output.json(&json!({ "id": token.id, "token": *shown, "expires_s": expires }));
+            } else {
+                println!("{}", *shown);
+            }
+        }
         TokenCommand::List => list(&tokens.list()?, now, output),
         TokenCommand::Revoke { id } => {
             if !tokens.revoke(&id, now)? {
@@ -101,6 +133,9 @@ pub(super) async fn run(command: TokenCommand, config: &Config, output: &Output)
 
 fn caller(config: &Config, principal: &str, may: Option<Vec<String>>) -> Result<Caller, Failed> {
     let principal = parse_principal(principal)?;
+    if matches!(principal, Principal::Shared(_)) {
+        return Err(Failed("a link to a study is made by `token share STUDY`".into()));
+    }
     let access = Access::new(config);
     if let Principal::Peer(title) = &principal
         && access.peer(title).is_none()

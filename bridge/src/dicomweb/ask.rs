@@ -12,7 +12,7 @@ use dicom_scp::matching::{self, Level, QueryContext};
 
 use super::PREFIX;
 use super::negotiate::Accepted;
-use crate::access::{Right, Visible};
+use crate::access::{Right, Shared, Visible};
 use crate::archive::{Archive, ArchiveError, Stored};
 use crate::follow::{Consents, FollowError};
 use crate::http::{Api, Known, Problem, blocking};
@@ -161,7 +161,14 @@ pub(crate) fn shows(visible: Visible, study: &Uid, archive: &Archive, consents: 
         Visible::Everything | Visible::All => Ok(true),
         Visible::Nothing => Ok(false),
         Visible::OwnedBy(owner) => Ok(is_owned(owner, study, archive, consents)?),
+        Visible::Shared(shared) => Ok(shared.study == *study && is_owned(shared.owner, study, archive, consents)?),
     }
+}
+
+/// The study that a link opens, if it still does.
+pub(crate) fn shared_study(shared: &Shared, archive: &Archive, consents: &Consents) -> Result<Vec<Uid>, Problem> {
+    let is_seen = shows(Visible::Shared(*shared), &shared.study, archive, consents)?;
+    Ok(if is_seen { vec![shared.study] } else { Vec::new() })
 }
 
 fn is_owned(owner: Address, study: &Uid, archive: &Archive, consents: &Consents) -> Result<bool, OwnedError> {

@@ -27,7 +27,7 @@ use axum::Router;
 use axum::routing::get;
 
 use crate::http::Api;
-pub(crate) use ask::{owned, relational, shows};
+pub(crate) use ask::{owned, relational, shared_study, shows};
 pub(crate) use body::{Out, streamed};
 pub(crate) use trail::Trail;
 

@@ -8,7 +8,7 @@ use dicom_dictionary_std::StandardDataDictionary;
 use dicom_scp::dataset::{DataSet, Element, Tag, VR, dictionary_vr};
 use dicom_scp::matching::{Criterion, Key, Level, Query};
 
-use super::ask::{Ask, Target, owned, relational};
+use super::ask::{Ask, Target, owned, relational, shared_study};
 use super::{body, json};
 use crate::access::{Right, Visible};
 use crate::archive::{Fields, level_of};
@@ -94,6 +94,7 @@ async fn search(api: Api, ask: Ask, level: Level) -> Result<Response, Problem> {
                 let owned = owned(owner, archive, consents)?;
                 search.only(owned);
             }
+            Visible::Shared(shared) => search.only(shared_study(&shared, archive, consents)?),
             Visible::Nothing => search.only(Vec::new()),
         }
         search.run(archive, here.ae_title(), &root)

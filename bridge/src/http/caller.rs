@@ -129,6 +129,15 @@ impl Known {
         Party::asking(&principal_text(&self.caller().principal), Some(self.1))
     }
 
+    /// Refuses a caller who may not see who else reads a study, and what was said about it.
+    pub(crate) fn must_see_consent(&self, api: &Api) -> Result<(), Problem> {
+        self.must(api, Right::Find)?;
+        if api.access().sees_consent(self.caller()) {
+            return Ok(());
+        }
+        Err(Problem::forbidden("a link opens the images, not what was said about them"))
+    }
+
     /// Refuses a caller without a right. What it is about does not matter, so this tells nothing about it.
     pub(crate) fn must(&self, api: &Api, right: Right) -> Result<(), Problem> {
         if api.access().grants(self.caller(), right) {

@@ -68,7 +68,7 @@ pub(super) async fn requests(
     Asked(asked): Asked<RequestsPage>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    known.must(&api, Right::Find)?;
+    known.must_see_consent(&api)?;
     let (limit, after) = (rows(asked.limit)?, place(asked.after)?);
     let after = match after.as_deref().map(parse_place) {
         None => None,
@@ -88,7 +88,8 @@ fn listed(api: &Api, visible: Visible, all: bool, after: Option<Place>, limit: u
     let (consents, archive) = (api.site().consents(), api.site().archive());
     let requests = match visible {
         Visible::OwnedBy(owner) => consents.requests_to(owner)?,
-        _ => consents.requests(None)?,
+        Visible::Nothing | Visible::Shared(_) => Vec::new(),
+        Visible::Everything | Visible::All => consents.requests(None)?,
     };
     let mut found = Vec::new();
     for request in requests {
@@ -99,7 +100,7 @@ fn listed(api: &Api, visible: Visible, all: bool, after: Option<Place>, limit: u
         }
         let names = archive.names_of_id(&request.study_id)?;
         // An owner's are the owner's by the query.
-        if !matches!(visible, Visible::OwnedBy(_)) && !visible.shows(names.is_some(), None) {
+        if !matches!(visible, Visible::OwnedBy(_)) && !visible.shows(names.as_ref().map(|names| &names.uid), None) {
             continue;
         }
         let (block, study, grantee) = place_of(&request);

@@ -45,6 +45,9 @@ const LOOKED_AT_MAX: u32 = 1000;
 /// How many looks a study is watched after something was said about it.
 const LINGER_LOOKS: u32 = 60;
 
+/// Events about what was said of a study.
+const CONSENT: &str = "consent";
+
 /// What listeners share.
 pub(super) struct Events {
     sender: broadcast::Sender<Arc<Change>>,
@@ -57,7 +60,8 @@ pub(super) struct Events {
 #[derive(Debug)]
 struct Change {
     kind: &'static str,
-    here: bool,
+    /// What the index here shows it as.
+    here: Option<Uid>,
     owner: Option<Address>,
     /// For everybody who listens: says nothing.
     everybody: bool,
@@ -173,9 +177,14 @@ impl Listener {
         }
     }
 
+    fn may_hear(&self, change: &Change) -> bool {
+        change.kind != CONSENT || self.api.access().sees_consent(self.known.caller())
+    }
+
     fn may_see(&self, change: &Change) -> bool {
         let visible = self.api.access().sees(self.known.caller(), Right::Find);
-        visible != Visible::Nothing && (change.everybody || visible.shows(change.here, change.owner))
+        visible != Visible::Nothing
+            && (change.everybody || self.may_hear(change) && visible.shows(change.here.as_ref(), change.owner))
     }
 }
 
@@ -280,9 +289,10 @@ impl Seen {
         }
         let names = site.archive().names_of_id(&study)?;
         let owner = site.consents().study(study)?.map(|info| info.owner);
-        let (here, uid) = (names.is_some(), names.map(|names| names.uid.to_string()));
+        let here = names.map(|names| names.uid);
+        let uid = here.map(|uid| uid.to_string());
         let data = ConsentChanged { said, study_id: study.to_string(), study_uid: uid, block: event.block };
-        Ok(Some(Change { kind: "consent", here, owner, everybody: false, data: json!(data).to_string() }))
+        Ok(Some(Change { kind: CONSENT, here, owner, everybody: false, data: json!(data).to_string() }))
     }
 
     fn study_changes(&mut self, site: &Site, is_first: bool, changes: &mut Vec<Change>) -> Result<(), LookError> {
@@ -303,7 +313,7 @@ impl Seen {
             let (now, owner) = state_of(site, &uid)?;
             let told = before.get(&uid).map(|(told, _)| told);
             if !is_first && told != Some(&now) && (told.is_some() || now.state.is_some()) {
-                let here = now.state.is_some() || told.is_some();
+                let here = (now.state.is_some() || told.is_some()).then_some(uid);
                 changes.push(Change { kind: "study", here, owner, everybody: false, data: json!(now).to_string() });
             }
             if looks > 1 && now.state.is_some() {
@@ -315,7 +325,7 @@ impl Seen {
 }
 
 fn everything() -> Change {
-    Change { kind: "look-again", here: false, owner: None, everybody: true, data: "{}".to_owned() }
+    Change { kind: "look-again", here: None, owner: None, everybody: true, data: "{}".to_owned() }
 }
 
 fn state_of(site: &Site, uid: &Uid) -> Result<(StudyChanged, Option<Address>), LookError> {

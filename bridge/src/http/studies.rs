@@ -10,7 +10,7 @@ use super::caller::{Asked, At, Known};
 use super::model::{EventRow, GrantRow, Grants, History, OfObject, Page, Preview, Studies, Study, StudyInFull};
 use super::problem::Problem;
 use super::{Api, blocking, now_s, page, place, rows, tagged, tagged_bytes};
-use crate::access::{Principal, Right, Visible};
+use crate::access::{Principal, Right, Shared, Visible};
 use crate::archive::{StudyNames, StudySummary};
 use crate::decide::{self, Told};
 use crate::dicomweb;
@@ -46,7 +46,7 @@ pub(crate) async fn find(api: &Api, known: &Known, right: Right, given: &str) ->
         // Asked for in any case: no study has the name zero.
         let info = site.consents().study(study_id.unwrap_or_default())?;
         let is_somewhere = names.is_some() || info.is_some();
-        if is_somewhere && visible.shows(names.is_some(), info.map(|info| info.owner)) {
+        if is_somewhere && visible.shows(names.as_ref().map(|names| &names.uid), info.map(|info| info.owner)) {
             Ok(Found { names, study_id, info })
         } else {
             Err(Problem::not_found())
@@ -75,6 +75,7 @@ pub(super) async fn list(
     let here = api.clone();
     let found = blocking(move || match here.access().sees(known.caller(), Right::Find) {
         Visible::OwnedBy(owner) => owned(&here, &known, owner, after.as_deref(), limit),
+        Visible::Shared(shared) => one_shared(&here, &known, &shared),
         Visible::Everything | Visible::All => all(&here, &known, after.as_deref(), limit),
         Visible::Nothing => Ok(Studies { studies: Vec::new(), next: None }),
     });
@@ -87,6 +88,14 @@ fn all(api: &Api, known: &Known, after: Option<&str>, limit: u32) -> Result<Stud
     let named = found.into_iter().map(|summary| (summary.number.to_string(), summary)).collect();
     let (found, next) = page(named, limit);
     Ok(Studies { studies: found.into_iter().map(|summary| study(api, known, summary)).collect(), next })
+}
+
+/// The one that a link opens.
+fn one_shared(api: &Api, known: &Known, shared: &Shared) -> Result<Studies, Problem> {
+    let (archive, consents) = (api.site().archive(), api.site().consents());
+    let is_seen = dicomweb::shows(Visible::Shared(*shared), &shared.study, archive, consents)?;
+    let found = if is_seen { archive.summary(shared.study.as_str())? } else { None };
+    Ok(Studies { studies: found.into_iter().map(|summary| study(api, known, summary)).collect(), next: None })
 }
 
 /// An owner's, as far as they are here.
@@ -222,7 +231,7 @@ pub(super) async fn grants(
     Asked(asked): Asked<Page>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    known.must(&api, Right::Find)?;
+    known.must_see_consent(&api)?;
     let (limit, after) = (rows(asked.limit)?, place(asked.after)?);
     let found = find(&api, &known, Right::Find, &given).await?;
     let after = match after.map(|after| after.parse::<alloy::primitives::Address>()) {
@@ -249,7 +258,7 @@ pub(super) async fn history(
     Asked(asked): Asked<Page>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    known.must(&api, Right::Find)?;
+    known.must_see_consent(&api)?;
     let (limit, after) = (rows(asked.limit)?, place(asked.after)?);
     let found = find(&api, &known, Right::Find, &given).await?;
     let after: usize = after.map_or(Ok(0), |after| after.parse().map_err(|_| Problem::not_found()))?;

@@ -13,7 +13,7 @@ use crate::audit::{Event, Party};
 use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 35] = [
+const WORDS: [&str; 37] = [
     "proof",
     "wado",
     "metadata",
@@ -40,6 +40,8 @@ const WORDS: [&str; 35] = [
     "verification",
     "assets",
     "consent",
+    "links",
+    "shared",
     "choices",
     "signed",
     "claim",

@@ -114,7 +114,7 @@ pub(super) fn decision(fields: &Fields, now_s: u64) -> Result<(Decision, String)
 }
 
 /// The last second of a day in UTC, which must not be over.
-fn last_second(day: &str, now_s: u64) -> Result<u64, Problem> {
+pub(super) fn last_second(day: &str, now_s: u64) -> Result<u64, Problem> {
     let is_day = day.len() == 10 && day.contains('-');
     let first = parse_moment(day, now_s).filter(|_| is_day);
     let first = first.ok_or_else(|| Problem::bad_request("the last day must be written as year-month-day"))?;

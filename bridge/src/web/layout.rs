@@ -190,6 +190,7 @@ fn who(visitor: &Visitor) -> String {
         Principal::Operator => format!("{name} (operator)"),
         Principal::Peer(title) | Principal::Unknown(title) => format!("{name} ({title})"),
         Principal::Account(account) => format!("{name} ({})", short(&account.to_string())),
+        Principal::Shared(_) => format!("{name} (by a link)"),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::key::{ACCOUNT_FIELD, SIGNATURE_FIELD, Signed, Way};
 use super::visitor::{Form, Sent};
 use super::{Holder, START, claim, consent, key, layout, to};
+use crate::access::Principal;
 use crate::audit::{Event, Party};
 use crate::http::{Api, ClientAddress, Known, Problem, blocking, now_s};
 
@@ -55,7 +56,11 @@ pub(super) async fn login(State(api): State<Api>, Sent { parts, fields }: Sent) 
         Err(problem) => return Err(problem),
     };
     record(&api, Event::logged_in(&known.party(), "/login")).await?;
-    Ok(begin(&api, &parts.headers, Holder::Token(known.token_id().to_owned()), local(next).unwrap_or(START)))
+    let place = match known.caller().principal {
+        Principal::Shared(shared) => format!("/ui/studies/{}", shared.study),
+        _ => local(next).unwrap_or(START).to_owned(),
+    };
+    Ok(begin(&api, &parts.headers, Holder::Token(known.token_id().to_owned()), &place))
 }
 
 /// Logs somebody in by the key of an account that owns a study here.

@@ -2,7 +2,7 @@
 //! HTTP API; everything works without a script.
 //!
 //! * [`session`], [`visitor`], [`login`], [`challenge`]: who looks, and which forms are taken. [`layout`], [`words`], [`names`], [`assets`]: what every page has.
-//! * [`consent`], [`claim`], [`key`]: what patients decide, with keys of their own. [`requests`]: what this site asks other sites' patients for.
+//! * [`consent`], [`claim`], [`key`]: what patients decide, with keys of their own. [`requests`]: what this site asks other sites' patients for. [`links`]: one study for somebody without a login.
 //! * [`studies`], [`study`], [`actions`], [`ledger`], [`audit`], [`operations`]: the pages. [`picture`], [`verification`], [`csv`]: what they show.
 //!
 //! Who may do and see what is asked of [`crate::access`] as everywhere; what somebody may not see is absent. Decisions go the way of the API's. Must not know
@@ -18,6 +18,7 @@ mod csv;
 mod key;
 mod layout;
 mod ledger;
+mod links;
 mod login;
 mod names;
 mod operations;
@@ -100,6 +101,9 @@ pub(crate) fn routes() -> Router<Api> {
         .route(&format!("{STUDY}/verification"), post(actions::verify))
         .route(&format!("{STUDY}/decisions"), post(actions::decide))
         .route(&format!("{STUDY}/code"), post(actions::code))
+        .route(&format!("{STUDY}/links"), post(links::make))
+        .route(&format!("{STUDY}/links/{{link}}"), post(links::stop))
+        .route(links::PATH, get(links::open))
         .route(&format!("{STUDY}/pictures/{{picture}}"), get(picture::serve))
         .route("/ui/ledger", get(ledger::show))
         .route(audit::PATH, get(audit::list))

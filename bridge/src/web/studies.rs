@@ -18,7 +18,7 @@ use super::words::{self, Tone};
 use super::{Pages, START};
 use crate::access::{Principal, Right, Visible};
 use crate::archive::Stage;
-use crate::dicomweb::{owned, relational};
+use crate::dicomweb::{owned, relational, shared_study};
 use crate::follow::Asked;
 use crate::http::{Api, Problem, blocking, now_s};
 use crate::site::{Site, State as Way, StudyRow};
@@ -186,6 +186,7 @@ async fn look(
     let pictures = visitor.may(api, Right::Retrieve);
     let operator = visitor.known.caller().principal == Principal::Operator;
     let (stage, only_asked) = (filters.stage(), filters.get("state") == "asked");
+    let sees_consent = api.access().sees_consent(visitor.known.caller());
     let here = api.clone();
     blocking(move || {
         let site = here.site();
@@ -193,6 +194,7 @@ async fn look(
         let mut only = match visible {
             Visible::Everything | Visible::All => None,
             Visible::OwnedBy(owner) => Some(owned(owner, site.archive(), site.consents())?),
+            Visible::Shared(shared) => Some(shared_study(&shared, site.archive(), site.consents())?),
             Visible::Nothing => Some(Vec::new()),
         };
         if only_asked {
@@ -222,7 +224,7 @@ async fn look(
             cards.push(Card {
                 cover: cover.map(|cover| shown_picture(here.pages(), site, &row.uid, cover)).transpose()?,
                 asked: requests.get(&study_id).copied().unwrap_or_default(),
-                readers: readers(site, study_id)?,
+                readers: if sees_consent { readers(site, study_id)? } else { 0 },
                 row,
             });
         }
@@ -240,7 +242,7 @@ fn shown_picture(pages: &Pages, site: &Site, uid: &str, cover: crate::archive::P
 /// How many requests wait for each study that somebody sees.
 fn open_requests(site: &Site, visible: Visible) -> Result<HashMap<B256, usize>, Problem> {
     let requests = match visible {
-        Visible::Nothing => Vec::new(),
+        Visible::Nothing | Visible::Shared(_) => Vec::new(),
         Visible::OwnedBy(owner) => site.consents().requests_to(owner)?,
         Visible::Everything | Visible::All => site.consents().requests(None)?,
     };

@@ -10,13 +10,13 @@ use dicom_scp::dataset::{DataSet, Element, Tag, VR, dictionary_vr};
 use dicom_scp::matching::Query;
 use maud::{Markup, html};
 
-use super::consent;
 use super::layout::{self, Place, badge, form_token};
 use super::picture::{self, Shown};
 use super::studies::progress;
 use super::verification::{Ended, Verification};
 use super::visitor::Visitor;
 use super::words::{self, Tone, bytes, count, date, day_of, machine_time, person, seconds, short, span, time};
+use super::{consent, links};
 use crate::access::{Principal, Right};
 use crate::archive::StudySummary;
 use crate::audit;
@@ -25,6 +25,7 @@ use crate::dicomweb::relational;
 use crate::follow::{AccessRequest, Asked, Decision, Grant, Mode, SourceInfo};
 use crate::http::{self, Api, Problem, blocking, now_s};
 use crate::site::{State as Way, StudyRow, Verdict};
+use crate::tokens::Token;
 
 /// Series shown with a picture; more are counted.
 const SERIES_MAX: usize = 200;
@@ -62,6 +63,9 @@ struct Study {
     requests: Vec<AccessRequest>,
     sources: Vec<SourceInfo>,
     verification: Option<Verification>,
+    /// Links that open it, for whoever makes such.
+    links: Option<Vec<Token>>,
+    sees_consent: bool,
     /// The newest that the audit trail says of it, for whoever may know.
     lately: Option<Vec<audit::list::Row>>,
 }
@@ -88,7 +92,8 @@ pub(super) async fn show(
                 }
                 div {
                     (timeline(&study))
-                    (readers(&api, &visitor, &study))
+                    @if study.sees_consent { (readers(&api, &visitor, &study)) }
+                    @if let Some(shared) = &study.links { (links::section(&visitor, &study.uid, shared, now_s())) }
                     (lately(&api, &study))
                 }
             }
@@ -98,10 +103,13 @@ pub(super) async fn show(
 }
 
 async fn gather(api: &Api, visitor: &Visitor, uid: Uid, found: http::Found) -> Result<Study, Problem> {
-    let history = match found.info {
+    let sees_consent = api.access().sees_consent(visitor.known.caller());
+    let info = found.info.filter(|_| sees_consent);
+    let history = match info {
         Some(info) => history(api, visitor, info.study_id.to_string()).await?,
         None => Vec::new(),
     };
+    let shares = links::makes(api, visitor, found.info);
     let with_pictures = visitor.may(api, Right::Retrieve);
     let operator = visitor.known.caller().principal == Principal::Operator;
     let sees_trail = api.access().reads_the_trail(visitor.known.caller()) && api.site().audit().is_on();
@@ -112,7 +120,7 @@ async fn gather(api: &Api, visitor: &Visitor, uid: Uid, found: http::Found) -> R
         let summary = site.archive().summary(uid.as_str())?.ok_or_else(Problem::not_found)?;
         let mut row = site.row_of(summary.clone());
         row.trouble = row.trouble.filter(|_| operator);
-        let (grants, mut requests) = match found.info {
+        let (grants, mut requests) = match info {
             Some(info) => (consents.grants_of(info.study_id)?, consents.requests(Some(info.study_id))?),
             None => (Vec::new(), Vec::new()),
         };
@@ -125,6 +133,8 @@ async fn gather(api: &Api, visitor: &Visitor, uid: Uid, found: http::Found) -> R
             uid,
             row,
             summary,
+            links: if shares { Some(here.tokens().links_to(&uid, now_s())?) } else { None },
+            sees_consent,
             found,
             history,
             grants,
@@ -617,7 +627,7 @@ fn own_key(visitor: &Visitor, study: &Study) -> Markup {
     }
 }
 
-fn until(now: u64) -> Markup {
+pub(super) fn until(now: u64) -> Markup {
     html! {
         label { "Until" input type="date" name="until" required min=(day_of(now)) value=(day_of(now + OFFERED_DAYS * 86_400)); }
     }
