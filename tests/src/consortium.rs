@@ -174,13 +174,10 @@ impl Consortium {
         bridge
     }
 
-    /// Admits a site's account, and waits until the site has found that it is admitted: before that it says that the ledger is away. That it knows of
-    /// itself as a source says less: it follows the ledger before it may write there.
+    /// Admits a site's account, and waits until the site has found that.
     fn let_in(&self, bridge: &Bridge, account: Address) {
         self.admit(account);
-        wait_for("the site on the ledger", || {
-            !bridge.json(&["status"])["ledger"].is_null() && !bridge.source(&account.to_string()).is_null()
-        });
+        bridge.wait_on_ledger();
     }
 
     /// A site whose account has no funds and is not admitted.

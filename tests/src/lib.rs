@@ -227,6 +227,16 @@ impl Bridge {
         all.as_array().unwrap().iter().find(named).cloned().unwrap_or_default()
     }
 
+    /// Waits until a site that was just admitted has found that: before that it says that the ledger is away. That it knows of itself as a source says
+    /// less, because it follows the ledger before it may write there.
+    pub fn wait_on_ledger(&self) {
+        wait_for("the site on the ledger", || {
+            let status = self.json(&["status"]);
+            let account = status["source"].as_str().unwrap();
+            !status["ledger"].is_null() && !self.source(account).is_null()
+        });
+    }
+
     /// Waits until this site knows the key by which a source can be let in: nothing can be allowed to it before.
     pub fn wait_for_key_of(&self, account: &str) {
         wait_for("a source to state its key", || !self.source(account)["encryption_key"].is_null());

@@ -153,6 +153,7 @@ impl Consortium {
         let site = Bridge::start(&format!("{}{more}", self.joined));
         let account = site.json(&["keys", "show"])["source"].as_str().unwrap().to_owned();
         self.ledger.json(&["sources", "admit", &account]);
+        site.wait_on_ledger();
         (site, account)
     }
 }

@@ -60,6 +60,7 @@ fn join(founder: &Bridge) -> Bridge {
     );
     let site = Bridge::start(&format!("{OPEN}{ledger}"));
     founder.json(&["sources", "admit", &source(&site)]);
+    site.wait_on_ledger();
     site
 }
 

@@ -335,6 +335,7 @@ impl Consortium {
                 provider.send_transaction(transaction).await.unwrap().get_receipt().await.unwrap();
             }
         });
+        site.wait_on_ledger();
         site
     }
 }
