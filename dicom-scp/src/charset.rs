@@ -93,10 +93,15 @@ impl CharacterSet {
         self.initial == Initial::Utf8
     }
 
+    /// Whether bytes mean the same in every set: ASCII that switches to nothing else.
+    pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+        bytes.is_ascii() && !bytes.contains(&ESCAPE)
+    }
+
     /// Decodes a text value, all values of it with their delimiters. `person_name` makes `^` and `=` reset code extensions as
     /// PS3.5 6.1.2.5.3 wants for VR PN.
     pub fn decode(&self, bytes: &[u8], person_name: bool) -> String {
-        if bytes.is_ascii() && !bytes.contains(&ESCAPE) {
+        if Self::is_plain(bytes) {
             return String::from_utf8_lossy(bytes).into_owned();
         }
         match self.initial {

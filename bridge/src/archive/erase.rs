@@ -159,6 +159,7 @@ impl Archive {
         self.write(move |db| Ok(db.execute(sql, [id]).map(drop)?)).await?;
         self.release(bytes);
         self.write(move |db| erase_rows(db, id)).await?;
+        self.0.listings.clear();
         self.scrub_log().await?;
         self.write(move |db| Ok(db.execute("UPDATE erasure SET uid = NULL WHERE id = ?1", [id]).map(drop)?)).await?;
         self.rewrite_index().await

@@ -209,6 +209,7 @@ impl Archive {
                 })
                 .await?;
             if gone {
+                self.0.listings.clear();
                 return Ok(());
             }
         }

@@ -32,6 +32,7 @@ mod incoming;
 mod index;
 mod ipfs;
 mod listing;
+mod listings;
 mod log;
 mod part10;
 mod publication;
@@ -71,6 +72,8 @@ pub use incoming::{Accepted, Incoming};
 use index::Readers;
 pub use ipfs::{InIpfs, Kept};
 pub use listing::{Picture, Stage};
+pub use listings::Listing;
+use listings::Listings;
 use log::Log;
 pub use part10::{FileMeta, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Part10Error};
 pub use publication::{Image, ImageAndPlain, PlannedImage, PlannedVersion, Publication, SeenImages, SeenOnLedger};
@@ -105,6 +108,8 @@ struct Inner {
     settle_ms: i64,
     /// Notified when an object was filed.
     arrived: Notify,
+    /// Manifests that are being looked at.
+    listings: Listings,
 }
 
 /// Why the archive could not do what it was asked, by who has to act.
@@ -325,6 +330,7 @@ impl Archive {
             guard: OnceLock::new(),
             settle_ms: index::as_i64(settle_ms),
             arrived: Notify::new(),
+            listings: Listings::default(),
         })))
     }
 

@@ -164,18 +164,6 @@ impl Archive {
         })
     }
 
-    /// The encoded manifest of a study that is shown: of its newest version.
-    ///
-    /// # Errors
-    /// [`ArchiveError::Index`].
-    pub fn shown_manifest(&self, study_uid: &Uid) -> Result<Option<Vec<u8>>, ArchiveError> {
-        self.read(|db| {
-            let sql = "SELECT coalesce(p.manifest, f.manifest) FROM shown_study st
-               LEFT JOIN publication p ON p.study = st.id LEFT JOIN foreign_study f ON f.id = st.origin WHERE st.uid = ?1";
-            Ok(db.prepare_cached(sql)?.query_row([study_uid.as_str()], |row| row.get(0)).optional()?.flatten())
-        })
-    }
-
     /// One study.
     ///
     /// # Errors

@@ -107,8 +107,8 @@ impl Writer<'_> {
 
     fn values(&mut self, set: &DataSet, tag: Tag, vr: VR, bytes: &[u8]) {
         match vr {
-            VR::PN => self.list(&set.texts(tag), |this, name| this.person(name)),
-            VR::IS | VR::DS => self.list(&set.texts(tag), |this, text| this.number_or_text(text)),
+            VR::PN => self.texts(set, tag, Self::person),
+            VR::IS | VR::DS => self.texts(set, tag, Self::number_or_text),
             VR::AT => {
                 let tags =
                     |word: &[u8]| Tag(u16::from_le_bytes([word[0], word[1]]), u16::from_le_bytes([word[2], word[3]]));
@@ -127,7 +127,7 @@ impl Writer<'_> {
                 let numbers = words(bytes, f64::from_le_bytes);
                 self.list(&numbers, |this, number| this.float(*number, &number.to_string()));
             }
-            vr if is_text(vr) => self.list(&set.texts(tag), |this, text| match text.as_str() {
+            vr if is_text(vr) => self.texts(set, tag, |this, text| match text {
                 "" => this.raw("null"),
                 text => this.text(text),
             }),
@@ -140,17 +140,36 @@ impl Writer<'_> {
         }
     }
 
-    /// The values; an attribute of nothing but padding has none.
+    /// The values of characters.
+    fn texts(&mut self, set: &DataSet, tag: Tag, one: impl Fn(&mut Self, &str)) {
+        self.values_by(|this| {
+            let mut first = true;
+            set.each_text(tag, |value| {
+                if !std::mem::take(&mut first) {
+                    this.raw(",");
+                }
+                one(this, value);
+            });
+        });
+    }
+
     fn list<T>(&mut self, values: &[T], mut one: impl FnMut(&mut Self, &T)) {
+        self.values_by(|this| {
+            for (number, value) in values.iter().enumerate() {
+                if number > 0 {
+                    this.raw(",");
+                }
+                one(this, value);
+            }
+        });
+    }
+
+    /// The values; an attribute of nothing but padding has none.
+    fn values_by(&mut self, all: impl FnOnce(&mut Self)) {
         let begin = self.out.len();
         self.raw(",\"Value\":[");
         let empty = self.out.len();
-        for (number, value) in values.iter().enumerate() {
-            if number > 0 {
-                self.raw(",");
-            }
-            one(self, value);
-        }
+        all(self);
         if matches!(&self.out[empty..], b"" | b"null") {
             self.out.truncate(begin);
         } else {
@@ -185,7 +204,7 @@ impl Writer<'_> {
         if text.is_empty() {
             return self.raw("null");
         }
-        if serde_json::from_str::<serde_json::Number>(text).is_ok() {
+        if is_plain_number(text.as_bytes()) || serde_json::from_str::<serde_json::Number>(text).is_ok() {
             return self.raw(text);
         }
         match text.parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
@@ -228,6 +247,19 @@ impl Writer<'_> {
         // Text in memory is always written.
         let _ = serde_json::to_writer(&mut *self.out, text);
     }
+}
+
+/// Whether it is a number as JSON writes those without an exponent (RFC 8259 6), of a length that is exact enough for anybody: what most numbers are.
+fn is_plain_number(text: &[u8]) -> bool {
+    const BYTES_MAX: usize = 16;
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let digits = |run: &[u8]| !run.is_empty() && run.iter().all(u8::is_ascii_digit);
+    let mut parts = text.splitn(2, |byte| *byte == b'.');
+    let whole = parts.next().unwrap_or_default();
+    text.len() <= BYTES_MAX
+        && digits(whole)
+        && (whole.len() == 1 || whole[0] != b'0')
+        && parts.next().is_none_or(digits)
 }
 
 fn words<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -291,6 +323,17 @@ mod tests {
         });
         assert_eq!(model(&set, Some("b")), expected);
         assert_eq!(model(&set, None).get("7FE00010"), None);
+    }
+
+    #[test]
+    fn what_is_passed_on_as_a_number_is_one() {
+        for number in ["0", "-0", "7", "512", "-3.25", "0.50", "10.0", "123456789.123456"] {
+            assert!(is_plain_number(number.as_bytes()), "{number}");
+            serde_json::from_str::<serde_json::Number>(number).unwrap();
+        }
+        for other in ["", "-", ".", "1.", ".5", "01", "+1", "1e5", "1.2.3", "--1", "1 ", "NaN", "12345678901234567"] {
+            assert!(!is_plain_number(other.as_bytes()), "{other}");
+        }
     }
 
     proptest! {

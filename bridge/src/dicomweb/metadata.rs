@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -15,18 +16,20 @@ use super::ask::Ask;
 use super::body::{self, streamed};
 use super::json;
 use super::objects::{opened, seekable};
-use crate::archive::{Archive, ArchiveError, Stored};
+use crate::archive::{Archive, ArchiveError, Listing, Stored};
 use crate::http::{Api, Problem, blocking};
 use crate::payload::describe;
-use crate::payload::manifest::{Manifest, ManifestError, ManifestObject};
+use crate::payload::object::ObjectError;
 
 /// Longest value that is in metadata itself, in bytes, as in manifests: palettes mostly are, since viewers that must fetch them draw without (see
 /// docs/DICOMWEB.md).
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 /// Objects that are opened for their headers at once.
 const OPENED_AT_ONCE: usize = 2;
-/// Objects whose metadata are in memory at once.
+/// Objects whose metadata are written in one go.
 const RUN_OBJECTS: usize = 64;
+/// Runs of them that are written at once.
+const RUNS_AT_ONCE: usize = 2;
 
 const AVAILABLE_TRANSFER_SYNTAX: Tag = Tag(0x0008, 0x3002);
 const BITS_ALLOCATED: Tag = Tag(0x0028, 0x0100);
@@ -42,12 +45,8 @@ pub(super) async fn retrieve(State(api): State<Api>, ask: Ask) -> Result<Respons
     };
     let objects = ask.objects(&api).await?;
     let site = api.site().clone();
-    let known = blocking(move || {
-        let listed = listed(site.archive(), &objects)?;
-        Ok::<_, Trouble>(objects.into_iter().zip(listed).collect::<Vec<_>>())
-    });
-    let known = known.await??;
-    let root = ask.root();
+    let known = blocking(move || known(site.archive(), objects)).await??;
+    let root: Arc<str> = ask.root().into();
     let tag = tag_of(&root, &known);
     if let Some(unchanged) = body::unchanged(&ask.headers, &tag) {
         return Ok(unchanged);
@@ -55,10 +54,11 @@ pub(super) async fn retrieve(State(api): State<Api>, ask: Ask) -> Result<Respons
     let runs: Vec<Vec<Known>> = known.chunks(RUN_OBJECTS).map(<[Known]>::to_vec).collect();
     let writing = (api.clone(), root);
     let mut runs = futures::stream::iter(runs)
-        .then(move |run| {
+        .map(move |run| {
             let (api, root) = writing.clone();
             async move { text_of(&api, root, run).await }
         })
+        .buffered(RUNS_AT_ONCE)
         .boxed();
     // What cannot be had at all is an answer of its own.
     let mut text = b"[".to_vec();
@@ -87,45 +87,83 @@ pub(super) async fn retrieve(State(api): State<Api>, ask: Ask) -> Result<Respons
     Ok(body::answer(media_type, Some(&tag), body))
 }
 
-/// An object, and what its manifest says of it.
-type Known = (Stored, Option<ManifestObject>);
+/// An object, and the manifest that it came with.
+#[derive(Clone)]
+struct Known {
+    stored: Stored,
+    listing: Option<Arc<Listing>>,
+}
+
+impl Known {
+    /// The header that the manifest has, with the pixel data named; none for an object that it does not list.
+    fn header(&self) -> Option<DataSet> {
+        let object = self.listing.as_ref()?.object(&self.stored)?;
+        let (mut set, _) = read(&object.header, Encoding::ExplicitLe, &ReadOptions::default()).ok()?;
+        if object.pixel_sha256.is_some() {
+            let (tag, vr) = pixels(&set, &object.transfer_syntax);
+            set.put(tag, Element { vr, value: Value::Skipped { length: u32::MAX } });
+        }
+        Some(set)
+    }
+}
+
+/// What is known of objects, by the manifests that they came with. Blocks.
+fn known(archive: &Archive, objects: Vec<Stored>) -> Result<Vec<Known>, ArchiveError> {
+    let mut listings: HashMap<i64, Option<Arc<Listing>>> = HashMap::new();
+    let with = |stored: Stored| {
+        let listing = match listings.entry(stored.origin) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(unknown) => unknown.insert(archive.listing_of(&stored)?).clone(),
+        };
+        Ok(Known { stored, listing })
+    };
+    objects.into_iter().map(with).collect()
+}
 
 /// Names the text by what it is made of, which is read sooner than the text is written.
 fn tag_of(root: &str, known: &[Known]) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(root);
-    for (stored, listed) in known {
+    for Known { stored, listing } in known {
         digest.update(stored.file_sha256);
         digest.update(stored.transfer_syntax.as_str());
-        digest.update(listed.as_ref().map_or(&[][..], |object| &object.header));
+        let listing = listing.as_ref().filter(|listing| listing.object(stored).is_some());
+        digest.update(listing.map_or(&[][..], |listing| listing.sha256()));
         digest.update([0]);
     }
     hex::encode(&digest.finalize()[..16])
 }
 
 /// The metadata of some objects, with commas between.
-async fn text_of(api: &Api, root: String, run: Vec<Known>) -> Result<Vec<u8>, Problem> {
-    let described = futures::stream::iter(run).map(|(stored, listed)| async move {
-        let header = match listed.as_ref().and_then(header) {
-            Some(header) => header,
-            None => from_object(api, &stored).await?,
+async fn text_of(api: &Api, root: Arc<str>, run: Vec<Known>) -> Result<Vec<u8>, Problem> {
+    let from_manifests = root.clone();
+    let written = blocking(move || {
+        let of = |known: Known| {
+            let text = known.header().map(|header| text(header, &known.stored, &from_manifests));
+            (known.stored, text)
         };
-        Ok::<_, Problem>((stored, header))
+        run.into_iter().map(of).collect::<Vec<(Stored, Option<Vec<u8>>)>>()
     });
-    let described: Vec<(Stored, DataSet)> = described.buffered(OPENED_AT_ONCE).try_collect().await?;
-    blocking(move || {
-        let mut text = Vec::new();
-        for (stored, mut header) in described {
-            header.put_uid(AVAILABLE_TRANSFER_SYNTAX, &stored.transfer_syntax);
-            if !text.is_empty() {
-                text.push(b',');
+    let texts = futures::stream::iter(written.await?).map(|(stored, text)| {
+        let root = &root;
+        async move {
+            match text {
+                Some(text) => Ok(text),
+                None => from_object(api, stored, root).await,
             }
-            json::write(&header, Some(&bulk_root(&root, &stored)), &mut text);
         }
-        text
-    })
-    .await
+    });
+    let texts: Vec<Vec<u8>> = texts.buffered(OPENED_AT_ONCE).try_collect().await?;
+    Ok(texts.join(&b','))
+}
+
+/// The metadata of one object.
+fn text(mut header: DataSet, stored: &Stored, root: &str) -> Vec<u8> {
+    header.put_uid(AVAILABLE_TRANSFER_SYNTAX, &stored.transfer_syntax);
+    let mut text = Vec::new();
+    json::write(&header, Some(&bulk_root(root, stored)), &mut text);
+    text
 }
 
 /// Where the long values of an object are.
@@ -134,59 +172,6 @@ fn bulk_root(root: &str, stored: &Stored) -> String {
         "{root}/studies/{}/series/{}/instances/{}/bulkdata",
         stored.study_uid, stored.series_uid, stored.sop_instance
     )
-}
-
-/// Why headers cannot be read from manifests.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error("the archive")]
-    Archive(#[from] ArchiveError),
-    #[error("a manifest")]
-    Manifest(#[from] ManifestError),
-}
-
-impl From<Trouble> for Problem {
-    fn from(error: Trouble) -> Self {
-        Self::internal(&error)
-    }
-}
-
-/// The objects of a manifest by UID and digest: one that another took the place of is another.
-type ByName = HashMap<(Uid, [u8; 32]), ManifestObject>;
-
-/// The objects of the manifest that an object came with.
-fn objects_of(archive: &Archive, stored: &Stored) -> Result<ByName, Trouble> {
-    let encoded = match stored.origin {
-        0 => archive.manifest(&stored.study_uid)?,
-        _ => archive.foreign_manifest(stored)?,
-    };
-    let manifest = encoded.map(|bytes| Manifest::decode(&bytes)).transpose()?;
-    let objects = manifest.into_iter().flat_map(|manifest| manifest.objects);
-    Ok(objects.map(|object| ((object.sop_instance_uid, object.file_sha256), object)).collect())
-}
-
-/// What the manifests that objects came with say of them; none for an object that no manifest lists. Blocks.
-fn listed(archive: &Archive, objects: &[Stored]) -> Result<Vec<Option<ManifestObject>>, Trouble> {
-    let mut manifests: HashMap<i64, ByName> = HashMap::new();
-    let mut found = Vec::with_capacity(objects.len());
-    for stored in objects {
-        let of = match manifests.entry(stored.origin) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(objects_of(archive, stored)?),
-        };
-        found.push(of.remove(&(stored.sop_instance, stored.file_sha256)));
-    }
-    Ok(found)
-}
-
-/// The header that a manifest has, with the pixel data named.
-fn header(object: &ManifestObject) -> Option<DataSet> {
-    let (mut set, _) = read(&object.header, Encoding::ExplicitLe, &ReadOptions::default()).ok()?;
-    if object.pixel_sha256.is_some() {
-        let (tag, vr) = pixels(&set, &object.transfer_syntax);
-        set.put(tag, Element { vr, value: Value::Skipped { length: u32::MAX } });
-    }
-    Some(set)
 }
 
 /// Which element has the pixels (PS3.3 C.7.6.24, C.7.6.25), and its VR (PS3.5 8.2, A.4).
@@ -200,8 +185,12 @@ fn pixels(header: &DataSet, transfer_syntax: &Uid) -> (Tag, VR) {
     }
 }
 
-async fn from_object(api: &Api, stored: &Stored) -> Result<DataSet, Problem> {
-    let opened = opened(api, stored).await?;
-    let read = blocking(move || describe::header(&mut seekable(opened.content), INLINE_BYTES_MAX));
+async fn from_object(api: &Api, stored: Stored, root: &Arc<str>) -> Result<Vec<u8>, Problem> {
+    let opened = opened(api, &stored).await?;
+    let root = root.clone();
+    let read = blocking(move || {
+        let header = describe::header(&mut seekable(opened.content), INLINE_BYTES_MAX)?;
+        Ok::<_, ObjectError>(text(header, &stored, &root))
+    });
     read.await?.map_err(|error| Problem::internal(&error))
 }

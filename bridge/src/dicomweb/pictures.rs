@@ -15,7 +15,7 @@ use super::multipart::Boundary;
 use super::objects::{opened, seekable};
 use crate::archive::{Archive, ArchiveError, Stored};
 use crate::http::{Api, Problem, blocking};
-use crate::payload::manifest::{Manifest, ManifestPreview, PreviewKind};
+use crate::payload::manifest::{ManifestPreview, PreviewKind};
 use crate::payload::object::ObjectError;
 use crate::payload::preview::{self, FrameChoice, Outcome, PreviewError, Rendered, jpeg, png};
 
@@ -50,22 +50,23 @@ pub(super) async fn thumbnail(State(api): State<Api>, ask: Ask) -> Result<Respon
     } else {
         None
     };
-    let (picture, tag) = match kept {
-        Some((preview, bytes)) => {
-            let tag = format!("t{}-{:?}", hex::encode(&preview.sha256[..12]), wish);
-            (reshaped(preview.media_type, bytes, wish).await?, tag)
+    if let Some((preview, bytes)) = kept {
+        let tag = tag_of(&format!("t{}-{wish:?}", hex::encode(preview.sha256)));
+        if let Some(unchanged) = body::unchanged(&ask.headers, &tag) {
+            return Ok(unchanged);
         }
-        None => {
-            // Nothing is fetched for a thumbnail. The one in the middle is the most likely to show what it is about.
-            let here: Vec<_> = objects.iter().filter(|stored| stored.path.is_some()).collect();
-            let stored = *here.get(here.len() / 2).ok_or_else(Problem::not_found)?;
-            let wish = Wish { side_max: Some(wish.side_max.unwrap_or(THUMBNAIL_SIDE)), ..wish };
-            let choice = frame.map_or(FrameChoice::Middle, FrameChoice::Index);
-            let tag = format!("t{}-{choice:?}-{wish:?}", hex::encode(&stored.file_sha256[..12]));
-            (drawn(&api, stored, choice, wish).await?, tag)
-        }
-    };
-    Ok(answer(&ask, wish, &tag_of(&tag), picture))
+        return Ok(answer(wish, &tag, reshaped(preview.media_type, bytes, wish).await?));
+    }
+    // Nothing is fetched for a thumbnail. The one in the middle is the most likely to show what it is about.
+    let here: Vec<_> = objects.iter().filter(|stored| stored.path.is_some()).collect();
+    let stored = *here.get(here.len() / 2).ok_or_else(Problem::not_found)?;
+    let wish = Wish { side_max: Some(wish.side_max.unwrap_or(THUMBNAIL_SIDE)), ..wish };
+    let choice = frame.map_or(FrameChoice::Middle, FrameChoice::Index);
+    let tag = tag_of(&format!("t{}-{choice:?}-{wish:?}", hex::encode(stored.file_sha256)));
+    if let Some(unchanged) = body::unchanged(&ask.headers, &tag) {
+        return Ok(unchanged);
+    }
+    Ok(answer(wish, &tag, drawn(&api, stored, choice, wish).await?))
 }
 
 /// Pictures of all objects that have any, in their full size.
@@ -130,10 +131,7 @@ fn tag_of(what: &str) -> String {
     hex::encode(&Sha256::digest(what)[..16])
 }
 
-fn answer(ask: &Ask, wish: Wish, tag: &str, picture: Bytes) -> Response {
-    if let Some(unchanged) = body::unchanged(&ask.headers, tag) {
-        return unchanged;
-    }
+fn answer(wish: Wish, tag: &str, picture: Bytes) -> Response {
     if !wish.multipart {
         return body::answer(wish.media_type, Some(tag), picture);
     }
@@ -211,11 +209,9 @@ fn kept(
     instance: Option<Uid>,
 ) -> Result<Option<(ManifestPreview, Vec<u8>)>, Problem> {
     let Some(first) = objects.first() else { return Ok(None) };
-    let Some(bytes) = archive.shown_manifest(&first.study_uid)? else { return Ok(None) };
-    let manifest = Manifest::decode(&bytes).map_err(|error| Problem::internal(&error))?;
-    let of = |kind: PreviewKind, subject: Uid| {
-        manifest.previews.iter().filter(move |preview| preview.kind == kind && preview.subject == subject)
-    };
+    let Some(listing) = archive.shown_listing(&first.study_uid)? else { return Ok(None) };
+    let of =
+        |kind: PreviewKind, subject: &Uid| listing.previews_of(subject).filter(move |preview| preview.kind == kind);
     let plain = |preview: &ManifestPreview| -> Result<Option<(ManifestPreview, Vec<u8>)>, ArchiveError> {
         let bytes = archive.image(&preview.image)?.and_then(|(_, plain)| plain);
         Ok(bytes.map(|bytes| (preview.clone(), bytes)))
@@ -223,16 +219,17 @@ fn kept(
     let mut candidates: Vec<&ManifestPreview> = Vec::new();
     match (series, instance) {
         (_, Some(instance)) => {
-            candidates.extend(of(PreviewKind::Instance, instance));
+            candidates.extend(of(PreviewKind::Instance, &instance));
             // A series of one object is that object. Of others it shows another one, which is better than nothing as long as the object is not here.
-            let of_series = manifest.objects.iter().filter(|object| object.series_uid == first.series_uid).count();
-            if of_series == 1 || first.path.is_none() {
-                candidates.extend(of(PreviewKind::Series, first.series_uid));
+            let of_series = listing.manifest().objects.iter().filter(|object| object.series_uid == first.series_uid);
+            if first.path.is_none() || of_series.count() == 1 {
+                candidates.extend(of(PreviewKind::Series, &first.series_uid));
             }
         }
-        (Some(series), None) => candidates.extend(of(PreviewKind::Series, series)),
+        (Some(series), None) => candidates.extend(of(PreviewKind::Series, &series)),
         (None, None) => {
-            candidates.extend(manifest.previews.iter().filter(|preview| preview.kind == PreviewKind::Series));
+            let previews = listing.manifest().previews.iter();
+            candidates.extend(previews.filter(|preview| preview.kind == PreviewKind::Series));
         }
     }
     for preview in candidates {

@@ -1,5 +1,7 @@
 //! Studies: the list, one in full, its pictures, who may read it, and what was said about it.
 
+use std::sync::Arc;
+
 use alloy::primitives::B256;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -11,11 +13,11 @@ use super::model::{EventRow, GrantRow, Grants, History, OfObject, Page, Preview,
 use super::problem::Problem;
 use super::{Api, blocking, now_s, page, place, rows, tagged, tagged_bytes};
 use crate::access::{Principal, Right, Shared, Visible};
-use crate::archive::{StudyNames, StudySummary};
+use crate::archive::{Listing, StudyNames, StudySummary};
 use crate::decide::{self, Told};
 use crate::dicomweb;
 use crate::follow::StudyInfo;
-use crate::payload::manifest::{Manifest, ManifestPreview};
+use crate::payload::manifest::ManifestPreview;
 use crate::proof::{self, Proof};
 
 /// A study that the caller sees.
@@ -135,21 +137,22 @@ pub(super) async fn one(
     let full = blocking(move || {
         let archive = here.site().archive();
         let summary = archive.summary(names.uid.as_str())?.ok_or_else(Problem::not_found)?;
-        let previews = previews(&here, &names.uid)?;
+        let listing = listing(&here, &names.uid)?;
+        let previews = listing.iter().flat_map(|listing| &listing.manifest().previews);
         Ok::<_, Problem>(StudyInFull {
             study: study(&here, &known, summary),
             owner: found.info.map(|info| info.owner.to_string()),
             custodial: found.info.map(|info| info.custodial),
             tombstoned: found.info.is_some_and(|info| info.tombstoned),
-            previews: previews.iter().enumerate().map(|(number, preview)| shown(number, preview)).collect(),
+            previews: previews.enumerate().map(|(number, preview)| shown(number, preview)).collect(),
         })
     });
     tagged(&headers, &full.await??)
 }
 
-fn previews(api: &Api, uid: &Uid) -> Result<Vec<ManifestPreview>, Problem> {
-    let Some(bytes) = api.site().archive().shown_manifest(uid)? else { return Ok(Vec::new()) };
-    Manifest::decode(&bytes).map(|manifest| manifest.previews).map_err(|error| Problem::internal(&error))
+/// The newest manifest of a study that is shown, if there is one. Blocks.
+fn listing(api: &Api, uid: &Uid) -> Result<Option<Arc<Listing>>, Problem> {
+    Ok(api.site().archive().shown_listing(uid)?)
 }
 
 fn shown(number: usize, preview: &ManifestPreview) -> Preview {
@@ -185,7 +188,8 @@ pub(super) async fn preview(
     let names = found.names.ok_or_else(Problem::not_found)?;
     let here = api.clone();
     let picture = blocking(move || {
-        let preview = previews(&here, &names.uid)?.into_iter().nth(number).ok_or_else(Problem::not_found)?;
+        let listing = listing(&here, &names.uid)?.ok_or_else(Problem::not_found)?;
+        let preview = listing.manifest().previews.get(number).cloned().ok_or_else(Problem::not_found)?;
         // Of another site's study it may not have come yet.
         let kept = here.site().archive().image(&preview.image)?.and_then(|(_, plain)| plain);
         Ok::<_, Problem>((preview, kept.ok_or_else(Problem::not_found)?))

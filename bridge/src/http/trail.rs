@@ -78,14 +78,22 @@ impl Asked {
         Self { method: request.method().clone(), uri: request.uri().clone(), from, who }
     }
 
-    /// Records what was asked and how it was answered. What tells of studies leaves when that is on the disk, and not before.
+    /// Records what was asked and how it was answered. What tells of studies leaves when that is on the disk, and not before; the matches of a
+    /// search as those of C-FIND do, which go out unless the log cannot be written (docs/adr/0018).
     pub(super) async fn answered(self, api: &Api, response: Response) -> Response {
         let Some(event) = self.event(response.status()) else { return response };
+        let audit = api.site().audit();
         if !response.status().is_success() {
-            api.site().audit().record(event);
+            audit.record(event);
             return response;
         }
-        match api.site().audit().durable(vec![event]).await {
+        let path = self.uri.path().strip_prefix(dicomweb::PREFIX);
+        let recorded = if path.is_some_and(dicomweb::is_search) {
+            audit.writable().map(|()| audit.record(event))
+        } else {
+            audit.durable(vec![event]).await
+        };
+        match recorded {
             Ok(()) => response,
             Err(error) => Problem::internal(&error).into_response(),
         }

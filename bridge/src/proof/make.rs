@@ -12,7 +12,6 @@ use crate::archive::{ArchiveError, Stored};
 use crate::keyring::KeyringError;
 use crate::ledger::node::{Ask, At, EventFilter, Node as _, NodeError};
 use crate::ledger::{Ledger, LedgerError};
-use crate::payload::manifest::Manifest;
 use crate::site::Site;
 use crate::study::{ImageKind, Salt};
 
@@ -79,7 +78,7 @@ pub async fn make(site: &Site, uid: &Uid) -> Result<Proof, ProofError> {
     let object = Object {
         sop_instance_uid: uid.to_string(),
         file_sha256: stored.file_sha256.into(),
-        pixel_sha256: pixels(site, &stored)?,
+        pixel_sha256: pixels(site, stored).await?,
     };
     let genesis = ledger.node().block_at(0).await?.ok_or_else(|| missing("block 0"))?.hash;
     let chain = Chain { chain_id: ledger.chain_id(), genesis, admin: ledger.addresses().founder };
@@ -163,14 +162,12 @@ fn log_of(octets: &Bytes, image: &Image) -> Option<u32> {
 }
 
 /// The pixel data's digest, which a manifest has.
-fn pixels(site: &Site, stored: &Stored) -> Result<Option<B256>, ProofError> {
-    let encoded = match stored.origin {
-        0 => site.archive().manifest(&stored.study_uid)?,
-        _ => site.archive().foreign_manifest(stored)?,
-    };
-    let manifest = encoded.and_then(|bytes| Manifest::decode(&bytes).ok());
-    let objects = manifest.into_iter().flat_map(|manifest| manifest.objects);
-    let mut of_it = objects
-        .filter(|object| object.sop_instance_uid == stored.sop_instance && object.file_sha256 == stored.file_sha256);
-    Ok(of_it.next().and_then(|object| object.pixel_sha256).map(Into::into))
+async fn pixels(site: &Site, stored: Stored) -> Result<Option<B256>, ProofError> {
+    let archive = site.archive().clone();
+    let listed = tokio::task::spawn_blocking(move || {
+        let listing = archive.listing_of(&stored)?;
+        let object = listing.as_ref().and_then(|listing| listing.object(&stored));
+        Ok::<_, ArchiveError>(object.and_then(|object| object.pixel_sha256).map(Into::into))
+    });
+    Ok(listed.await.map_err(|_| ArchiveError::Closed)??)
 }

@@ -17,6 +17,7 @@ pub use read::{ReadEnd, ReadError, ReadOptions, read};
 pub use scan::{ScanError, Scanned, Scanner};
 
 use crate::{Uid, charset::CharacterSet};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, btree_map};
 
 /// (0008,0005) Specific Character Set.
@@ -150,11 +151,31 @@ impl DataSet {
                 _ => ints_of(*vr, bytes).iter().map(i64::to_string).collect(),
             };
         }
-        let text = match is_charset_dependent(*vr) {
-            true => self.character_set().decode(bytes, *vr == VR::PN),
+        split_values(*vr, &self.decoded(*vr, bytes)).map(str::to_owned).collect()
+    }
+
+    /// Hands out the values of an element of characters one after the other, as [`Self::texts`] has them, without copies. Of other elements there
+    /// are none.
+    pub fn each_text(&self, tag: Tag, each: impl FnMut(&str)) {
+        if let Some(Element { vr, value: Value::Bytes(bytes) }) = self.elements.get(&tag)
+            && is_text(*vr)
+            && !bytes.is_empty()
+        {
+            split_values(*vr, &self.decoded(*vr, bytes)).for_each(each);
+        }
+    }
+
+    fn decoded<'a>(&self, vr: VR, bytes: &'a [u8]) -> Cow<'a, str> {
+        // In every character set it is what it looks like, so that need not be found out.
+        if CharacterSet::is_plain(bytes)
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(match is_charset_dependent(vr) {
+            true => self.character_set().decode(bytes, vr == VR::PN),
             false => CharacterSet::DEFAULT.decode(bytes, false),
-        };
-        split_values(*vr, &text)
+        })
     }
 
     /// The first value as a UID; `None` when absent or not a valid one.
@@ -359,12 +380,15 @@ fn is_single_valued(vr: VR) -> bool {
     matches!(vr, VR::LT | VR::ST | VR::UT | VR::UR)
 }
 
-fn split_values(vr: VR, text: &str) -> Vec<String> {
-    if is_single_valued(vr) {
-        // Leading spaces are significant in these.
-        return vec![text.trim_end_matches([' ', '\0']).to_owned()];
-    }
-    text.split('\\').map(|value| value.trim_matches([' ', '\0']).to_owned()).collect()
+fn split_values(vr: VR, text: &str) -> impl Iterator<Item = &str> {
+    let is_single = is_single_valued(vr);
+    let trimmed = move |value: &'_ str| -> std::ops::Range<usize> {
+        let end = value.trim_end_matches([' ', '\0']).len();
+        // Leading spaces are significant in what has one value.
+        let begin = if is_single { 0 } else { end - value[..end].trim_start_matches([' ', '\0']).len() };
+        begin..end
+    };
+    text.split(move |c| c == '\\' && !is_single).map(move |value| &value[trimmed(value)])
 }
 
 /// Pads a value field to even length (PS3.5 6.2): UIDs and binary values with NUL, text with a space.
