@@ -38,6 +38,8 @@ pub(crate) use output::{size, table};
 
 /// Malloc's setting of the same meaning, of glibc.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
+/// Target of the logs of the JPEG 2000 decoder.
+const CODEC: &str = "jpeg2k";
 
 /// A DICOM node whose studies live on a permissioned ledger, under the patient's control.
 #[derive(Debug, Parser)]
@@ -439,7 +441,11 @@ pub(crate) fn start_logging(config: &Config) {
     use tracing_subscriber::Layer;
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::util::SubscriberInitExt;
-    let filter: tracing_subscriber::filter::Targets = config.log.level.parse().unwrap_or_default();
+    let mut filter: tracing_subscriber::filter::Targets = config.log.level.parse().unwrap_or_default();
+    // A decoder that tells of each frame is asked for that by name alone.
+    if !config.log.level.contains(CODEC) && filter.would_enable(CODEC, &tracing::Level::INFO) {
+        filter = filter.with_target(CODEC, tracing::Level::WARN);
+    }
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = if config.log.json { layer.json().boxed() } else { layer.with_ansi(false).boxed() };
     // A second call, as in tests of this crate, keeps the first subscriber.

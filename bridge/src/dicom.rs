@@ -6,12 +6,13 @@ pub mod echo;
 pub mod encrypted;
 pub(crate) mod trail;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use dicom_scp::dataset::DataSet;
 use dicom_scp::matching::Query;
 use dicom_scp::scp::{Destination, ScpOptions, Selected, Services};
@@ -31,6 +32,7 @@ use crate::access::{Access, Certificate, Principal, Visible, Way};
 use crate::archive::{self, Accepted, ArchiveError, Incoming, ObjectHead};
 use crate::audit::{Event, Party};
 use crate::config::{self, Operation};
+use crate::recode::{RecodeError, Recoding};
 use crate::retrieve::{self, CheckedFile, Opened, RetrieveError, SourceError};
 use crate::site::Site;
 use crate::tls;
@@ -86,6 +88,25 @@ impl Door {
     #[must_use]
     pub fn new(site: Site, access: Access, ae_title: AeTitle, tasks: TaskTracker) -> Self {
         Self { site, access, ae_title, tasks }
+    }
+
+    /// Opens an object in another transfer syntax than it is stored in.
+    async fn open_as(&self, handle: &Handle, wanted: &TransferSyntax) -> Result<ObjectStream, Failure> {
+        let stored = &handle.stored;
+        let way = Recoding::new(&stored.transfer_syntax, wanted.uid());
+        let way = way.ok_or_else(|| Failure::new(Reason::Internal, "no way into this transfer syntax"))?;
+        let opened = way.open_data_set(self.site.retrieve(), stored).await;
+        let source = opened.map_err(|error| match error {
+            RecodeError::Retrieve(error) => not_opened(stored, &error),
+            error => {
+                let words = crate::chain_of(&error);
+                let (uid, to) = (&stored.sop_instance, wanted.name());
+                tracing::warn!(%uid, to, error = words, "an object cannot be sent in a transfer syntax that the receiver takes");
+                Failure::new(Reason::CannotUnderstand, "the object cannot be decoded for this receiver")
+            }
+        })?;
+        handle.sending.leaves(stored);
+        Ok(ObjectStream { transfer_syntax: *wanted, bytes: 0, content: Content::Made(Box::new(made(source))) })
     }
 
     fn allowed(&self, session: &Session, operation: Operation) -> Result<(), Failure> {
@@ -190,23 +211,24 @@ impl Services for Door {
             .filter_map(|stored| {
                 let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)?;
                 let (sop_class, sop_instance) = (stored.sop_class, stored.sop_instance);
-                Some(Selected { sop_class, sop_instance, transfer_syntax, handle: handle(stored) })
+                let others = others(&transfer_syntax);
+                Some(Selected { sop_class, sop_instance, transfer_syntax, others, handle: handle(stored) })
             })
             .collect())
     }
 
-    async fn open(&self, _session: &Session, handle: &Handle) -> Result<ObjectStream, Failure> {
+    async fn open(
+        &self,
+        _session: &Session,
+        handle: &Handle,
+        wanted: &TransferSyntax,
+    ) -> Result<ObjectStream, Failure> {
         let stored = &handle.stored;
-        let Opened { content, bytes } = self.site.retrieve().open(stored).await.map_err(|error| {
-            match &error {
-                RetrieveError::NotGranted(_) => tracing::info!(%error, "refused an object"),
-                error => {
-                    let error = crate::chain_of(error);
-                    tracing::error!(uid = %stored.sop_instance, error, "an object cannot be opened");
-                }
-            }
-            open_failure(&error)
-        })?;
+        if stored.transfer_syntax != *wanted.uid() {
+            return self.open_as(handle, wanted).await;
+        }
+        let opened = self.site.retrieve().open(stored).await;
+        let Opened { content, bytes } = opened.map_err(|error| not_opened(stored, &error))?;
         let transfer_syntax = TransferSyntax::of(&stored.transfer_syntax)
             .ok_or_else(|| Failure::new(Reason::Internal, "unknown transfer syntax"))?;
         let content = match content {
@@ -303,6 +325,27 @@ pub(crate) fn store_failure(error: &ArchiveError) -> Failure {
     }
 }
 
+/// In which transfer syntaxes objects can be had besides their own: decoded, for who takes uncompressed ones alone. Those that differ in their encoding alone are
+/// made of each other on the way.
+fn others(stored: &TransferSyntax) -> Vec<TransferSyntax> {
+    let plain = [TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE];
+    if plain.contains(stored) {
+        return Vec::new();
+    }
+    plain.into_iter().filter(|to| Recoding::new(stored.uid(), to.uid()).is_some()).collect()
+}
+
+fn not_opened(stored: &archive::Stored, error: &RetrieveError) -> Failure {
+    match error {
+        RetrieveError::NotGranted(_) => tracing::info!(%error, "refused an object"),
+        error => {
+            let error = crate::chain_of(error);
+            tracing::error!(uid = %stored.sop_instance, error, "an object cannot be opened");
+        }
+    }
+    open_failure(error)
+}
+
 fn open_failure(error: &RetrieveError) -> Failure {
     match error {
         RetrieveError::Ledger(_) | RetrieveError::NoLedger | RetrieveError::GivenUp => {
@@ -318,6 +361,37 @@ fn open_failure(error: &RetrieveError) -> Failure {
         RetrieveError::NotGranted(_) => Failure::new(Reason::NotAuthorized, "only previews of this study are granted"),
         _ => Failure::new(Reason::Internal, "the object cannot be read"),
     }
+}
+
+/// Bytes of what is made that are handed over at once.
+const MADE_RUN_BYTES: usize = 256 * 1024;
+/// Runs of them that wait for the peer.
+const MADE_RUNS_AHEAD: usize = 1;
+
+/// What is made on a thread that may take its time, as an asynchronous reader. It ends where the whole was given, and with an error where that cannot
+/// be done: nobody takes half of it for the whole.
+fn made(mut source: Box<dyn Read + Send>) -> impl AsyncRead + Send + Unpin {
+    let (runs, mut taken) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(MADE_RUNS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut run = Vec::with_capacity(MADE_RUN_BYTES);
+            let read = source.by_ref().take(MADE_RUN_BYTES as u64).read_to_end(&mut run);
+            let is_last = !matches!(read, Ok(1..));
+            if runs.blocking_send(read.map(|_| run.into())).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    let mut ended = false;
+    tokio_util::io::StreamReader::new(futures::stream::poll_fn(move |context| {
+        if ended {
+            return Poll::Ready(None);
+        }
+        let run = ready!(taken.poll_recv(context)).unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into()));
+        ended = !matches!(&run, Ok(run) if !run.is_empty());
+        // An empty run is the end.
+        Poll::Ready(Some(run).filter(|run| !matches!(run, Ok(run) if run.is_empty())))
+    }))
 }
 
 /// A local file as an asynchronous reader. Reads block for as long as the disk needs, which for a page cache hit is less

@@ -65,7 +65,7 @@ impl Default for Stored {
 pub struct ObjectStream {
     /// The transfer syntax of the bytes.
     pub transfer_syntax: TransferSyntax,
-    /// How many bytes the data set has. The reader must give exactly so many.
+    /// How many bytes the data set has, unless it is [`Content::Made`]. The reader must give exactly so many.
     pub bytes: u64,
     /// The data set, without preamble and file meta information.
     pub content: Content,
@@ -77,6 +77,8 @@ pub enum Content {
     Whole(Bytes),
     /// They are read while they are sent. When the reader fails the association is aborted, since half an object cannot be taken back.
     Reader(Box<dyn AsyncRead + Send + Unpin>),
+    /// They are made while they are sent, as many as there are.
+    Made(Box<dyn AsyncRead + Send + Unpin>),
 }
 
 impl fmt::Debug for ObjectStream {

@@ -309,14 +309,25 @@ pub(crate) struct TranscodingReader<R> {
     input: Vec<u8>,
     out: Vec<u8>,
     given: usize,
-    /// Bytes that the inner reader must still give.
-    left: u64,
+    /// Bytes that the inner reader must still give; none where that is as many as it gives.
+    left: Option<u64>,
+    ended: bool,
 }
 
 impl<R: AsyncRead + Unpin> TranscodingReader<R> {
     /// Transcodes the `bytes` bytes that `inner` has.
     pub(crate) fn new(inner: R, bytes: u64, transcoder: Transcoder) -> Self {
-        TranscodingReader { inner, transcoder, input: vec![0; 64 * 1024], out: Vec::new(), given: 0, left: bytes }
+        Self::with(inner, Some(bytes), transcoder)
+    }
+
+    /// Transcodes what `inner` has.
+    pub(crate) fn to_end(inner: R, transcoder: Transcoder) -> Self {
+        Self::with(inner, None, transcoder)
+    }
+
+    fn with(inner: R, left: Option<u64>, transcoder: Transcoder) -> Self {
+        let (input, ended) = (vec![0; 64 * 1024], left == Some(0));
+        TranscodingReader { inner, transcoder, input, out: Vec::new(), given: 0, left, ended }
     }
 }
 
@@ -326,20 +337,27 @@ impl<R: AsyncRead + Unpin> AsyncRead for TranscodingReader<R> {
         while this.given == this.out.len() {
             this.out.clear();
             this.given = 0;
-            if this.left == 0 {
+            if this.ended {
                 this.transcoder.finish(&mut this.out).map_err(io::Error::other)?;
                 if this.out.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
                 break;
             }
-            let wanted = this.left.min(this.input.len() as u64) as usize;
+            let room = this.input.len() as u64;
+            let wanted = this.left.unwrap_or(room).min(room) as usize;
             let mut input = ReadBuf::new(this.input.get_mut(..wanted).unwrap_or_default());
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut input))?;
-            if input.filled().is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            match &mut this.left {
+                None => this.ended = input.filled().is_empty(),
+                Some(_) if input.filled().is_empty() => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Some(left) => {
+                    *left -= input.filled().len() as u64;
+                    this.ended = *left == 0;
+                }
             }
-            this.left -= input.filled().len() as u64;
             this.transcoder.push(input.filled(), &mut this.out).map_err(io::Error::other)?;
         }
         let rest = this.out.get(this.given..).unwrap_or_default();

@@ -317,6 +317,13 @@ impl<S: Stream> Transport<S> {
         let (from, bytes) = (&object.transfer_syntax, object.bytes);
         match &mut object.content {
             Content::Reader(reader) => self.send_object(context, command, from, reader, bytes).await,
+            Content::Made(reader) => match transcoder(from, context) {
+                None => self.send_all_from(context.id, command, reader).await,
+                Some(transcoder) => {
+                    let mut reader = TranscodingReader::to_end(reader, transcoder);
+                    self.send_all_from(context.id, command, &mut reader).await
+                }
+            },
             Content::Whole(whole) if whole.len() as u64 == bytes && transcoder(from, context).is_none() => {
                 self.send_whole(context.id, command, whole).await
             }

@@ -106,6 +106,57 @@ async fn objects_without_a_context_fail_alone() {
     served.stop().await;
 }
 
+/// A peer without the codec: what can be decoded here is, and nothing that the peer takes as it is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_has_no_codec_for_is_made_into_what_it_takes() {
+    let jpeg = TransferSyntax::of(&uid("1.2.840.10008.1.2.4.70")).unwrap();
+    let served = Served::default().await;
+    *served.site.others.lock().unwrap() = vec![EXPLICIT, IMPLICIT];
+    (1..=3).for_each(|i| served.keep(&ct(1, 1, i, 64), jpeg));
+    for (takes, comes) in
+        [(vec![EXPLICIT], EXPLICIT), (vec![IMPLICIT], IMPLICIT), (vec![jpeg], jpeg), (vec![EXPLICIT, jpeg], jpeg)]
+    {
+        let mut association = served
+            .associate(&takes.iter().fold(vec![Proposal::plain(STUDY_ROOT_GET)], |mut all, syntax| {
+                all.push(Proposal::receiving(CT, [*syntax]));
+                all
+            }))
+            .await;
+        let site = Arc::new(Site::default());
+        let mut receiver = Into { site: site.clone(), refused: None };
+        let retrieved = association.get(&STUDY_ROOT_GET, &study(1), &mut receiver).await.unwrap();
+        assert_eq!((retrieved.outcome.status, retrieved.progress.completed), (Status::SUCCESS, 3));
+        for kept in site.objects.lock().unwrap().values() {
+            let expected = ct(1, 1, 1, 64).write(comes.encoding()).len();
+            assert_eq!((kept.head.transfer_syntax, kept.bytes.len()), (comes, expected));
+        }
+        association.release().await.unwrap();
+    }
+    served.stop().await;
+}
+
+/// Half an object cannot be taken back, so its association ends; the destination gets the others over another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_goes_on_behind_an_object_that_breaks_off() {
+    let unheard_of = TransferSyntax::private(uid("1.2.3.4.5"), dicom_scp::Encoding::ExplicitLe, true, false);
+    let (source, target) = (Served::default().await, Served::default().await);
+    *source.site.others.lock().unwrap() = vec![IMPLICIT];
+    (1..=4).for_each(|i| source.keep(&ct(1, 1, i, 64), unheard_of));
+    let broken = ct(1, 1, 2, 64).uid(SOP_INSTANCE).unwrap();
+    *source.site.breaks.lock().unwrap() = Some(broken);
+    source.site.destinations.lock().unwrap().insert(ae("TARGET"), ("127.0.0.1".into(), target.port()));
+    let mut association = source.associate(&[Proposal::plain(STUDY_ROOT_MOVE)]).await;
+    let go_on = |_| ControlFlow::Continue(());
+    let moved = association.r#move(&STUDY_ROOT_MOVE, &ae("TARGET"), &study(1), go_on).await.unwrap();
+    assert_eq!(moved.outcome.status, Status::SUBOPERATIONS_WITH_FAILURES);
+    assert_eq!((moved.progress.completed, moved.failed_instances), (3, vec![broken]));
+    assert_eq!(target.count(), 3);
+    assert!(target.site.objects.lock().unwrap().values().all(|kept| kept.head.transfer_syntax == IMPLICIT));
+    association.release().await.unwrap();
+    source.stop().await;
+    target.stop().await;
+}
+
 /// What the default transfer syntax is for (PS3.5 10.1): the peer takes only the encoding that the objects are not stored in.
 #[tokio::test(flavor = "multi_thread")]
 async fn uncompressed_objects_are_transcoded_where_needed() {

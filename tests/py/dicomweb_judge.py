@@ -8,6 +8,7 @@ Prints what it looked at and what is wrong as JSON. Files often share UIDs; each
 
 import copy
 import hashlib
+import io
 import json
 import sys
 import warnings
@@ -80,6 +81,9 @@ def same(sent, told, file, big_endian, where=""):
             for number, (a, b) in enumerate(zip(element.value, other.value)):
                 looked_at += same(a, b, file, big_endian, f"{path}/{number}")
         elif tag == 0x00080005:
+            pass
+        elif other.VR != element.VR and (tag.is_private or {element.VR, other.VR} <= {"US", "SS", "OW"}):
+            # Without VRs on the wire nobody can tell.
             pass
         elif other.VR == "UN":
             # What the server does not know the kind of it passes on as it is.
@@ -213,7 +217,7 @@ def described(client, url, headers, file, sent, report):
     got = client.retrieve_instance(*names.values(), media_types=(("application/dicom", "*"),))
     if got.file_meta.TransferSyntaxUID != syntax:
         fail("a description became another transfer syntax", file, got.file_meta.TransferSyntaxUID)
-    expected = copy.copy(sent)
+    expected = copy.deepcopy(sent)
     expected.StudyInstanceUID, expected.SeriesInstanceUID, expected.SOPInstanceUID = names.values()
     same(expected, got, file, sent.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.2")
     if encoded is not None:
@@ -265,11 +269,97 @@ def judge(client, file, sent, report):
         report["native frames"] += 1
 
 
+# What a decoded object may say otherwise.
+OF_CODING = {0x00280004, 0x00280006, 0x00282110, 0x00880200}
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+
+
+def in_another(url, headers, sent, syntax):
+    """The object in a transfer syntax, or in that which is the default (PS3.18 8.7.3.4); the words with which it is refused."""
+    place = f"/studies/{sent.StudyInstanceUID}/series/{sent.SeriesInstanceUID}/instances/{sent.SOPInstanceUID}"
+    accept = {"Accept": f"application/dicom; transfer-syntax={syntax}" if syntax else "application/dicom", **headers}
+    answer = requests.get(url + place, headers=accept, timeout=120)
+    if answer.status_code == 406:
+        return answer.text
+    answer.raise_for_status()
+    got = pydicom.dcmread(io.BytesIO(answer.content))
+    if syntax and got.file_meta.TransferSyntaxUID != syntax:
+        fail("decoded into another transfer syntax", got.file_meta.TransferSyntaxUID)
+    return got
+
+
+def pictures(dataset):
+    """All frames by pydicom's decoders, colour as RGB; none where it has none."""
+    if "PixelData" not in dataset:
+        return None
+    try:
+        return pydicom.pixels.pixel_array(dataset)
+    except Exception:  # what is damaged, or that there is no decoder for
+        return None
+
+
+def difference(a, b):
+    return numpy.abs(a.astype(numpy.int64) - b.astype(numpy.int64))
+
+
+def compare_decoded(sent, got, file):
+    """Of an object that was decoded for somebody: the same attributes but for those of its coding, and the same pixels. Whether pydicom could tell."""
+    syntax = sent.file_meta.TransferSyntaxUID
+    for tag in set(sent.keys()) - set(got.keys()):
+        if tag not in OF_CODING and tag.element != 0 and tag.group != 0x7FE0:
+            fail("decoding lost an attribute", file, tag)
+    if added := set(got.keys()) - set(sent.keys()) - OF_CODING - {0x7FE00010}:
+        fail("decoding added attributes", file, added)
+    kept = copy.deepcopy(sent)
+    for tag in OF_CODING:
+        kept.pop(tag, None)
+    same(kept, got, file, syntax == "1.2.840.10008.1.2.2")
+    expected, ours = pictures(sent), pictures(got)
+    if expected is None:
+        return False
+    if ours is None or ours.shape != expected.shape:
+        fail("decoded pixels cannot be read", file, got.get("PhotometricInterpretation"), expected.shape)
+    apart = difference(ours, expected)
+    if syntax in LOSSLESS and apart.any():
+        fail("decoded pixels differ", file, apart.max())
+    # Some encoders wrote luminance and chroma and called it RGB, which pydicom believes.
+    if syntax.startswith("1.2.840.10008.1.2.4.5") and sent.PhotometricInterpretation == "RGB":
+        converted = pydicom.pixels.convert_color_space(expected, "YBR_FULL", "RGB")
+        apart = min(apart, difference(ours, converted), key=numpy.mean)
+    # Decoders of what was compressed with loss may round otherwise; colour is upsampled in several ways.
+    if apart.mean() > 1.0:
+        fail("decoded pixels are others", file, apart.mean(), apart.max())
+    return True
+
+
+def decoded(url, headers, file, sent, report):
+    """What is decoded for a viewer without the codec is the same object with the same pixels."""
+    syntax = sent.file_meta.TransferSyntaxUID
+    got = in_another(url, headers, sent, EXPLICIT)
+    default = in_another(url, headers, sent, None).file_meta.TransferSyntaxUID
+    if default != (EXPLICIT if syntax in LOSSLESS and not isinstance(got, str) else default):
+        fail("another default transfer syntax", file, default)
+    if default not in (EXPLICIT, syntax):
+        fail("a default transfer syntax that is neither", file, default)
+    if isinstance(got, str):
+        report["refused"].append([syntax.name, file.rsplit("/", 1)[-1], got[-160:]])
+        if syntax in LOSSLESS and pictures(sent) is not None and sent.BitsAllocated > 1:
+            fail("what pydicom decodes is refused", file, got)
+        return
+    could_tell = compare_decoded(sent, got, file)
+    other = in_another(url, headers, sent, IMPLICIT)
+    if isinstance(other, str) or other.get("PixelData") != got.get("PixelData"):
+        fail("implicit and explicit differ", file)
+    report["decoded" if syntax.is_encapsulated else "re-encoded"] += 1
+    report["decoded like pydicom"] += could_tell and syntax.is_encapsulated
+
+
 def main():
     url, port, called, files = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     headers = {"Authorization": f"Bearer {sys.stdin.readline().strip()}"}
     client = DICOMwebClient(url=url, headers=headers)
     report = {"objects": 0, "over http": 0, "described": 0, "attributes": 0, "stored frames": 0, "native frames": 0, "wrong": []}
+    report |= {"decoded": 0, "re-encoded": 0, "decoded like pydicom": 0, "refused": []}
     for number, file in enumerate(files):
         sent = prepared(file)
         if sent is None:
@@ -283,6 +373,7 @@ def main():
             report["over http"] += over_http
             judge(client, file, sent, report)
             described(client, url, headers, file, sent, report)
+            decoded(url, headers, file, sent, report)
         except Exception as error:
             report["wrong"].append(str(error) if isinstance(error, Wrong) else f"{file}: {error!r}")
     print(json.dumps(report, indent=1))

@@ -124,6 +124,9 @@ fn another_program_gets_back_what_it_sent() {
         ("attributes", 5_000),
         ("stored frames", 30),
         ("native frames", 50),
+        ("decoded", 40),
+        ("decoded like pydicom", 30),
+        ("re-encoded", 20),
     ];
     for (what, least) in all {
         assert!(report[what].as_u64().unwrap() >= least, "{what}: {report}");

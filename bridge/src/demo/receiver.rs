@@ -8,6 +8,7 @@ use dicom_scp::matching::Query;
 use dicom_scp::scp::{Destination, Selected, Services};
 use dicom_scp::{
     AeTitle, AssociationRequest, Failure, ObjectStream, Operation, Reason, Rejection, StoreHead, StoreSink, Stored,
+    TransferSyntax,
 };
 use futures::stream::{Empty, empty};
 use sha2::{Digest, Sha256};
@@ -63,7 +64,7 @@ impl Services for Receiver {
         Err(only_storage())
     }
 
-    async fn open(&self, (): &(), (): &()) -> Result<ObjectStream, Failure> {
+    async fn open(&self, (): &(), (): &(), _wanted: &TransferSyntax) -> Result<ObjectStream, Failure> {
         Err(only_storage())
     }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use dicom_scp::Uid;
+use dicom_scp::{TransferSyntax, Uid};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -18,7 +18,7 @@ use super::multipart::Boundary;
 use super::negotiate::Range;
 use crate::archive::Stored;
 use crate::http::{Api, Problem, blocking};
-use crate::recode::Recoding;
+use crate::recode::{RecodeError, Recoding};
 use crate::retrieve::{Content, Opened, Retrieve, RetrieveError, SourceError};
 use crate::zip::Layout;
 
@@ -41,6 +41,8 @@ enum Form {
 struct Part {
     stored: Stored,
     recoding: Option<Recoding>,
+    /// Whether it goes out as it is stored where that cannot be done.
+    or_stored: bool,
 }
 
 impl Part {
@@ -54,18 +56,27 @@ impl Part {
         self.recoding.is_none().then_some(self.stored.file_bytes)
     }
 
-    fn opening(self, retrieve: Retrieve) -> BoxFuture<'static, Result<Box<dyn Read + Send>, Refusal>> {
+    fn opening(self, retrieve: Retrieve) -> BoxFuture<'static, Result<(Self, Box<dyn Read + Send>), Refusal>> {
         async move { self.open(&retrieve).await }.boxed()
     }
 
-    async fn open(&self, retrieve: &Retrieve) -> Result<Box<dyn Read + Send>, Refusal> {
-        match &self.recoding {
-            None => Ok(readable(retrieve.open_file(&self.stored).await?.content)),
-            Some(how) => {
-                let opened = retrieve.open(&self.stored).await?;
-                Ok(Box::new(how.read(&self.stored, opened.content).ok_or(Refusal::Recoding)?))
+    /// Opens it, and says what it goes out as.
+    async fn open(self, retrieve: &Retrieve) -> Result<(Self, Box<dyn Read + Send>), Refusal> {
+        if let Some(how) = &self.recoding {
+            match how.open(retrieve, &self.stored).await {
+                Err(error) if error.is_of_object() && self.or_stored => {}
+                made => return Ok((self, made?)),
             }
         }
+        let content = retrieve.open_file(&self.stored).await?.content;
+        Ok((Self { recoding: None, ..self }, readable(content)))
+    }
+
+    /// What comes before it in a body of several.
+    fn head(&self, boundary: &Boundary, root: &str) -> String {
+        let Stored { study_uid, series_uid, sop_instance, .. } = &self.stored;
+        let location = format!("{root}/studies/{study_uid}/series/{series_uid}/instances/{sop_instance}");
+        boundary.part(&self.content_type(), Some(&location), self.bytes())
     }
 }
 
@@ -74,15 +85,27 @@ impl Part {
 pub(super) enum Refusal {
     #[error("the object")]
     Retrieve(#[from] RetrieveError),
-    #[error("it cannot be made into the transfer syntax that is asked for")]
-    Recoding,
+    #[error("in the transfer syntax that is asked for")]
+    Recode(#[source] RecodeError),
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match &refusal {
             Refusal::Retrieve(error) => of_retrieve(error),
-            Refusal::Recoding => Self::internal(&refusal),
+            Refusal::Recode(error) if error.is_of_object() => Self::not_acceptable(format!(
+                "an object cannot be made into the transfer syntax that is asked for; transfer-syntax=* brings it as it is stored: {error}"
+            )),
+            Refusal::Recode(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<RecodeError> for Refusal {
+    fn from(error: RecodeError) -> Self {
+        match error {
+            RecodeError::Retrieve(error) => Self::Retrieve(error),
+            other => Self::Recode(other),
         }
     }
 }
@@ -94,7 +117,7 @@ pub(super) async fn retrieve(State(api): State<Api>, ask: Ask) -> Result<Respons
     let form = chosen.ok_or_else(|| {
         Problem::not_acceptable(
             "objects are application/dicom, in parts (multipart/related) or alone, in the transfer syntax that they are stored in \
-             (transfer-syntax=*) or, of uncompressed ones, Implicit or Explicit VR Little Endian; or application/zip",
+             (transfer-syntax=*) or, of those that are decoded here, Explicit or Implicit VR Little Endian; or application/zip",
         )
     })?;
     match form {
@@ -111,8 +134,8 @@ fn form(range: &Range, objects: &[Stored]) -> Option<Form> {
     if !range.covers(DICOM) {
         return None;
     }
-    let wanted = range.transfer_syntax.as_deref().unwrap_or("*");
-    let parts: Option<Vec<Part>> = objects.iter().map(|stored| part(stored, wanted)).collect();
+    let parts: Option<Vec<Part>> =
+        objects.iter().map(|stored| part(stored, range.transfer_syntax.as_deref())).collect();
     match (parts?, range.multipart || range.is_any()) {
         (parts, true) => Some(Form::Parts(parts)),
         (mut parts, false) if parts.len() == 1 => parts.pop().map(|part| Form::Alone(Box::new(part))),
@@ -120,13 +143,24 @@ fn form(range: &Range, objects: &[Stored]) -> Option<Form> {
     }
 }
 
-/// An object in a transfer syntax, if it is in it or can be made so without loss.
-fn part(stored: &Stored, wanted: &str) -> Option<Part> {
-    if wanted == "*" || stored.transfer_syntax.as_str() == wanted {
-        return Some(Part { stored: stored.clone(), recoding: None });
+/// An object in a transfer syntax, if it is in it or can be made so without loss. Where none is named, that is Explicit VR Little Endian, but for what was
+/// compressed with loss, and for what cannot be decoded, which go out as they are (PS3.18 8.7.3.4).
+fn part(stored: &Stored, wanted: Option<&str>) -> Option<Part> {
+    let from = &stored.transfer_syntax;
+    let as_stored = Part { stored: stored.clone(), recoding: None, or_stored: false };
+    match wanted {
+        Some(wanted) if wanted == "*" || from.as_str() == wanted => Some(as_stored),
+        Some(wanted) => {
+            let recoding = Recoding::new(from, &Uid::new(wanted).ok()?)?;
+            Some(Part { recoding: Some(recoding), ..as_stored })
+        }
+        None if TransferSyntax::of(from).is_none_or(|from| from.may_be_lossy()) => Some(as_stored),
+        None if from == TransferSyntax::EXPLICIT_VR_LE.uid() => Some(as_stored),
+        None => {
+            let recoding = Recoding::new(from, TransferSyntax::EXPLICIT_VR_LE.uid());
+            Some(Part { recoding, or_stored: true, ..as_stored })
+        }
     }
-    let recoding = Recoding::new(&stored.transfer_syntax, &Uid::new(wanted).ok()?)?;
-    Some(Part { stored: stored.clone(), recoding: Some(recoding) })
 }
 
 async fn alone(api: &Api, ask: &Ask, part: Part) -> Result<Response, Problem> {
@@ -139,13 +173,13 @@ async fn alone(api: &Api, ask: &Ask, part: Part) -> Result<Response, Problem> {
         // How long it becomes is known when it is made.
         None => (Asked::All, 0),
     };
-    let source: Box<dyn Read + Send> = match asked {
+    let (part, source): (Part, Box<dyn Read + Send>) = match asked {
         Asked::All => part.open(api.site().retrieve()).await?,
-        Asked::Beyond => Box::new(io::empty()),
+        Asked::Beyond => (part, Box::new(io::empty())),
         Asked::Part(from, to) => {
             let content = opened(api, &part.stored).await?.content;
             let cut = blocking(move || cut_out(seekable(content), from, to)).await?;
-            Box::new(cut.map_err(|error| Problem::internal(&error))?)
+            (part, Box::new(cut.map_err(|error| Problem::internal(&error))?))
         }
     };
     let bytes = match asked {
@@ -155,7 +189,7 @@ async fn alone(api: &Api, ask: &Ask, part: Part) -> Result<Response, Problem> {
     };
     let (out, body) = streamed();
     let mut response = with_length(body::answer(&part.content_type(), Some(&tag), body), bytes);
-    if part.bytes().is_some() {
+    if part.bytes().is_some() && total > 0 {
         response = body::as_part(response, asked, total);
     }
     api.track(async move {
@@ -180,34 +214,27 @@ async fn in_parts(api: &Api, ask: &Ask, parts: Vec<Part>) -> Result<Response, Pr
     }
     let boundary = Boundary::random();
     let root = ask.root();
-    let heads: Vec<String> = parts
-        .iter()
-        .map(|part| {
-            let Stored { study_uid, series_uid, sop_instance, .. } = &part.stored;
-            let location = format!("{root}/studies/{study_uid}/series/{series_uid}/instances/{sop_instance}");
-            boundary.part(&part.content_type(), Some(&location), part.bytes())
-        })
-        .collect();
-    let sizes = heads.iter().zip(&parts).map(|(head, part)| Some(head.len() as u64 + part.bytes()?));
+    let sizes = parts.iter().map(|part| Some(part.head(&boundary, &root).len() as u64 + part.bytes()?));
     let length = sizes.sum::<Option<u64>>().map(|bytes| bytes + boundary.end().len() as u64);
     let (out, body) = streamed();
     let response = with_length(body::answer(&boundary.content_type(DICOM), Some(&tag), body), length);
     // What cannot be had at all is an answer of its own.
     let retrieve = api.site().retrieve().clone();
-    let first = match parts.first() {
+    let mut parts = parts.into_iter();
+    let first = match parts.next() {
         Some(first) => Some(first.open(&retrieve).await?),
         None => None,
     };
-    let rest: Vec<_> = parts.into_iter().skip(1).map(|part| part.opening(retrieve.clone())).collect();
+    let rest: Vec<_> = parts.map(|part| part.opening(retrieve.clone())).collect();
     let rest = futures::stream::iter(rest).buffered(OPENED_AHEAD).boxed();
-    let mut opened = futures::stream::iter(first.map(Ok)).chain(rest).zip(futures::stream::iter(heads)).boxed();
+    let mut opened = futures::stream::iter(first.map(Ok)).chain(rest).boxed();
     api.track(async move {
-        while let Some((source, head)) = opened.next().await {
-            let source = match source {
-                Ok(source) => source,
+        while let Some(part) = opened.next().await {
+            let (part, source) = match part {
+                Ok(opened) => opened,
                 Err(refusal) => return broken(&refusal),
             };
-            if !out.put(head).await || !send(source, &out).await {
+            if !out.put(part.head(&boundary, &root)).await || !send(source, &out).await {
                 return;
             }
         }
@@ -219,7 +246,8 @@ async fn in_parts(api: &Api, ask: &Ask, parts: Vec<Part>) -> Result<Response, Pr
 }
 
 async fn zipped(api: &Api, ask: &Ask, objects: Vec<Stored>) -> Result<Response, Problem> {
-    let parts: Vec<Part> = objects.iter().map(|stored| Part { stored: stored.clone(), recoding: None }).collect();
+    let parts: Vec<Part> =
+        objects.iter().map(|stored| Part { stored: stored.clone(), recoding: None, or_stored: false }).collect();
     let tag = format!("z{}", tag_of(&parts));
     if let Some(unchanged) = body::unchanged(&ask.headers, &tag) {
         return Ok(unchanged);

@@ -18,21 +18,23 @@ pub(super) async fn retrieve(State(api): State<Api>, mut ask: Ask) -> Result<Res
     let asked = Asked::parse(&ask.parameters)?;
     ask.target = asked.target;
     match asked.form {
-        Form::Object(transfer_syntax) => object(api, ask, &transfer_syntax).await,
+        Form::Object(transfer_syntax) => object(api, ask, transfer_syntax.as_deref()).await,
         Form::Picture(accept) => picture(api, ask, asked.picture, accept).await,
         // Of images a picture, of all else the object (PS3.18 9.1.2.2.1).
         Form::Any => {
             let drawn = picture(api.clone(), ask.clone(), asked.picture, "image/jpeg".to_owned()).await;
             match drawn {
-                Err(problem) if problem.is_absence() => object(api, ask, "*").await,
+                Err(problem) if problem.is_absence() => object(api, ask, None).await,
                 other => other,
             }
         }
     }
 }
 
-async fn object(api: Api, mut ask: Ask, transfer_syntax: &str) -> Result<Response, Problem> {
-    ask.accepted = Accepted::written(&format!("{DICOM}; transfer-syntax={transfer_syntax}"));
+/// In a transfer syntax, and where that cannot be had, or none is named, in the default one (PS3.18 9.1.2.2.4).
+async fn object(api: Api, mut ask: Ask, transfer_syntax: Option<&str>) -> Result<Response, Problem> {
+    let named = transfer_syntax.map(|named| format!("{DICOM}; transfer-syntax={named}, "));
+    ask.accepted = Accepted::written(&format!("{}{DICOM}", named.unwrap_or_default()));
     objects::retrieve(State(api), ask).await
 }
 
@@ -53,8 +55,8 @@ struct Asked {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Form {
-    /// In a transfer syntax.
-    Object(String),
+    /// In a transfer syntax, if one is named.
+    Object(Option<String>),
     /// Of one of these media types.
     Picture(String),
     Any,
@@ -89,7 +91,7 @@ impl Asked {
         let first = kinds.split(',').next().unwrap_or_default().trim();
         let form = match first {
             "" | "*/*" => Form::Any,
-            DICOM => Form::Object(value("transferSyntax").unwrap_or("*").to_owned()),
+            DICOM => Form::Object(value("transferSyntax").filter(|named| !named.is_empty()).map(str::to_owned)),
             _ => Form::Picture(kinds.to_owned()),
         };
         Ok(Self { target, form, picture: Picture::parse(&value)? })
@@ -138,9 +140,9 @@ mod tests {
         let expected = [("viewport", "20,10"), ("window", "4,5,linear"), ("quality", "7")];
         assert_eq!(picture.picture.parameters, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(asked("").unwrap().form, Form::Any);
-        assert_eq!(asked("contentType=application/dicom").unwrap().form, Form::Object("*".to_owned()));
+        assert_eq!(asked("contentType=application/dicom").unwrap().form, Form::Object(None));
         let object = asked("contentType=application/dicom&transferSyntax=1.2.840.10008.1.2").unwrap();
-        assert_eq!(object.form, Form::Object("1.2.840.10008.1.2".to_owned()));
+        assert_eq!(object.form, Form::Object(Some("1.2.840.10008.1.2".to_owned())));
     }
 
     #[test]

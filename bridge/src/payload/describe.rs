@@ -88,7 +88,7 @@ fn named_long_values(header: &DataSet, value_bytes_max: usize) -> DataSet {
     header.iter().map(|(tag, element)| (*tag, cut(element))).collect()
 }
 
-fn digest<R: Read + Seek>(object: &mut Object<'_, R>, location: &PixelLocation) -> Result<Sha256Digest, ObjectError> {
+fn digest<R: Read + Seek>(object: &mut Object<R>, location: &PixelLocation) -> Result<Sha256Digest, ObjectError> {
     let tag: &[u8] = match location.kind {
         PixelKind::Integer => b"7FE00010",
         PixelKind::Float => b"7FE00008",
@@ -116,7 +116,7 @@ fn digest<R: Read + Seek>(object: &mut Object<'_, R>, location: &PixelLocation) 
 }
 
 fn digest_fragments<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     digest: &mut Sha256,
 ) -> Result<(), ObjectError> {

@@ -69,6 +69,8 @@ pub(super) struct PixelLocation {
     pub(super) begin: u64,
     /// Length of the value; `None` when it is encapsulated.
     pub(super) bytes: Option<u64>,
+    /// How its element and those around it are encoded, which need not be what the transfer syntax says.
+    pub(super) encoding: Encoding,
 }
 
 /// An item of encapsulated pixel data: the offset table or a fragment.
@@ -81,20 +83,31 @@ pub(super) struct Item {
 }
 
 /// An opened object: its header in memory, its pixel data by offset.
-pub(super) struct Object<'a, R> {
+pub(super) struct Object<R> {
     pub(super) transfer_syntax: Uid,
     pub(super) big_endian: bool,
     pub(super) header: DataSet,
     /// `None` for objects without pixels.
     pub(super) pixels: Option<PixelLocation>,
-    body: Body<'a, R>,
+    /// Offset of the first element that is not in the header, if there is one.
+    pub(super) header_end: Option<u64>,
+    body: Body<R>,
 }
 
-impl<'a, R: Read + Seek> Object<'a, R> {
+impl<R: Read + Seek> Object<R> {
     /// Reads meta information and header.
-    pub(super) fn open(source: &'a mut R) -> Result<Self, ObjectError> {
-        let Start { transfer_syntax, begin } = find_start(source)?;
-        let mut scanner = Scanner::new(transfer_syntax, header_options(), HEADER_SEQUENCE_BYTES_MAX);
+    pub(super) fn open(source: R) -> Result<Self, ObjectError> {
+        Self::open_with(source, HEADER_VALUE_BYTES_MAX)
+    }
+
+    /// The same, with a header that has every value, however long.
+    pub(super) fn open_whole(source: R) -> Result<Self, ObjectError> {
+        Self::open_with(source, u32::MAX - 1)
+    }
+
+    fn open_with(mut source: R, value_bytes_max: u32) -> Result<Self, ObjectError> {
+        let Start { transfer_syntax, begin } = find_start(&mut source)?;
+        let mut scanner = Scanner::new(transfer_syntax, header_options(value_bytes_max), HEADER_SEQUENCE_BYTES_MAX);
         source.seek(SeekFrom::Start(begin))?;
         let mut run = vec![0; FIRST_RUN_BYTES];
         let mut scanned = Scanned::NeedMore;
@@ -114,11 +127,11 @@ impl<'a, R: Read + Seek> Object<'a, R> {
         }
         let big_endian = transfer_syntax.encoding() == Encoding::ExplicitBe;
         let mut body = Body { source, begin, deflated: transfer_syntax.is_deflated() };
-        let pixels = match scanned {
-            Scanned::Stopped { tag, offset } => locate(&mut body, tag, offset, big_endian)?,
-            Scanned::NeedMore => None,
+        let (pixels, header_end) = match scanned {
+            Scanned::Stopped { tag, offset } => (locate(&mut body, tag, offset, big_endian)?, Some(offset)),
+            Scanned::NeedMore => (None, None),
         };
-        Ok(Self { transfer_syntax: *transfer_syntax.uid(), big_endian, header, pixels, body })
+        Ok(Self { transfer_syntax: *transfer_syntax.uid(), big_endian, header, pixels, header_end, body })
     }
 
     /// Reads up to `out.len()` bytes of the data set from `offset`; fewer only where it ends.
@@ -178,10 +191,10 @@ impl<'a, R: Read + Seek> Object<'a, R> {
     }
 }
 
-fn header_options() -> ReadOptions {
+fn header_options(value_bytes_max: u32) -> ReadOptions {
     ReadOptions {
         stop_at: Some(FLOAT_PIXEL_DATA),
-        value_bytes_max: HEADER_VALUE_BYTES_MAX,
+        value_bytes_max,
         elements_max: HEADER_ELEMENTS_MAX,
         ..ReadOptions::default()
     }
@@ -246,7 +259,7 @@ fn guess(bytes: &[u8]) -> Result<TransferSyntax, ObjectError> {
 
 /// Reads the head of the element at `offset`, if it is one of the three that hold pixels.
 fn locate<R: Read + Seek>(
-    body: &mut Body<'_, R>,
+    body: &mut Body<R>,
     tag: Tag,
     offset: u64,
     big_endian: bool,
@@ -270,17 +283,22 @@ fn locate<R: Read + Seek>(
     let length = [head[at], head[at + 1], head[at + 2], head[at + 3]];
     let length = if big_endian { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) };
     let bytes = (length != u32::MAX).then(|| u64::from(length));
-    Ok(Some(PixelLocation { kind, vr, begin: offset + size as u64, bytes }))
+    let encoding = match (big_endian, explicit) {
+        (true, _) => Encoding::ExplicitBe,
+        (false, true) => Encoding::ExplicitLe,
+        (false, false) => Encoding::ImplicitLe,
+    };
+    Ok(Some(PixelLocation { kind, vr, begin: offset + size as u64, bytes, encoding }))
 }
 
 /// The data set's bytes by offset.
-struct Body<'a, R> {
-    source: &'a mut R,
+struct Body<R> {
+    source: R,
     begin: u64,
     deflated: bool,
 }
 
-impl<R: Read + Seek> Body<'_, R> {
+impl<R: Read + Seek> Body<R> {
     fn read_at(&mut self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         read_fully(&mut self.range(offset, out.len() as u64)?, out)
     }
@@ -291,13 +309,13 @@ impl<R: Read + Seek> Body<'_, R> {
         if !self.deflated {
             let Some(at) = self.begin.checked_add(offset) else { return Ok(Box::new(io::empty())) };
             self.source.seek(SeekFrom::Start(at))?;
-            return Ok(Box::new((&mut *self.source).take(bytes)));
+            return Ok(Box::new((&mut self.source).take(bytes)));
         }
         if offset.saturating_add(bytes) > INFLATED_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "deflated data set is too long"));
         }
         self.source.seek(SeekFrom::Start(self.begin))?;
-        let mut inflated = DeflateDecoder::new(&mut *self.source);
+        let mut inflated = DeflateDecoder::new(&mut self.source);
         io::copy(&mut inflated.by_ref().take(offset), &mut io::sink())?;
         Ok(Box::new(inflated.take(bytes)))
     }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use alloy::primitives::{Address, B256};
 use bytes::Bytes;
 use dicom_scp::Uid;
-use dicom_scp::transcode::TranscodeError;
 use ihe_retrieve::identifier::{DocumentForm, DocumentUniqueId, RepositoryUniqueId};
 use ihe_retrieve::request::{DocumentRequest, ImagingDocumentRequest};
 use ihe_retrieve::response::{DocumentType, RegistryErrorCode};
@@ -19,7 +18,7 @@ use crate::access;
 use crate::archive::{Archive, ArchiveError, Stored};
 use crate::follow::{Consents, FollowError, StudyInfo};
 use crate::payload::manifest::{Manifest, ManifestError, ManifestObject};
-use crate::recode::Recoding;
+use crate::recode::{RecodeError, Recoding};
 use crate::retrieve::{Retrieve, RetrieveError};
 use crate::study::{ImageKind, study_id_plain};
 use crate::zip::Layout;
@@ -54,16 +53,25 @@ pub(super) enum Trouble {
     /// There is nothing to be named.
     #[error("version {0} has no objects")]
     Empty(u32),
-    /// Its bytes are no data set of its transfer syntax, so no other can be made of them.
+    /// No other transfer syntax can be made of it.
     #[error("an object cannot be brought into another transfer syntax")]
-    Transcode(#[source] TranscodeError),
+    Recode(#[source] RecodeError),
+}
+
+impl From<RecodeError> for Trouble {
+    fn from(error: RecodeError) -> Self {
+        match error {
+            RecodeError::Retrieve(error) => Self::Object(error),
+            other => Self::Recode(other),
+        }
+    }
 }
 
 impl Trouble {
     /// What the requester is told.
     pub(super) fn code(&self) -> RegistryErrorCode {
         match self {
-            Self::Transcode(_) => RegistryErrorCode::TransferSyntax,
+            Self::Recode(error) if error.is_of_object() => RegistryErrorCode::TransferSyntax,
             _ => RegistryErrorCode::RepositoryError,
         }
     }
@@ -366,19 +374,9 @@ async fn selection_of(version: Version, source: Address, archive: Archive) -> Re
 
 /// The length of an object in another transfer syntax, which is known after it was made once.
 async fn length_of(stored: &Stored, recoding: Recoding, retrieve: &Retrieve) -> Result<u64, Trouble> {
-    let opened = retrieve.open(stored).await?;
-    let stored = stored.clone();
-    let counted = tokio::task::spawn_blocking(move || {
-        // It was asked before whether there is a way.
-        let mut file = recoding.read(&stored, opened.content).ok_or(std::io::ErrorKind::Unsupported)?;
-        std::io::copy(&mut file, &mut std::io::sink())
-    });
-    counted.await.map_err(std::io::Error::other)?.map_err(|error| {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<TranscodeError>()) {
-            Some(inner) => Trouble::Transcode(*inner),
-            None => Trouble::Read(error),
-        }
-    })
+    let mut file = recoding.open(retrieve, stored).await?;
+    let counted = tokio::task::spawn_blocking(move || std::io::copy(&mut file, &mut std::io::sink()));
+    Ok(counted.await.map_err(std::io::Error::other)?.map_err(RecodeError::of_reading)?)
 }
 
 #[cfg(test)]
@@ -452,9 +450,8 @@ mod tests {
 
     #[test]
     fn what_is_stored_goes_before_what_can_be_made_of_it() {
-        let [explicit, implicit, big, jpeg] =
-            ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"]
-                .map(Uid::literal);
+        let [explicit, implicit, big, jpeg, video] = ["1", "", "2", "4.50", "4.102"]
+            .map(|tail| Uid::new(format!("1.2.840.10008.1.2.{tail}").trim_end_matches('.')).unwrap());
         let made = |from: &Uid, accepted: &[Uid]| {
             let stored = Stored {
                 id: 1,
@@ -480,7 +477,9 @@ mod tests {
         assert_eq!(made(&explicit, &[jpeg, implicit]), Some(implicit));
         assert_eq!(made(&implicit, &[explicit, big]), Some(explicit));
         assert_eq!(made(&jpeg, &[implicit, jpeg]), Some(jpeg));
-        for (from, accepted) in [(jpeg, [explicit, implicit]), (explicit, [jpeg, big]), (big, [explicit, implicit])] {
+        assert_eq!(made(&jpeg, &[implicit, explicit]), Some(implicit));
+        assert_eq!(made(&big, &[explicit, implicit]), Some(explicit));
+        for (from, accepted) in [(video, [explicit, implicit]), (explicit, [jpeg, big])] {
             assert_eq!(made(&from, &accepted), None, "{from} as {accepted:?}");
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::document::{Contents, Document};
+use crate::recode::RecodeError;
 use crate::retrieve::{Content, Opened, Retrieve, RetrieveError};
 
 /// The body of an answer.
@@ -35,6 +36,9 @@ pub(super) enum Broken {
     /// An object cannot be had.
     #[error("an object")]
     Object(#[from] RetrieveError),
+    /// An object cannot be brought into another transfer syntax any more.
+    #[error("an object in another transfer syntax")]
+    Recode(#[from] RecodeError),
     /// An object cannot be read.
     #[error("reading an object")]
     Read(#[from] io::Error),
@@ -91,9 +95,7 @@ impl Pipe {
             }
             Contents::Object(stored) => self.object(retrieve.open_file(stored).await?).await,
             Contents::Recoded(stored, how) => {
-                let opened = retrieve.open(stored).await?;
-                let file =
-                    how.read(stored, opened.content).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
+                let file = how.open(retrieve, stored).await?;
                 self.file(file, document.bytes).await
             }
             Contents::Written(octets) => self.octets(octets.clone()).await,

@@ -87,7 +87,7 @@ pub trait Services: Send + Sync + 'static {
         query: Query,
     ) -> impl Future<Output = Result<Vec<Selected<Self::Handle>>, Failure>> + Send;
 
-    /// Opens one selected object for sending.
+    /// Opens one selected object for sending, in a transfer syntax: its own, or another that was said to be possible.
     ///
     /// # Errors
     /// The sub-operation counts as failed and the others go on.
@@ -95,6 +95,7 @@ pub trait Services: Send + Sync + 'static {
         &self,
         session: &Self::Session,
         handle: &Self::Handle,
+        transfer_syntax: &TransferSyntax,
     ) -> impl Future<Output = Result<ObjectStream, Failure>> + Send;
 
     /// Where a C-MOVE destination is.
@@ -117,6 +118,9 @@ pub struct Selected<H> {
     pub sop_instance: Uid,
     /// The transfer syntax it is stored in.
     pub transfer_syntax: TransferSyntax,
+    /// Others that it can be opened in, the best first, for a receiver that takes neither its own nor one that it can be transcoded into on the
+    /// way (PS3.5 10.1).
+    pub others: Vec<TransferSyntax>,
     /// How to open it.
     pub handle: H,
 }

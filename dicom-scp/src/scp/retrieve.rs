@@ -153,8 +153,10 @@ impl<'s, V: Services, S: Stream> Association<'s, V, S> {
     where
         's: 'o,
     {
-        let object = object.filter(|object| self.can_send(&object.sop_class))?;
-        Some(opening(self.services, self.session.clone(), object))
+        let object = object?;
+        let allowed = self.contexts.iter().filter(|context| self.may_send(context, &object.sop_class));
+        let wanted = wanted(object, |syntax| context_for_object(allowed.clone(), syntax).is_some())?;
+        Some(opening(self.services, self.session.clone(), object, wanted))
     }
 
     /// One C-STORE sub-operation over this association.
@@ -205,10 +207,6 @@ impl<'s, V: Services, S: Stream> Association<'s, V, S> {
     fn may_send(&self, context: &Context, sop_class: &Uid) -> bool {
         let role = context.requestor_roles.map_or(self.options.get_without_roles, |roles| roles.scp);
         context.service == Service::Storage && context.abstract_syntax == *sop_class && role
-    }
-
-    fn can_send(&self, sop_class: &Uid) -> bool {
-        self.contexts.iter().any(|context| self.may_send(context, sop_class))
     }
 
     fn sending_context(&self, sop_class: &Uid, stream: &ObjectStream) -> Option<Context> {
@@ -288,16 +286,8 @@ impl<'s, V: Services, S: Stream> Association<'s, V, S> {
         batch: &Batch<'_, V::Handle>,
         tally: &mut Tally,
     ) -> Result<(), TransportError> {
-        let Destination { host, port, options } = destination;
-        let connecting = pin!(scu::Association::connect(host, *port, options, &batch.proposals));
-        let mut association = match self.attend_pending(context, tally, connecting).await? {
-            Ok(association) => Some(association),
-            Err(error) => {
-                let error = super::association::chain(&error);
-                warn!(destination = %options.called, error, "cannot associate with move destination");
-                None
-            }
-        };
+        let options = &destination.options;
+        let mut association = self.connect(context, destination, batch, tally).await?;
         let mut ahead = None;
         for (at, object) in batch.objects.iter().enumerate() {
             if tally.cancelled {
@@ -311,12 +301,20 @@ impl<'s, V: Services, S: Stream> Association<'s, V, S> {
                 }
                 None => Ok(unreachable_destination()),
             };
-            let outcome = moved.unwrap_or_else(|error| {
-                let error = super::association::chain(&error);
-                warn!(destination = %options.called, error, "association with move destination broken");
-                association = None;
-                unreachable_destination()
-            });
+            let outcome = match moved {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let is_ours = matches!(error, scu::ScuError::Transport(TransportError::Source(_)));
+                    let error = super::association::chain(&error);
+                    warn!(destination = %options.called, error, "association with move destination broken");
+                    // Where an object could not be read to its end, the destination is as good as before for the others.
+                    association = match is_ours && at + 1 < batch.objects.len() {
+                        true => self.connect(context, destination, batch, tally).await?,
+                        false => None,
+                    };
+                    unreachable_destination()
+                }
+            };
             self.counts.sent += u64::from(scu::is_stored(&outcome));
             tally.count(&object.sop_instance, &outcome);
             self.pending_if_due(context, tally).await?;
@@ -330,13 +328,35 @@ impl<'s, V: Services, S: Stream> Association<'s, V, S> {
         Ok(())
     }
 
+    /// The sub-association, if the destination grants it.
+    async fn connect(
+        &mut self,
+        context: &Context,
+        destination: &Destination,
+        batch: &Batch<'_, V::Handle>,
+        tally: &mut Tally,
+    ) -> Result<Option<scu::Association>, TransportError> {
+        let Destination { host, port, options } = destination;
+        let connecting = pin!(scu::Association::connect(host, *port, options, &batch.proposals));
+        let connected = self.attend_pending(context, tally, connecting).await?;
+        Ok(connected.map_or_else(
+            |error| {
+                let error = super::association::chain(&error);
+                warn!(destination = %options.called, error, "cannot associate with move destination");
+                None
+            },
+            Some,
+        ))
+    }
+
     /// Begins to open an object, unless the destination has not accepted its kind.
     fn moving<'o>(&self, association: &scu::Association, object: Option<&'o Selected<V::Handle>>) -> Option<Opening<'o>>
     where
         's: 'o,
     {
-        let object = object.filter(|object| association.can_store(&object.sop_class, &object.transfer_syntax))?;
-        Some(opening(self.services, self.session.clone(), object))
+        let object = object?;
+        let wanted = wanted(object, |syntax| association.can_store(&object.sop_class, syntax))?;
+        Some(opening(self.services, self.session.clone(), object, wanted))
     }
 
     /// The outer error ends the primary association, the inner one the sub-association. While the object is sent, the next one is
@@ -462,8 +482,14 @@ fn opening<'o, V: Services>(
     services: &'o V,
     session: impl std::ops::Deref<Target = V::Session> + Send + Sync + 'o,
     object: &'o Selected<V::Handle>,
+    wanted: TransferSyntax,
 ) -> Opening<'o> {
-    maybe_done(Box::pin(async move { services.open(&session, &object.handle).await }))
+    maybe_done(Box::pin(async move { services.open(&session, &object.handle, &wanted).await }))
+}
+
+/// In which transfer syntax to open an object: as it is stored if that can be sent, transcoded on the way or not, which is the least work.
+fn wanted<H>(object: &Selected<H>, can_send: impl Fn(&TransferSyntax) -> bool) -> Option<TransferSyntax> {
+    std::iter::once(&object.transfer_syntax).chain(&object.others).find(|syntax| can_send(syntax)).copied()
 }
 
 async fn opened(mut opening: Opening<'_>) -> Result<ObjectStream, Failure> {
@@ -524,13 +550,17 @@ fn batches<H>(selected: &[Selected<H>]) -> Vec<Batch<'_, H>> {
     batches
 }
 
-/// One context per SOP class and stored transfer syntax, because the acceptor picks only one transfer syntax of those in a context; for
-/// uncompressed little endian objects also one with the other encoding, into which they can be transcoded.
+/// One context per SOP class and stored transfer syntax, because the acceptor picks only one transfer syntax of those in a context; one for each
+/// other that it can be opened in; and for uncompressed little endian objects one with the other encoding, into which they can be transcoded.
 fn needed_contexts<H>(object: &Selected<H>) -> Vec<Proposal> {
-    let others = [TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE];
-    let others = others.iter().filter(|other| Transcoder::new(&object.transfer_syntax, other).is_some()).copied();
+    let plain = [TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE];
+    let plain = plain.iter().filter(|other| Transcoder::new(&object.transfer_syntax, other).is_some());
     let mut syntaxes = vec![object.transfer_syntax];
-    syntaxes.extend(others.filter(|other| *other != object.transfer_syntax));
+    for other in plain.chain(&object.others) {
+        if !syntaxes.contains(other) {
+            syntaxes.push(*other);
+        }
+    }
     syntaxes.into_iter().map(|syntax| Proposal::new(object.sop_class, [syntax])).collect()
 }
 
@@ -544,8 +574,25 @@ mod tests {
             sop_class: Uid::new(&format!("1.2.{class}")).unwrap(),
             sop_instance: Uid::literal("1.2.3"),
             transfer_syntax: syntax,
+            others: Vec::new(),
             handle: class,
         }
+    }
+
+    #[test]
+    fn an_object_is_opened_as_it_is_stored_unless_that_cannot_be_sent() {
+        let jpeg = TransferSyntax::of(&Uid::literal("1.2.840.10008.1.2.4.70")).unwrap();
+        let (explicit, implicit) = (TransferSyntax::EXPLICIT_VR_LE, TransferSyntax::IMPLICIT_VR_LE);
+        let object = Selected { others: vec![explicit, implicit], ..selected(1, jpeg) };
+        let opened = |accepted: &[TransferSyntax]| wanted(&object, |syntax| accepted.contains(syntax));
+        assert_eq!(opened(&[implicit, explicit, jpeg]), Some(jpeg));
+        assert_eq!(opened(&[implicit, explicit]), Some(explicit));
+        assert_eq!(opened(&[implicit]), Some(implicit));
+        assert_eq!(opened(&[TransferSyntax::EXPLICIT_VR_BE]), None);
+        let proposed: Vec<Proposal> =
+            [jpeg, explicit, implicit].map(|syntax| Proposal::new(object.sop_class, [syntax])).into();
+        assert_eq!(needed_contexts(&object), proposed);
+        assert_eq!(needed_contexts(&selected(1, jpeg)).len(), 1, "what nobody can decode is not promised");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpListener,
     sync::{Notify, Semaphore},
     task::JoinHandle,
@@ -74,6 +75,10 @@ pub struct Site {
     pub select_started: Notify,
     /// `open` waits for a permit of this.
     pub open_gate: Mutex<Option<Arc<Semaphore>>>,
+    /// In which transfer syntaxes every object can be had besides its own.
+    pub others: Mutex<Vec<TransferSyntax>>,
+    /// What is made of this one breaks off.
+    pub breaks: Mutex<Option<Uid>>,
 }
 
 pub struct MemorySink {
@@ -175,18 +180,29 @@ impl Services for Front {
             sop_class: kept.head.sop_class,
             sop_instance: kept.head.sop_instance,
             transfer_syntax: kept.head.transfer_syntax,
+            others: self.0.others.lock().unwrap().clone(),
             handle: kept.head.sop_instance,
         });
         Ok(selected.collect())
     }
 
-    async fn open(&self, _: &AeTitle, handle: &Uid) -> Result<ObjectStream, Failure> {
+    async fn open(&self, _: &AeTitle, handle: &Uid, wanted: &TransferSyntax) -> Result<ObjectStream, Failure> {
         let gate = self.0.open_gate.lock().unwrap().clone();
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
         }
         let objects = self.0.objects.lock().unwrap();
         let kept = objects.get(handle).ok_or_else(|| Failure::new(Reason::NoSuchInstance, "gone"))?;
+        if *wanted != kept.head.transfer_syntax {
+            // Whatever it is, these bytes stand for what is made of it.
+            let made = Cursor::new(kept.header.write(wanted.encoding()));
+            let breaks = *self.0.breaks.lock().unwrap() == Some(*handle);
+            let failing = tokio_util::io::StreamReader::new(futures::stream::iter(
+                breaks.then(|| Err::<bytes::Bytes, _>(std::io::Error::other("a frame is damaged"))),
+            ));
+            let content = Content::Made(Box::new(made.chain(failing)));
+            return Ok(ObjectStream { transfer_syntax: *wanted, bytes: 0, content });
+        }
         // Some lengths from memory and some from a reader, so that both ways are tested.
         let content = match kept.bytes.len() / 2 % 2 {
             0 => Content::Whole(kept.bytes.clone().into()),

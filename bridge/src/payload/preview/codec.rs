@@ -7,14 +7,15 @@
 use std::io::{Read, Seek};
 
 use super::super::object::{GE_PRIVATE, Object, PixelKind, PixelLocation};
-use super::frame::{self, Description, Frame, Photometric, Samples};
+use super::frame::{self, Description, Fragments, Frame, Photometric, Samples};
 use super::{PreviewError, Reason, jpeg12, jpegls, rle};
 
 /// Decodes frame `index`. Large JPEG 2000 frames are decoded at a lower resolution, still at least `side_max` long.
 pub(super) fn decode<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     description: &Description,
+    fragments: &mut Fragments,
     index: u32,
     side_max: u32,
 ) -> Result<Result<Frame, Reason>, PreviewError> {
@@ -37,7 +38,7 @@ pub(super) fn decode<R: Read + Seek>(
     if codec == Codec::Native {
         return native(object, location, description, index);
     }
-    let bytes = match frame::encapsulated(object, location, description.frames, index)? {
+    let bytes = match fragments.frame(object, location, description.frames, index)? {
         Ok(bytes) => bytes,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -51,6 +52,17 @@ pub(super) fn decode<R: Read + Seek>(
     };
     let frame = decoded.map_err(PreviewError::Decode)?;
     if frame.is_whole() { Ok(Ok(frame)) } else { Err(PreviewError::Decode("fewer samples than described".to_owned())) }
+}
+
+/// Whether frames of a transfer syntax are decoded here.
+pub(super) fn is_known(syntax: &str) -> bool {
+    Codec::of(syntax).is_some()
+}
+
+/// Whether a coding cannot but lose something: the sequential and progressive JPEG processes. Others may.
+pub(super) fn always_loses(syntax: &str) -> bool {
+    let process = syntax.strip_prefix("1.2.840.10008.1.2.4.").and_then(|process| process.parse::<u32>().ok());
+    process.is_some_and(|process| (50..=56).contains(&process))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +99,7 @@ impl Codec {
 }
 
 fn native<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     description: &Description,
     index: u32,

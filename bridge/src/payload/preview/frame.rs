@@ -19,6 +19,8 @@ const HIGH_BIT: Tag = Tag(0x0028, 0x0102);
 const PIXEL_REPRESENTATION: Tag = Tag(0x0028, 0x0103);
 const EXTENDED_OFFSET_TABLE: Tag = Tag(0x7FE0, 0x0001);
 
+/// The sequence delimiter behind the last fragment.
+const DELIMITER_BYTES: u64 = 8;
 /// Most fragments looked through to find a frame.
 const FRAGMENTS_MAX: usize = 1 << 20;
 
@@ -186,7 +188,7 @@ impl Frame {
 /// The bytes of one frame of native pixel data, from its first whole byte (or 16-bit word, where bytes are swapped by
 /// words), and the bits to skip in front. What a truncated file lacks is zero, as long as the frame begins in it.
 pub(super) fn native<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     description: &Description,
     index: u32,
@@ -209,34 +211,106 @@ pub(super) fn native<R: Read + Seek>(
     Ok((bytes, skip))
 }
 
-/// The bytes of one frame of encapsulated pixel data: its fragments joined.
-pub(super) fn encapsulated<R: Read + Seek>(
-    object: &mut Object<'_, R>,
-    location: &PixelLocation,
-    frames: u32,
-    index: u32,
-) -> Result<Result<Vec<u8>, Reason>, PreviewError> {
-    let table_item = object.item_at(location.begin)?.ok_or(ObjectError::PixelData("no offset table"))?;
-    let first = table_item.begin + table_item.bytes;
-    let table = offsets(object, table_item, frames)?;
-    if let Some(table) = &table
-        && let Some(fragments) = from_table(object, first, table, index)?
-    {
-        return join(object, &fragments).map(Ok);
+/// Where the frames of encapsulated pixel data are, as far as that was looked for: once for an object, since without a table of offsets every
+/// fragment is walked over.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    found: Option<Found>,
+    walked: Option<Walked>,
+}
+
+#[derive(Debug)]
+struct Found {
+    /// Offset of the first item behind the table.
+    first: u64,
+    table: Option<Vec<u64>>,
+}
+
+#[derive(Debug)]
+struct Walked {
+    items: Vec<Item>,
+    /// For each item the frame that it belongs to, none of the first few if they begin no image; nothing where nothing tells that.
+    frames: Option<Vec<Option<u32>>>,
+}
+
+impl Fragments {
+    /// The bytes of one frame: its fragments joined.
+    pub(super) fn frame<R: Read + Seek>(
+        &mut self,
+        object: &mut Object<R>,
+        location: &PixelLocation,
+        frames: u32,
+        index: u32,
+    ) -> Result<Result<Vec<u8>, Reason>, PreviewError> {
+        let found = self.find(object, location, frames)?;
+        let first = found.first;
+        if let Some(table) = &found.table
+            && let Some(fragments) = from_table(object, first, table, index)?
+        {
+            return join(object, &fragments).map(Ok);
+        }
+        let walked = self.walk(object, first, frames)?;
+        let Some(of) = &walked.frames else {
+            return Ok(Err(Reason::Unsupported("fragments without a usable offset table".to_owned())));
+        };
+        // They are in order.
+        let from = of.partition_point(|frame| *frame < Some(index));
+        let to = of.partition_point(|frame| *frame <= Some(index));
+        match &walked.items[from..to] {
+            [] => Ok(Err(Reason::Unsupported("fewer frames in fragments than described".to_owned()))),
+            chosen => join(object, chosen).map(Ok),
+        }
     }
-    let fragments = walk(object, first, None)?;
-    match assign(object, &fragments, frames, index)? {
-        Some(chosen) => join(object, &chosen).map(Ok),
-        None => Ok(Err(Reason::Unsupported("fragments without a usable offset table".to_owned()))),
+
+    /// Offset of what is behind all fragments.
+    pub(super) fn end<R: Read + Seek>(
+        &mut self,
+        object: &mut Object<R>,
+        location: &PixelLocation,
+        frames: u32,
+    ) -> Result<u64, PreviewError> {
+        let first = self.find(object, location, frames)?.first;
+        let walked = self.walk(object, first, frames)?;
+        let end = walked.items.last().map_or(first, |last| last.begin + last.bytes);
+        Ok(end + DELIMITER_BYTES)
+    }
+
+    fn find<R: Read + Seek>(
+        &mut self,
+        object: &mut Object<R>,
+        location: &PixelLocation,
+        frames: u32,
+    ) -> Result<&Found, PreviewError> {
+        let found = match self.found.take() {
+            Some(found) => found,
+            None => {
+                let item = object.item_at(location.begin)?.ok_or(ObjectError::PixelData("no offset table"))?;
+                Found { first: item.begin + item.bytes, table: offsets(object, item, frames)? }
+            }
+        };
+        Ok(self.found.insert(found))
+    }
+
+    fn walk<R: Read + Seek>(
+        &mut self,
+        object: &mut Object<R>,
+        first: u64,
+        frames: u32,
+    ) -> Result<&Walked, PreviewError> {
+        let walked = match self.walked.take() {
+            Some(walked) => walked,
+            None => {
+                let items = walk(object, first, None)?;
+                let frames = assign(object, &items, frames)?;
+                Walked { items, frames }
+            }
+        };
+        Ok(self.walked.insert(walked))
     }
 }
 
 /// Offsets of the frames from the first item: the extended table of the header, or the basic one, if it is complete.
-fn offsets<R: Read + Seek>(
-    object: &mut Object<'_, R>,
-    table: Item,
-    frames: u32,
-) -> Result<Option<Vec<u64>>, PreviewError> {
+fn offsets<R: Read + Seek>(object: &mut Object<R>, table: Item, frames: u32) -> Result<Option<Vec<u64>>, PreviewError> {
     let words = |bytes: &[u8], width: usize| -> Vec<u64> {
         bytes
             .chunks_exact(width)
@@ -259,7 +333,7 @@ fn offsets<R: Read + Seek>(
 
 /// The fragments from this frame's offset to the next one's. `None` if the table does not point at items.
 fn from_table<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     first: u64,
     table: &[u64],
     index: u32,
@@ -274,11 +348,7 @@ fn from_table<R: Read + Seek>(
 }
 
 /// The items from `begin` on, over at most `length` bytes.
-fn walk<R: Read + Seek>(
-    object: &mut Object<'_, R>,
-    begin: u64,
-    length: Option<u64>,
-) -> Result<Vec<Item>, PreviewError> {
+fn walk<R: Read + Seek>(object: &mut Object<R>, begin: u64, length: Option<u64>) -> Result<Vec<Item>, PreviewError> {
     let mut fragments = Vec::new();
     let mut at = begin;
     while length.is_none_or(|length| at - begin < length) {
@@ -292,35 +362,27 @@ fn walk<R: Read + Seek>(
     Ok(fragments)
 }
 
-/// Which fragments make up the frame when no table says so: all of them for a single frame, one each when the numbers
-/// agree, otherwise those from one start-of-image marker to the next (PS3.5 A.4.1 leaves nothing else).
+/// Which frame each fragment belongs to when no table says so: all to a single frame, one to each when the numbers agree, otherwise to
+/// that of the last start-of-image marker (PS3.5 A.4.1 leaves nothing else).
 fn assign<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     fragments: &[Item],
     frames: u32,
-    index: u32,
-) -> Result<Option<Vec<Item>>, PreviewError> {
+) -> Result<Option<Vec<Option<u32>>>, PreviewError> {
     if frames == 1 {
-        return Ok(Some(fragments.to_vec()));
+        return Ok(Some(vec![Some(0); fragments.len()]));
     }
     if fragments.len() == frames as usize {
-        return Ok(Some(vec![fragments[index as usize]]));
+        return Ok(Some((0..frames).map(Some).collect()));
     }
-    let mut chosen = Vec::new();
-    let mut frame = None;
+    let (mut begun, mut of) = (0_u32, Vec::with_capacity(fragments.len()));
     for fragment in fragments {
         let mut head = [0; 2];
         object.read_at(fragment.begin, &mut head)?;
-        if is_image_start(head) {
-            frame = Some(frame.map_or(0, |frame: u32| frame + 1));
-        }
-        match frame {
-            Some(frame) if frame == index => chosen.push(*fragment),
-            Some(frame) if frame > index => break,
-            _ => {}
-        }
+        begun += u32::from(is_image_start(head));
+        of.push(begun.checked_sub(1));
     }
-    Ok((!chosen.is_empty()).then_some(chosen))
+    Ok((begun > 0).then_some(of))
 }
 
 /// JPEG and JPEG-LS begin with SOI, JPEG 2000 with SOC, JPEG XL codestreams with their own mark.
@@ -328,7 +390,7 @@ fn is_image_start(head: [u8; 2]) -> bool {
     matches!(head, [0xFF, 0xD8] | [0xFF, 0x4F] | [0xFF, 0x0A])
 }
 
-fn join<R: Read + Seek>(object: &mut Object<'_, R>, fragments: &[Item]) -> Result<Vec<u8>, PreviewError> {
+fn join<R: Read + Seek>(object: &mut Object<R>, fragments: &[Item]) -> Result<Vec<u8>, PreviewError> {
     let mut bytes = Vec::new();
     for fragment in fragments {
         if fragment.bytes > FRAME_BYTES_MAX - bytes.len() as u64 {

@@ -11,6 +11,7 @@ mod frame;
 mod jpeg12;
 mod jpegls;
 mod lut;
+mod native;
 mod picture;
 mod render;
 mod rle;
@@ -23,12 +24,14 @@ use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use encode::{Preview, decode, encode, jpeg, png};
+pub use native::{Native, is_decodable};
 pub use picture::{Pixels, Rendered};
 pub use render::Window;
 pub use sheet::{ContactSheet, evenly_spaced, representative};
 pub use stored::{Coding, FrameBytes, FrameOutcome, frames, read_frames};
 
 use super::object::{Object, ObjectError};
+use frame::Fragments;
 
 /// Most pixels in a frame that is rendered: twice the largest mammogram.
 pub const PIXELS_MAX: u64 = 64 << 20;
@@ -140,7 +143,7 @@ fn render_unguarded<R: Read + Seek>(
     if index >= description.frames {
         return Err(PreviewError::Frame { frames: description.frames, frame: index });
     }
-    let frame = match codec::decode(&mut object, &location, &description, index, side_max)? {
+    let frame = match codec::decode(&mut object, &location, &description, &mut Fragments::default(), index, side_max)? {
         Ok(frame) => frame,
         Err(reason) => return Ok(Outcome::Nothing(reason)),
     };

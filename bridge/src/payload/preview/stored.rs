@@ -7,11 +7,11 @@ use dicom_scp::{TransferSyntax, Uid};
 
 use super::super::object::{Object, PixelKind, PixelLocation};
 use super::codec;
-use super::frame::{self, Description, Frame, Samples};
+use super::frame::{self, Description, Fragments, Frame, Samples};
 use super::{PreviewError, Reason};
 
 /// A side longer than any frame's: decoded at full resolution.
-const WHOLE_SIDE: u32 = u32::MAX;
+pub(super) const WHOLE_SIDE: u32 = u32::MAX;
 
 /// How a frame is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +63,11 @@ pub fn read_frames<R: Read + Seek>(
     if let Some(frame) = indices.iter().copied().find(|index| *index >= description.frames) {
         return Err(PreviewError::Frame { frames: description.frames, frame });
     }
+    let mut fragments = Fragments::default();
     for index in indices {
         // As in `render`: what a panic leaves behind is dropped with it.
-        let read = AssertUnwindSafe(|| read_frame(&mut object, &location, &description, *index, coding));
+        let read =
+            AssertUnwindSafe(|| read_frame(&mut object, &location, &description, &mut fragments, *index, coding));
         let outcome = catch_unwind(read).unwrap_or(Err(PreviewError::Panicked))?;
         if !take(outcome) {
             break;
@@ -75,9 +77,10 @@ pub fn read_frames<R: Read + Seek>(
 }
 
 fn read_frame<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     description: &Description,
+    fragments: &mut Fragments,
     index: u32,
     coding: Coding,
 ) -> Result<FrameOutcome, PreviewError> {
@@ -87,17 +90,17 @@ fn read_frame<R: Read + Seek>(
     }
     if coding == Coding::Stored {
         let transfer_syntax = object.transfer_syntax;
-        let joined = frame::encapsulated(object, location, description.frames, index)?;
+        let joined = fragments.frame(object, location, description.frames, index)?;
         return Ok(joined.map(|bytes| FrameBytes { transfer_syntax, bytes }));
     }
-    let decoded = codec::decode(object, location, description, index, WHOLE_SIDE)?;
+    let decoded = codec::decode(object, location, description, fragments, index, WHOLE_SIDE)?;
     Ok(decoded.map(|frame| native(packed(&frame, description))))
 }
 
 /// One native frame as it is, in little endian order. One of single bits begins with its first pixel in the lowest bit of its first byte, as
 /// if there were no other.
 fn cells<R: Read + Seek>(
-    object: &mut Object<'_, R>,
+    object: &mut Object<R>,
     location: &PixelLocation,
     description: &Description,
     index: u32,
@@ -121,7 +124,7 @@ fn cells<R: Read + Seek>(
 }
 
 /// A decoded frame as native pixel data would have it: cells as the header describes them, its planes apart if the header says so.
-fn packed(frame: &Frame, description: &Description) -> Vec<u8> {
+pub(super) fn packed(frame: &Frame, description: &Description) -> Vec<u8> {
     let cell_bytes = match description.kind {
         PixelKind::Integer => (description.bits_allocated as usize).div_ceil(8),
         PixelKind::Float => 4,

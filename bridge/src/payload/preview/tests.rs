@@ -105,7 +105,7 @@ mod synthetic {
 
     use std::io::{Cursor, Read, Seek, SeekFrom};
 
-    use dicom_scp::dataset::{DataSet, Element, Encoding, Tag, VR};
+    use dicom_scp::dataset::{DataSet, Element, Encoding, ReadEnd, ReadOptions, Tag, VR};
     use proptest::prelude::*;
 
     use super::*;
@@ -436,6 +436,117 @@ mod synthetic {
             assert_eq!(object.rendered(FrameChoice::Index(0)).samples(), first);
             assert_eq!(object.rendered(FrameChoice::Index(1)).samples(), second);
         }
+    }
+
+    /// A frame of RLE, one segment a plane, no run in it.
+    fn run_length_coded(planes: &[&[u8]]) -> Vec<u8> {
+        let mut segments = Vec::new();
+        let mut head = vec![planes.len() as u32];
+        for plane in planes {
+            head.push((64 + segments.len()) as u32);
+            segments.push(plane.len() as u8 - 1);
+            segments.extend_from_slice(plane);
+            segments.resize(segments.len().next_multiple_of(2), 0x80);
+        }
+        head.resize(16, 0);
+        head.iter().flat_map(|word| word.to_le_bytes()).chain(segments).collect()
+    }
+
+    /// What an object becomes when it is decoded: all its elements.
+    fn decoded(made: &Made, encoding: Encoding) -> DataSet {
+        let mut native = Native::open(Cursor::new(made.file()), encoding).unwrap().unwrap();
+        let mut bytes = Vec::new();
+        native.read_to_end(&mut bytes).unwrap();
+        let (set, end) = dicom_scp::dataset::read(&bytes, encoding, &ReadOptions::default()).unwrap();
+        assert_eq!(end, ReadEnd::Complete);
+        // Read in pieces it is the same.
+        let mut again = Native::open(Cursor::new(made.file()), encoding).unwrap().unwrap();
+        let mut pieces = vec![0; bytes.len()];
+        pieces.chunks_mut(7).for_each(|piece| again.read_exact(piece).unwrap());
+        assert!(pieces == bytes && again.read(&mut [0]).unwrap() == 0);
+        set
+    }
+
+    const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
+    const TRAILING_PADDING: Tag = Tag(0xFFFC, 0xFFFC);
+    const LONG: Tag = Tag(0x0029, 0x1010);
+
+    #[test]
+    fn a_decoded_object_is_the_same_but_for_its_pixel_data() {
+        let (one, two, three) = ([1, 2, 3], [4, 5, 6], [7, 8, 250]);
+        let made = Made::new(1, 3, 8, "MONOCHROME2").frames(3).text(0x10, 0x10, VR::PN, "A^B");
+        let mut made = made.words(0x29, 0x1010, VR::UN, &[7; 600_000]);
+        made.header.put(Tag(0x7FE0, 0x0001), Element::bytes(VR::OV, vec![0; 24]));
+        let icon = item(|icon| icon.put(PIXEL_DATA, Element::bytes(VR::OB, vec![1, 2])));
+        let made = made.items(0x88, 0x200, vec![icon]);
+        let frames = [one, two, three].map(|frame| run_length_coded(&[&frame]));
+        let mut coded = made.clone().encapsulated(RLE, &[], &frames.each_ref().map(Vec::as_slice));
+        coded.pixels.extend(b"\xFC\xFF\xFC\xFFOB\0\0\x02\0\0\0\0\0");
+        for encoding in [Encoding::ExplicitLe, Encoding::ImplicitLe] {
+            let set = decoded(&coded, encoding);
+            // Three frames of three bytes, and one to be even.
+            assert_eq!(set.bytes(PIXEL_DATA), Some(&[1, 2, 3, 4, 5, 6, 7, 8, 250, 0][..]));
+            assert_eq!(set.bytes(LONG).map(<[u8]>::len), Some(1_200_000), "nothing is too long to be kept");
+            assert_eq!(set.bytes(TRAILING_PADDING), Some(&[0, 0][..]));
+            assert!(!set.contains(Tag(0x7FE0, 0x0001)), "there are no fragments any more");
+            assert!(set.contains(Tag(0x0088, 0x0200)));
+            assert_eq!(set.len(), made.header.len() + 1);
+        }
+        assert_eq!(decoded(&coded, Encoding::ExplicitLe).get(PIXEL_DATA).unwrap().vr, VR::OB);
+    }
+
+    #[test]
+    fn a_decoded_object_says_what_its_colour_is_and_that_something_was_lost() {
+        let planes = [[76_u8, 76], [85, 85], [255, 255]];
+        let frame = run_length_coded(&planes.each_ref().map(|plane| &plane[..]));
+        let made = Made::new(1, 2, 8, "YBR_FULL_422").u16(0x28, 2, 3).u16(0x28, 6, 1).encapsulated(RLE, &[], &[&frame]);
+        let set = decoded(&made, Encoding::ExplicitLe);
+        assert_eq!(set.text(Tag(0x0028, 0x0004)).unwrap(), "YBR_FULL", "nothing is subsampled any more");
+        assert_eq!(set.bytes(PIXEL_DATA), Some(&[76, 76, 85, 85, 255, 255][..]), "its planes stay apart");
+        assert!(!set.contains(Tag(0x0028, 0x2110)));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/payload/preview/fixtures");
+        let mut files = Vec::new();
+        files_below(&path, &mut files);
+        let jpeg = files
+            .iter()
+            .find(|file| file.to_string_lossy().ends_with(".dcm") && file.to_string_lossy().contains("/jpeg8"));
+        let mut native = Native::open(File::open(jpeg.unwrap()).unwrap(), Encoding::ExplicitLe).unwrap().unwrap();
+        let mut bytes = Vec::new();
+        native.read_to_end(&mut bytes).unwrap();
+        let (set, _) = dicom_scp::dataset::read(&bytes, Encoding::ExplicitLe, &ReadOptions::default()).unwrap();
+        assert_eq!(set.text(Tag(0x0028, 0x2110)).as_deref(), Some("01"));
+    }
+
+    #[test]
+    fn a_fragmented_icon_goes_and_so_do_the_words_of_big_endian() {
+        let mut coded = Made::new(1, 2, 8, "MONOCHROME2").encapsulated(RLE, &[], &[&run_length_coded(&[&[5, 6]])]);
+        // (0088,0200) with one item whose pixel data is in fragments.
+        let icon = b"\x88\0\0\x02SQ\0\0\xFF\xFF\xFF\xFF\xFE\xFF\0\xE0\xFF\xFF\xFF\xFF\xE0\x7F\x10\0OB\0\0\xFF\xFF\xFF\xFF\
+            \xFE\xFF\0\xE0\0\0\0\0\xFE\xFF\0\xE0\x02\0\0\0\x01\x02\xFE\xFF\xDD\xE0\0\0\0\0\xFE\xFF\x0D\xE0\0\0\0\0\xFE\xFF\xDD\xE0\0\0\0\0";
+        coded.pixels = [icon.as_slice(), &coded.pixels].concat();
+        let set = decoded(&coded, Encoding::ExplicitLe);
+        assert!(!set.contains(Tag(0x0088, 0x0200)) && set.bytes(PIXEL_DATA) == Some(&[5, 6][..]));
+        let mut big = Made::new(1, 2, 16, "MONOCHROME2");
+        (big.syntax, big.encoding) = (BIG_ENDIAN, Encoding::ExplicitBe);
+        big.pixels = b"\x7F\xE0\x00\x10OW\0\0\0\0\0\x04\x00\x01\x02\x00".to_vec();
+        let set = decoded(&big, Encoding::ImplicitLe);
+        assert_eq!((set.int(Tag(0x0028, 0x0010)), set.bytes(PIXEL_DATA)), (Some(1), Some(&[1, 0, 0, 2][..])));
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_said_before_anything_is_given() {
+        let open = |made: &Made| Native::open(Cursor::new(made.file()), Encoding::ExplicitLe);
+        let frame = run_length_coded(&[&[0; 100]]);
+        let long = Made::new(10, 10, 8, "MONOCHROME2").text(0x28, 8, VR::IS, "42949673");
+        assert!(matches!(open(&long.encapsulated(RLE, &[], &[&frame])), Ok(Err(Reason::Unsupported(_)))), "4 GiB");
+        let bits = Made::new(10, 10, 1, "MONOCHROME2").encapsulated(RLE, &[], &[&frame]);
+        assert!(matches!(open(&bits), Ok(Err(Reason::Unsupported(_)))));
+        let garbage = Made::new(10, 10, 8, "MONOCHROME2").encapsulated(RLE, &[], &[&[1; 70]]);
+        assert!(open(&garbage).is_err());
+        // The second frame is the first that is missing.
+        let mut short =
+            open(&Made::new(10, 10, 8, "MONOCHROME2").frames(2).encapsulated(RLE, &[], &[&frame])).unwrap().unwrap();
+        assert!(short.read_to_end(&mut Vec::new()).is_err());
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Services for Counter {
         Err(only_storage())
     }
 
-    async fn open(&self, (): &(), (): &()) -> Result<ObjectStream, Failure> {
+    async fn open(&self, (): &(), (): &(), _wanted: &dicom_scp::TransferSyntax) -> Result<ObjectStream, Failure> {
         Err(only_storage())
     }
 
