@@ -163,7 +163,9 @@ fn decimal(number: &serde_json::Number) -> String {
     let shortest = number.to_string();
     let Some(value) = number.as_f64().filter(|_| shortest.len() > DS_CHARS_MAX) else { return shortest };
     let fits = |text: &String| text.len() <= DS_CHARS_MAX;
-    let fixed = (0..DS_CHARS_MAX).rev().map(|digits| format!("{value:.digits$}")).find(fits);
+    // More digits before the point than there is room for are not tried.
+    let fixed =
+        (0..DS_CHARS_MAX).rev().filter(|_| value.abs() < 1e16).map(|digits| format!("{value:.digits$}")).find(fits);
     let scientific = (0..DS_CHARS_MAX).rev().map(|digits| format!("{value:.digits$e}")).find(fits);
     let error = |text: &String| text.parse::<f64>().map_or(f64::INFINITY, |near| (near - value).abs());
     [fixed, scientific].into_iter().flatten().min_by(|a, b| error(a).total_cmp(&error(b))).unwrap_or(shortest)

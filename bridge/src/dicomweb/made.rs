@@ -1,8 +1,10 @@
 //! Objects made of a description in the DICOM JSON model and the bulk data that it names (PS3.18 8.6.1.2 and annex F). Must not know where they
 //! go.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dicom_scp::dataset::{DataSet, Element, Encoding, Tag, VR};
 use dicom_scp::{Status, TransferSyntax, Uid};
@@ -17,7 +19,10 @@ use crate::http::Problem;
 
 /// Longest description, in bytes: as values in memory it is several times as long.
 const TEXT_BYTES_MAX: usize = 32 << 20;
-/// Most bulk data beside it, in bytes: it is in memory until its objects are stored.
+/// Most objects and most values in it, at all levels. The shortest ones take a hundred times as much memory as they have characters.
+const OBJECTS_MAX: usize = 1_000_000;
+const VALUES_MAX: usize = 6_000_000;
+/// Most bulk data beside it, in bytes: it is in memory until its objects are stored. What is named several times is as long several times.
 const BULK_BYTES_MAX: usize = 256 << 20;
 
 const SOP_CLASS: Tag = Tag(0x0008, 0x0016);
@@ -48,6 +53,8 @@ struct BulkPart {
 pub(super) struct Described {
     description: Map<String, Json>,
     bulk: Arc<HashMap<String, Vec<BulkPart>>>,
+    /// Octets that this object and those after it may still take.
+    left: Arc<AtomicUsize>,
 }
 
 /// An object that cannot be made of its description.
@@ -96,11 +103,16 @@ impl Made {
     /// The objects, in the order of the description.
     pub(super) fn objects(self) -> Result<Vec<Described>, Problem> {
         let text = self.text.unwrap_or_default();
+        if !is_small(&text) {
+            let why = format!("the description has more than {OBJECTS_MAX} objects or {VALUES_MAX} values");
+            return Err(Problem::bad_request(why));
+        }
         let described: Vec<Map<String, Json>> = serde_json::from_slice(&text).map_err(|error| {
             Problem::bad_request(format!("the description is no array of DICOM JSON objects: {error}"))
         })?;
-        let bulk = Arc::new(self.bulk);
-        Ok(described.into_iter().map(|description| Described { description, bulk: bulk.clone() }).collect())
+        let (bulk, left) = (Arc::new(self.bulk), Arc::new(AtomicUsize::new(BULK_BYTES_MAX)));
+        let with_bulk = |description| Described { description, bulk: bulk.clone(), left: left.clone() };
+        Ok(described.into_iter().map(with_bulk).collect())
     }
 }
 
@@ -108,12 +120,21 @@ impl Described {
     /// The object's data set, ready to be written behind its group 0002.
     pub(super) fn made(self) -> Result<(FileMeta, Vec<u8>), Box<NotMade>> {
         let refuse = |meta: Option<FileMeta>, refusal| Box::new(NotMade { meta, refusal });
+        let is_too_much = Cell::new(false);
         let find = |uri: &str| -> Option<Bulk> {
             let parts = self.bulk.get(uri)?;
+            if !self.takes(parts) {
+                is_too_much.set(true);
+                return None;
+            }
             Some(Bulk(parts.iter().map(|part| part.octets.as_slice()).collect::<Vec<_>>().concat()))
         };
         let read = from_json::read(&self.description, &find);
-        let (set, pixels) = read.map_err(|error| refuse(None, Refusal::cannot_understand(error.to_string())))?;
+        let refused = |error: from_json::JsonError| match is_too_much.get() {
+            true => too_much_bulk(),
+            false => Refusal::cannot_understand(error.to_string()),
+        };
+        let (set, pixels) = read.map_err(|error| refuse(None, refused(error)))?;
         let pixels = pixels.map(|uri| self.pixels(&uri)).transpose();
         let syntax = match &pixels {
             Ok(Some(pixels)) => pixels.syntax,
@@ -133,14 +154,43 @@ impl Described {
         }
     }
 
+    /// Whether there is room for these octets, which are then counted.
+    fn takes(&self, parts: &[BulkPart]) -> bool {
+        let octets = parts.iter().map(|part| part.octets.len()).sum();
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(octets)).is_ok()
+    }
+
     /// The parts that a description names as its pixel data.
     fn pixels(&self, uri: &str) -> Result<Pixels<'_>, Refusal> {
         let parts = self.bulk.get(uri).map(Vec::as_slice).unwrap_or_default();
         let first =
             parts.first().ok_or_else(|| Refusal::cannot_understand(format!("no part has Content-Location {uri}")))?;
+        if !self.takes(parts) {
+            return Err(too_much_bulk());
+        }
         let syntax = syntax(first.media_type.as_ref())?;
         Ok(Pixels { syntax, parts })
     }
+}
+
+fn too_much_bulk() -> Refusal {
+    Refusal::cannot_understand(format!("more than {BULK_BYTES_MAX} octets of bulk data are named"))
+}
+
+/// Whether a text has no more objects and values than may be, so that it can be read into memory.
+fn is_small(text: &[u8]) -> bool {
+    let (mut objects, mut values, mut quoted, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => objects += 1,
+            b',' | b'[' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    objects <= OBJECTS_MAX && values <= VALUES_MAX
 }
 
 /// Pixel data as it came.

@@ -23,10 +23,9 @@ mod trail;
 mod upload;
 mod uri;
 
-use axum::Router;
 use axum::routing::get;
 
-use crate::http::Api;
+use crate::http::Routes;
 pub(crate) use ask::{owned, relational, shared_study, shows};
 pub(crate) use body::{Out, streamed};
 pub(crate) use trail::Trail;
@@ -52,12 +51,12 @@ pub(crate) fn is_of_searches(name: &str) -> bool {
 }
 
 /// The resources, by level of the information model (PS3.18 10.1.1).
-pub(crate) fn routes() -> Router<Api> {
+pub(crate) fn routes() -> Routes {
     const STUDY: &str = "/dicomweb/studies/{study}";
     const SERIES: &str = "/dicomweb/studies/{study}/series/{series}";
     const INSTANCE: &str = "/dicomweb/studies/{study}/series/{series}/instances/{instance}";
     const FRAMES: &str = "/dicomweb/studies/{study}/series/{series}/instances/{instance}/frames/{frames}";
-    let mut router = Router::new()
+    let mut routes = Routes::new()
         .route("/dicomweb/studies", get(search::studies).post(store::store))
         .route("/dicomweb/wado", get(uri::retrieve))
         .route("/dicomweb/series", get(search::series))
@@ -70,7 +69,7 @@ pub(crate) fn routes() -> Router<Api> {
         .route(&format!("{FRAMES}/thumbnail"), get(pictures::thumbnail))
         .route(&format!("{INSTANCE}/bulkdata/{{*place}}"), get(bulk::retrieve));
     for level in [STUDY, SERIES, INSTANCE] {
-        router = router
+        routes = routes
             .route(
                 level,
                 if level == STUDY { get(objects::retrieve).post(store::store) } else { get(objects::retrieve) },
@@ -79,5 +78,5 @@ pub(crate) fn routes() -> Router<Api> {
             .route(&format!("{level}/rendered"), get(pictures::rendered))
             .route(&format!("{level}/thumbnail"), get(pictures::thumbnail));
     }
-    router
+    routes
 }

@@ -273,7 +273,7 @@ pub(crate) async fn body(body: Body, api: &Api) -> Result<Bytes, Problem> {
 }
 
 /// Query parameters; unknown ones are a mistake.
-pub(super) struct Asked<T>(pub(super) T);
+pub(crate) struct Asked<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequestParts<Api> for Asked<T> {
     type Rejection = Problem;
@@ -285,7 +285,7 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for Asked<T> {
 }
 
 /// Parts of the path; what does not parse is nowhere.
-pub(super) struct At<T>(pub(super) T);
+pub(crate) struct At<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Api> for At<T> {
     type Rejection = Problem;

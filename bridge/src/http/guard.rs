@@ -2,7 +2,7 @@
 //! browsers from storing or sniffing what they get. Must not know what is asked for.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
@@ -42,6 +42,8 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     let origin = allowed_origin(&api, request.headers());
     let mut response = match Address::of(&request, api.settings().behind_proxy) {
         Some(Address(from)) if !within_rate(&api, &request, from) => Problem::too_many().into_response(),
+        Some(_) if !names_one_host(&request) => Problem::bad_request("a request names one host").into_response(),
+        Some(_) if is_encoded(request.headers()) => not_decoded(),
         Some(from) => {
             request.extensions_mut().insert(from);
             if origin.is_some() && is_preflight(&request) {
@@ -89,6 +91,25 @@ fn allowed_origin(api: &Api, headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(header::ORIGIN)?;
     let known = api.settings().allowed_origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
     known.then(|| origin.clone())
+}
+
+/// Whether a request says once by what name it calls (RFC 9112 3.2): of two, who is in front of this server may have taken the other.
+fn names_one_host(request: &Request) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11)
+}
+
+/// Whether a body is in a content coding. None is taken, so that a small body is never a large one.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_coding = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    headers.get_all(header::CONTENT_ENCODING).iter().any(is_coding)
+}
+
+/// Says what is taken instead (RFC 9110 12.5.3).
+fn not_decoded() -> Response {
+    let mut response = Problem::unsupported("no Content-Encoding is taken: send the body as it is").into_response();
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
 fn is_preflight(request: &Request) -> bool {

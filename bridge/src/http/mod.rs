@@ -16,6 +16,7 @@ mod limits;
 mod listen;
 mod model;
 mod problem;
+mod routes;
 mod site;
 mod studies;
 mod trail;
@@ -47,12 +48,13 @@ use crate::dicomweb;
 use crate::site::Site;
 use crate::tokens::Tokens;
 use crate::web::{self, Pages};
-pub(crate) use caller::{Address as ClientAddress, Known, body};
+pub(crate) use caller::{Address as ClientAddress, Asked, At, Known, body};
 pub(crate) use consent::{CLAIM_WORDS, ask_for, in_custody, relay, take_over, unsigned};
 use events::Events;
 pub(crate) use guard::Page;
 use limits::{Held, Network, Rate};
 pub(crate) use problem::Problem;
+pub(crate) use routes::Routes;
 pub(crate) use studies::{Found, find};
 
 /// Where every resource is.
@@ -413,6 +415,14 @@ pub fn openapi() -> String {
     text
 }
 
+/// Where every resource is that is served over HTTP, as the routers have it: the API's, the viewers' and the pages'.
+#[must_use]
+pub fn places() -> Vec<String> {
+    let document = described().1;
+    let of_api = document["paths"].as_object().into_iter().flat_map(|paths| paths.keys().cloned());
+    of_api.chain(dicomweb::routes().paths()).chain(web::routes().paths()).collect()
+}
+
 /// Adds what holds for every operation: the token, and the problems that may be the answer. Bodies have no other fields than those
 /// named, as [`model`] reads them.
 fn complete(document: &mut Value) {
@@ -486,8 +496,8 @@ pub fn serve(
     let (settings, tasks) = (parts.settings.clone(), parts.tasks.clone());
     let (viewers, pages) = (parts.settings.dicomweb.enabled, parts.settings.web.enabled);
     let api = Api::new(parts, stop.clone(), document);
-    let router = if viewers { router.merge(dicomweb::routes()) } else { router };
-    let router = if pages { router.merge(web::routes()) } else { router };
+    let router = if viewers { router.merge(dicomweb::routes().router()) } else { router };
+    let router = if pages { router.merge(web::router()) } else { router };
     let router = router
         .fallback(viewer::serve)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())

@@ -56,11 +56,11 @@ fn contains(value: &HeaderValue, text: &str) -> bool {
 
 async fn file(asked: &HeaderMap, dir: &Path, name: &str, wants_page: bool) -> Result<Response, Problem> {
     let named = below(dir, name);
-    let index = dir.join(INDEX);
-    let found = blocking(move || match named.as_deref().map(read) {
+    let (folder, index) = (dir.to_owned(), dir.join(INDEX));
+    let found = blocking(move || match named.as_deref().map(|named| read(&folder, named)) {
         Some(Ok(found)) => Ok((named.unwrap_or_default(), found)),
         // Paths of the viewer's own are answered with its page, missing files are not.
-        _ if wants_page => read(&index).map(|found| (index, found)),
+        _ if wants_page => read(&folder, &index).map(|found| (index, found)),
         _ => Err(std::io::ErrorKind::NotFound.into()),
     });
     let (path, Found { tag, bytes }) = found.await?.map_err(|error| match error.kind() {
@@ -156,8 +156,13 @@ struct Found {
     bytes: Vec<u8>,
 }
 
-fn read(path: &Path) -> std::io::Result<Found> {
-    let about = std::fs::metadata(path)?;
+/// A file of a folder: where a link leads out of it, nothing is there. Blocks.
+fn read(folder: &Path, path: &Path) -> std::io::Result<Found> {
+    let path = path.canonicalize()?;
+    if !path.starts_with(folder.canonicalize()?) {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    let about = std::fs::metadata(&path)?;
     if !about.is_file() || about.len() > FILE_BYTES_MAX {
         return Err(std::io::ErrorKind::NotFound.into());
     }

@@ -1,6 +1,6 @@
 //! What people do about a study: have it compared with the ledger, decide who may read it, with the key in custody, and make a code for its patient.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use maud::html;
 
@@ -11,12 +11,12 @@ use super::{claim, to, verification};
 use crate::access::Right;
 use crate::audit::{Event, KeyUse};
 use crate::decide::{Decision, parse_moment};
-use crate::http::{Api, Problem, blocking, in_custody, now_s};
+use crate::http::{Api, At, Problem, blocking, in_custody, now_s};
 
 /// Compares every object of a study with the ledger.
 pub(super) async fn verify(
     State(api): State<Api>,
-    Path(study): Path<String>,
+    At(study): At<String>,
     Form { visitor, .. }: Form,
 ) -> Result<Response, Problem> {
     let (uid, _) = visitor.study(&api, Right::Retrieve, &study).await?;
@@ -29,7 +29,7 @@ pub(super) async fn verify(
 /// Lets somebody read a study until a day, or no longer.
 pub(super) async fn decide(
     State(api): State<Api>,
-    Path(study): Path<String>,
+    At(study): At<String>,
     Form { visitor, fields }: Form,
 ) -> Result<Response, Problem> {
     let (uid, _) = visitor.study(&api, Right::Decide, &study).await?;
@@ -48,7 +48,7 @@ const CODE_S: u64 = 14 * 86_400;
 /// Makes a code with which the patient takes the study over, on a page to be printed. It is shown once.
 pub(super) async fn code(
     State(api): State<Api>,
-    Path(study): Path<String>,
+    At(study): At<String>,
     Form { visitor, .. }: Form,
 ) -> Result<Response, Problem> {
     let (uid, found) = visitor.study(&api, Right::Decide, &study).await?;

@@ -3,13 +3,12 @@
 
 use std::sync::LazyLock;
 
-use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
 use super::layout::marked;
-use crate::http::Problem;
+use crate::http::{At, Problem};
 
 /// A file, and where it is.
 pub(super) struct Asset {
@@ -38,7 +37,7 @@ pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_bytes!("assets/icon.svg")));
 
 /// One of them, to anybody: they tell of nobody.
-pub(super) async fn serve(Path(name): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn serve(At(name): At<String>) -> Result<Response, Problem> {
     let all = [&STYLE, &SCRIPT, &KEY_SCRIPT, &ICON];
     let found = all.into_iter().find(|asset| asset.name == name).ok_or_else(Problem::not_found)?;
     let mut response = marked(found.bytes.into_response());

@@ -177,7 +177,15 @@ fn document(
         }
     };
     let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))];
-    marked((status, media_type, whole.into_string()).into_response())
+    marked((status, media_type, seen(whole.into_string())).into_response())
+}
+
+/// A page in which everything stands in the order in which it was written, and nothing is hidden: names may have characters that turn around what follows
+/// them (Unicode UAX 9, explicit formatting), such as a date, or that no page may have.
+fn seen(page: String) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_odd = |c: char| turns(c) || (c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+    if page.contains(is_odd) { page.replace(is_odd, "\u{fffd}") } else { page }
 }
 
 fn link(is_here: bool, path: &str, words: &str) -> Markup {
@@ -207,6 +215,12 @@ fn ledger_badge(api: &Api) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_turned_around_or_hidden() {
+        assert_eq!(seen("<p>Doe\u{202e}, 1977\u{2066}\0</p>\n".into()), "<p>Doe\u{fffd}, 1977\u{fffd}\u{fffd}</p>\n");
+        assert_eq!(seen("J\u{e4}ger \u{5d0}\u{200f}\t".into()), "J\u{e4}ger \u{5d0}\u{200f}\t");
+    }
 
     #[test]
     fn problems_are_sentences() {

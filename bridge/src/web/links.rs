@@ -3,7 +3,7 @@
 //!
 //! The token is behind the `#` of the link: browsers send that to nobody.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use dicom_scp::Uid;
@@ -18,7 +18,7 @@ use super::{key, login, to};
 use crate::access::{Caller, Principal, Right, Shared};
 use crate::audit::{Event, KeyUse};
 use crate::follow::StudyInfo;
-use crate::http::{Api, Problem, blocking, now_s};
+use crate::http::{Api, At, Problem, blocking, now_s};
 use crate::tokens::{Token, principal_text};
 
 /// Where somebody opens one.
@@ -93,7 +93,7 @@ async fn shared(api: &Api, visitor: &Visitor, study: &str) -> Result<(Uid, Study
 /// Makes a link, and shows it once.
 pub(super) async fn make(
     State(api): State<Api>,
-    Path(study): Path<String>,
+    At(study): At<String>,
     headers: HeaderMap,
     Form { visitor, fields }: Form,
 ) -> Result<Response, Problem> {
@@ -135,7 +135,7 @@ pub(super) async fn make(
 /// Stops one.
 pub(super) async fn stop(
     State(api): State<Api>,
-    Path((study, id)): Path<(String, String)>,
+    At((study, id)): At<(String, String)>,
     Form { visitor, .. }: Form,
 ) -> Result<Response, Problem> {
     let (uid, _) = shared(&api, &visitor, &study).await?;

@@ -1,7 +1,7 @@
 //! Logging in with a token or with the key of an owner of studies, and out. Wrong tokens and signatures are counted as the API counts wrong tokens.
 
 use alloy::primitives::{Address, Signature};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use maud::{Markup, html};
@@ -12,7 +12,7 @@ use super::visitor::{Form, Sent};
 use super::{Holder, START, claim, consent, key, layout, to};
 use crate::access::Principal;
 use crate::audit::{Event, Party};
-use crate::http::{Api, ClientAddress, Known, Problem, blocking, now_s};
+use crate::http::{Api, Asked, ClientAddress, Known, Problem, blocking, now_s};
 
 /// Where that is.
 pub(super) const PATH: &str = "/ui/login";
@@ -39,7 +39,7 @@ pub(super) fn leading_to(page: &str) -> String {
 
 pub(super) async fn form(
     State(api): State<Api>,
-    Query(Next { next }): Query<Next>,
+    Asked(Next { next }): Asked<Next>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     page(&api, &headers, StatusCode::OK, &next, None)

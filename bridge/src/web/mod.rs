@@ -39,7 +39,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 
 use crate::config::Http;
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, Routes};
 use crate::site::Site;
 use audit::Examinations;
 use challenge::Challenges;
@@ -83,10 +83,16 @@ impl Pages {
     }
 }
 
-/// The pages, and what they load.
-pub(crate) fn routes() -> Router<Api> {
+/// The pages, and what they load, which say problems in words.
+pub(crate) fn router() -> Router<Api> {
+    let router = routes().router().method_not_allowed_fallback(async || Problem::method_not_allowed());
+    router.layer(middleware::from_fn(in_words))
+}
+
+/// Where each of them is.
+pub(crate) fn routes() -> Routes {
     const STUDY: &str = "/ui/studies/{study}";
-    Router::new()
+    Routes::new()
         .route("/ui", get(async || to(START)))
         .route(START, get(studies::list))
         .route(login::PATH, get(login::form).post(login::login))
@@ -113,8 +119,6 @@ pub(crate) fn routes() -> Router<Api> {
         .route(operations::ECHO_PATH, post(operations::echo))
         .route("/ui/assets/{name}", get(assets::serve))
         .route("/ui/{*nowhere}", any(async || Problem::not_found()))
-        .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(middleware::from_fn(in_words))
 }
 
 /// The first page.

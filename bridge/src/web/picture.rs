@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -19,7 +19,7 @@ use super::layout::marked;
 use super::visitor::Visitor;
 use crate::access::Right;
 use crate::archive::{Archive, Picture};
-use crate::http::{Api, Problem, blocking, has_tag};
+use crate::http::{Api, At, Problem, blocking, has_tag};
 
 /// Longer side of a blur, in pixels.
 const BLUR_SIDE: u32 = 12;
@@ -106,7 +106,7 @@ pub(super) fn markup(study: &str, shown: Option<&Shown>, words: &str) -> Markup 
 pub(super) async fn serve(
     State(api): State<Api>,
     visitor: Visitor,
-    Path((study, picture)): Path<(String, String)>,
+    At((study, picture)): At<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: B256 = picture.parse().map_err(|_| Problem::not_found())?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use alloy::primitives::B256;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use dicom_scp::Uid;
 use dicom_scp::dataset::{DataSet, Element, Tag, VR, dictionary_vr};
@@ -23,7 +23,7 @@ use crate::audit;
 use crate::decide::{self, Told, TraceRow, grant_state, purpose_word};
 use crate::dicomweb::relational;
 use crate::follow::{AccessRequest, Asked, Decision, Grant, Mode, SourceInfo};
-use crate::http::{self, Api, Problem, blocking, now_s};
+use crate::http::{self, Api, At, Problem, blocking, now_s};
 use crate::site::{State as Way, StudyRow, Verdict};
 use crate::tokens::Token;
 
@@ -70,11 +70,7 @@ struct Study {
     lately: Option<Vec<audit::list::Row>>,
 }
 
-pub(super) async fn show(
-    State(api): State<Api>,
-    visitor: Visitor,
-    Path(given): Path<String>,
-) -> Result<Response, Problem> {
+pub(super) async fn show(State(api): State<Api>, visitor: Visitor, At(given): At<String>) -> Result<Response, Problem> {
     let (uid, found) = visitor.study(&api, Right::Find, &given).await?;
     let study = gather(&api, &visitor, uid, found).await?;
     let name = person(&study.row.patient_name);
