@@ -44,10 +44,11 @@ use utoipa_axum::routes;
 use crate::access::Access;
 use crate::config::{AsRead, Http};
 use crate::dicomweb;
+use crate::oidc::Issuer;
 use crate::site::Site;
 use crate::tokens::Tokens;
 use crate::web::{self, Pages};
-pub(crate) use caller::{Address as ClientAddress, Known, body};
+pub(crate) use caller::{Address as ClientAddress, Known, body, refused};
 pub(crate) use consent::{CLAIM_WORDS, ask_for, in_custody, relay, take_over, unsigned};
 use events::Events;
 pub(crate) use guard::Page;
@@ -76,6 +77,7 @@ struct Inner {
     site: Site,
     access: Access,
     tokens: Tokens,
+    issuer: Option<Issuer>,
     settings: Http,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -105,6 +107,8 @@ pub struct Parts {
     pub access: Access,
     /// Who may call.
     pub tokens: Tokens,
+    /// Whose word is taken about who calls, if anybody's.
+    pub issuer: Option<Issuer>,
     /// Its limits.
     pub settings: Http,
     /// The site's AE title, which DICOMweb names as the one to retrieve from.
@@ -119,7 +123,7 @@ pub struct Parts {
 
 impl Api {
     fn new(parts: Parts, stop: CancellationToken, document: String) -> Self {
-        let Parts { site, access, tokens, settings, ae_title, as_read, offer, tasks } = parts;
+        let Parts { site, access, tokens, issuer, settings, ae_title, as_read, offer, tasks } = parts;
         Self(Arc::new(Inner {
             events: Events::new(),
             requests: Rate::new(settings.requests_per_minute),
@@ -139,6 +143,7 @@ impl Api {
             site,
             access,
             tokens,
+            issuer,
             settings,
             tasks,
             stop,
@@ -156,6 +161,11 @@ impl Api {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.0.tokens
+    }
+
+    /// Whose word is taken about who calls, besides the tokens of this site.
+    pub(crate) fn issuer(&self) -> Option<&Issuer> {
+        self.0.issuer.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Http {
@@ -452,7 +462,7 @@ fn complete(document: &mut Value) {
     }
     let components = root.entry("components").or_insert_with(|| json!({}));
     components["securitySchemes"] = json!({ "token": {
-        "type": "http", "scheme": "bearer", "description": "made by `pacs-bridge token new`",
+        "type": "http", "scheme": "bearer", "description": "made by `pacs-bridge token new`; or an access token (JWT) of the site's OpenID Connect issuer",
     } });
     for name in ["Ask", "BreakGlass", "Claim", "Decide", "Decision", "Pending", "Action"] {
         close(&mut components["schemas"][name]);
@@ -495,6 +505,10 @@ pub fn serve(
         .with_state(api.clone());
     if pages {
         tasks.spawn(web::watch(api.clone()));
+    }
+    if let Some(issuer) = api.issuer().cloned() {
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(issuer.prepare()).await });
     }
     tasks.spawn(events::watch(api));
     tasks.spawn(listen::serve(listener, tls, router, settings, tasks.clone(), stop));
