@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub const AUDIENCE: &str = "https://pacs.example/api";
 /// A provider made by others (tests/node/issuer.mjs).
 pub struct Provider {
     child: Child,
+    /// It ends when nobody listens any more.
+    _said: BufReader<ChildStdout>,
     pub url: String,
 }
 
@@ -45,9 +47,10 @@ impl Provider {
             .spawn()
             .unwrap();
         let mut url = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut url).unwrap();
         assert!(url.starts_with("http://127.0.0.1:"), "the provider did not get ready: {url:?}");
-        Some(Self { child, url: url.trim().to_owned() })
+        Some(Self { child, _said: said, url: url.trim().to_owned() })
     }
 
     /// An access token for a program, signed by an algorithm, for a resource `urn:NAME:ALG`.
@@ -89,7 +92,7 @@ impl Browser {
         let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let body = form.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect::<Vec<_>>().join("&");
         let cookies = self.cookie_line();
-        let mut headers = vec![("Accept", "text/html")];
+        let mut headers = vec![("Accept", "text/html, */*;q=0.8")];
         if !cookies.is_empty() {
             headers.push(("Cookie", &cookies));
         }

@@ -158,12 +158,13 @@ async fn ask(
         }
     };
     tokio::pin!(exchange, connection);
-    // The connection moves the bytes; the answer is what counts, also when the connection ends first.
+    // The connection moves the bytes; the answer is what counts, also when the connection ends first, and however it ends: many servers leave TLS without
+    // a word. What broke off before its end is no answer.
     tokio::select! {
         answered = &mut exchange => answered,
-        ended = &mut connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(FetchError::Http(error)),
+        ended = &mut connection => match (exchange.await, ended) {
+            (Err(FetchError::Http(_)), Err(error)) => Err(FetchError::Http(error)),
+            (answered, _) => answered,
         },
     }
 }
