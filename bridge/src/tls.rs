@@ -45,7 +45,9 @@ pub enum TlsError {
     #[error("\"{0}\" is neither a host name nor an address")]
     Name(String),
     /// Nobody on the web is known to this machine.
-    #[error("this machine trusts no authority: install its certificates (Debian: ca-certificates), or name a file of authorities")]
+    #[error(
+        "this machine trusts no authority: install its certificates (Debian: ca-certificates), or name a file of authorities"
+    )]
     NoAuthorities,
     /// No settings can be made of it all.
     #[error("settings")]

@@ -150,7 +150,8 @@ impl Browser {
             let Some(page) = answer.as_ref().filter(|_| url.contains("/interaction/")) else { break };
             let action = attribute(page, "action=\"");
             let prompt = attribute(page, "name=\"prompt\" value=\"");
-            (url, answer) = self.submit_until(&action, &[("prompt", &prompt), ("login", login), ("password", "x")], end);
+            (url, answer) =
+                self.submit_until(&action, &[("prompt", &prompt), ("login", login), ("password", "x")], end);
         }
         (url, answer)
     }
@@ -380,8 +381,10 @@ fn answer(stream: impl Read + Write, script: &Mutex<Script>) {
         Reply::Json(status, text) => {
             let length = text.len();
             stream.write_all(
-                format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{text}")
-                    .as_bytes(),
+                format!(
+                    "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{text}"
+                )
+                .as_bytes(),
             )
         }
         Reply::Redirect(place) => {

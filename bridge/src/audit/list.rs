@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::VOUCHED;
 use super::back::{Backwards, Found};
 use super::chain::Line;
+use super::event::VOUCHED;
 use super::log::segments;
 use super::xml;
 
@@ -130,7 +130,10 @@ impl Wanted {
         let named = |wanted: &str, found: &str| found.to_lowercase() == wanted.to_lowercase();
         let who = |wanted: &str| row.who.iter().any(|who| named(wanted, who.split(" (").next().unwrap_or_default()));
         let by_word = |wanted: &str| {
-            let details = |who: &str| who.split_once(" (").is_some_and(|(_, all)| all.trim_end_matches(')').split(", ").any(|one| one == wanted));
+            let details = |who: &str| {
+                who.split_once(" (")
+                    .is_some_and(|(_, all)| all.trim_end_matches(')').split(", ").any(|one| one == wanted))
+            };
             wanted.starts_with(VOUCHED) && row.who.iter().any(|who| details(who))
         };
         // An id of the ledger is written with and without 0x.

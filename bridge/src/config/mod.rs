@@ -1050,15 +1050,14 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source =
-            [
-                include_str!("mod.rs"),
-                include_str!("custody.rs"),
-                include_str!("derive.rs"),
-                include_str!("oidc.rs"),
-                include_str!("xds.rs"),
-            ]
-            .concat();
+        let source = [
+            include_str!("mod.rs"),
+            include_str!("custody.rs"),
+            include_str!("derive.rs"),
+            include_str!("oidc.rs"),
+            include_str!("xds.rs"),
+        ]
+        .concat();
         let taken = source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next());
         let files = source.lines().filter_map(|line| line.split_once("s, \"")?.1.split_once("_file\")"));
         let files = files.flat_map(|(names, _)| names.split("\", \"")).map(|name| name.trim_end_matches("_file"));

@@ -92,7 +92,8 @@ pub(super) fn read_oidc(value: Option<Value>, mistakes: &mut Vec<Mistake>) -> Op
             s.mistake("client_id", what);
         }
         (false, _) if rules.is_none() => {
-            let what = "missing; without a rule nobody stands for anybody: write [[oidc.principal]] with claim, value and as";
+            let what =
+                "missing; without a rule nobody stands for anybody: write [[oidc.principal]] with claim, value and as";
             s.mistake("principal", what);
         }
         _ => {}
@@ -227,9 +228,7 @@ mod tests {
     fn parse(toml: &str) -> Result<Option<Oidc>, String> {
         match Config::parse(toml, HashMap::new()) {
             Ok(config) => Ok(config.http.oidc),
-            Err(ConfigError::Mistakes(all)) => {
-                Err(all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-            }
+            Err(ConfigError::Mistakes(all)) => Err(all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
             Err(other) => panic!("{other}"),
         }
     }
@@ -250,17 +249,31 @@ mod tests {
             ("client_id = \"a\"\n".to_owned(), vec!["oidc.issuer: missing"]),
             (format!("{issuer}{RULE}"), vec!["oidc.client_id: missing, and so is audiences"]),
             (format!("{issuer}client_id = \"a\"\n"), vec!["oidc.principal: missing", "[[oidc.principal]]"]),
-            (format!("{issuer}client_secret_file = \"a\"\naudiences = [\"b\"]\n{RULE}"), vec!["oidc.client_id: missing"]),
+            (
+                format!("{issuer}client_secret_file = \"a\"\naudiences = [\"b\"]\n{RULE}"),
+                vec!["oidc.client_id: missing"],
+            ),
             (format!("{issuer}client_id = \"a\"\nscopes = [\"profile\"]\n{RULE}"), vec!["oidc.scopes", "openid"]),
-            (format!("{issuer}client_id = \"a\"\npublic_url = \"http://pacs.example\"\n{RULE}"), vec!["oidc.public_url"]),
-            (format!("{issuer}client_id = \"a\"\npublic_url = \"https://p.example/ui\"\n{RULE}"), vec!["oidc.public_url"]),
-            (format!("{issuer}client_id = \"a\"\n[[oidc.principal]]\nvalue = \"x\"\n"), vec!["principal[1].claim", "principal[1].as"]),
+            (
+                format!("{issuer}client_id = \"a\"\npublic_url = \"http://pacs.example\"\n{RULE}"),
+                vec!["oidc.public_url"],
+            ),
+            (
+                format!("{issuer}client_id = \"a\"\npublic_url = \"https://p.example/ui\"\n{RULE}"),
+                vec!["oidc.public_url"],
+            ),
+            (
+                format!("{issuer}client_id = \"a\"\n[[oidc.principal]]\nvalue = \"x\"\n"),
+                vec!["principal[1].claim", "principal[1].as"],
+            ),
             (format!("{issuer}client_id = \"a\"\nclient_secret = \"x\"\n{RULE}"), vec!["oidc.client_secret: unknown"]),
         ] {
             let found = parse(&format!("[oidc]\n{toml}")).unwrap_err();
             assert!(parts.iter().all(|part| found.contains(part)), "{parts:?} in {found}");
         }
-        for wrong in ["http://login.example", "login.example", "https://", "https://a@b", "https://a/?b", "https://a/#b"] {
+        for wrong in
+            ["http://login.example", "login.example", "https://", "https://a@b", "https://a/?b", "https://a/#b"]
+        {
             let found = parse(&format!("[oidc]\nissuer = \"{wrong}\"\nclient_id = \"a\"\n{RULE}")).unwrap_err();
             assert!(found.contains("oidc.issuer: expected") && !found.contains("missing"), "{wrong}: {found}");
         }

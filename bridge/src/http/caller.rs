@@ -229,7 +229,9 @@ pub(crate) fn refused(parts: &Parts, api: &Api, address: IpAddr, issuer: &Issuer
                 issuer.name()
             ))
         }
-        Refusal::Away => Problem::unavailable(format!("{} does not answer, so nobody can say whose token this is", issuer.name())),
+        Refusal::Away => {
+            Problem::unavailable(format!("{} does not answer, so nobody can say whose token this is", issuer.name()))
+        }
     }
 }
 

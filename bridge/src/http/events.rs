@@ -20,12 +20,12 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use utoipa::ToSchema;
 
-use super::{Api, now_s};
 use super::caller::Known;
 use super::limits::{Held, Hold};
 use super::listen::CONNECTION_MAX;
 use super::model::StudyState;
 use super::problem::Problem;
+use super::{Api, now_s};
 use crate::access::{Right, Visible};
 use crate::archive::ArchiveError;
 use crate::follow::{self, FollowError, What};

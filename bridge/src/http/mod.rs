@@ -439,7 +439,7 @@ fn complete(document: &mut Value) {
                 ("404", "absent, or not to be seen"),
                 ("429", "too many requests"),
                 ("500", "a fault here"),
-                ("503", "the ledger is away"),
+                ("503", "the ledger is away, or the issuer of the token"),
                 ("504", "it took too long"),
             ];
             let with_body = [

@@ -178,7 +178,9 @@ mod tests {
         for good in ["https://a.example/x", "http://127.0.0.1:1/x", "http://[::1]/x", "http://localhost:3/x"] {
             assert!(is_safe(good), "{good}");
         }
-        for wrong in ["http://a.example/x", "http://127.0.0.1.evil.example/", "ftp://127.0.0.1/", "/x", "", "javascript:1"] {
+        for wrong in
+            ["http://a.example/x", "http://127.0.0.1.evil.example/", "ftp://127.0.0.1/", "/x", "", "javascript:1"]
+        {
             assert!(!is_safe(wrong), "{wrong}");
         }
     }

@@ -74,7 +74,9 @@ enum Unpublished {
     Fetch(&'static str, #[source] FetchError),
     #[error("the discovery document is not readable")]
     Discovery(#[source] serde_json::Error),
-    #[error("the discovery document is of issuer \"{0}\", not of oidc.issuer: write it exactly like this if it is the right one")]
+    #[error(
+        "the discovery document is of issuer \"{0}\", not of oidc.issuer: write it exactly like this if it is the right one"
+    )]
     Other(String),
     #[error("the discovery document has no {0} with https://")]
     Endpoint(&'static str),
@@ -335,7 +337,10 @@ impl Issuer {
             tracing::warn!(%error, "what the issuer's token endpoint answers is not readable");
             Refusal::Away
         })?;
-        let id_token = tokens.id_token.map(Zeroizing::new).ok_or_else(|| Refusal::Refused("its answer has no ID token".to_owned()))?;
+        let id_token = tokens
+            .id_token
+            .map(Zeroizing::new)
+            .ok_or_else(|| Refusal::Refused("its answer has no ID token".to_owned()))?;
         let signed = self.signed(&id_token, ID_BYTES_MAX).await?;
         token::check(&signed.claims, &self.0.settings.issuer, now_s)?;
         let access_token = tokens.access_token.map(Zeroizing::new);
@@ -343,7 +348,8 @@ impl Issuer {
         token::check_id(&signed, &client.id, asking.nonce, access_token)?;
         let mut claims = signed.claims;
         if client.userinfo {
-            let access_token = access_token.ok_or_else(|| Refusal::Refused("its answer has no access token".to_owned()))?;
+            let access_token =
+                access_token.ok_or_else(|| Refusal::Refused("its answer has no access token".to_owned()))?;
             self.add_userinfo(&mut claims, access_token).await?;
         }
         self.person(&claims, None, Some(id_token).filter(|token| token.len() <= HINT_BYTES_MAX))

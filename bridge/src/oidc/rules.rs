@@ -34,10 +34,11 @@ impl Rules {
     pub(super) fn of(rules: &[OidcRule]) -> (Self, Vec<Mistake>) {
         let mut mistakes = Vec::new();
         let read = (1..).zip(rules).filter_map(|(number, rule)| {
-            read(rule).map_err(|(key, what)| {
-                mistakes.push(Mistake { key: format!("oidc.principal[{number}].{key}"), what });
-            })
-            .ok()
+            read(rule)
+                .map_err(|(key, what)| {
+                    mistakes.push(Mistake { key: format!("oidc.principal[{number}].{key}"), what });
+                })
+                .ok()
         });
         (Self(read.collect()), mistakes)
     }
@@ -135,7 +136,9 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         if let Ok(Principal::Peer(title)) = parse_principal(&rule.stands_for)
             && !config.peers.iter().any(|peer| peer.ae_title == title)
         {
-            let what = format!("no [[peer]] has ae_title = \"{title}\", so nobody would see anything: add one with what it may");
+            let what = format!(
+                "no [[peer]] has ae_title = \"{title}\", so nobody would see anything: add one with what it may"
+            );
             found.push(Mistake { key: format!("oidc.principal[{number}].as"), what });
         }
     }
@@ -176,7 +179,10 @@ mod tests {
         let rules = rules();
         let whom = |claims: Value| rules.caller(claims.as_object().unwrap()).map(|caller| caller.principal);
         let peer = |title: &str| parse_principal(&format!("peer:{title}")).ok();
-        assert_eq!(whom(json!({ "groups": ["x", "radiology"], "patient_account": ACCOUNT })), Some(Principal::Operator));
+        assert_eq!(
+            whom(json!({ "groups": ["x", "radiology"], "patient_account": ACCOUNT })),
+            Some(Principal::Operator)
+        );
         assert_eq!(whom(json!({ "groups": "radiology" })), Some(Principal::Operator));
         assert_eq!(whom(json!({ "realm_access": { "roles": ["viewer"] } })), peer("VIEWER"));
         assert_eq!(whom(json!({ "https://h.example/roles": ["viewer"] })), peer("DOTTED"));

@@ -308,9 +308,10 @@ fn not_logged_in(
         Nothing::Refused(refusal) => {
             let problem = refused(parts, api, from, issuer, refusal);
             match problem.status() {
-                StatusCode::UNAUTHORIZED => {
-                    (StatusCode::UNAUTHORIZED, format!("What {name} says of you cannot be relied on: try again. The log of this bridge says why."))
-                }
+                StatusCode::UNAUTHORIZED => (
+                    StatusCode::UNAUTHORIZED,
+                    format!("What {name} says of you cannot be relied on: try again. The log of this bridge says why."),
+                ),
                 StatusCode::SERVICE_UNAVAILABLE => (StatusCode::SERVICE_UNAVAILABLE, away(issuer)),
                 status => (status, nobody(name)),
             }
@@ -389,7 +390,8 @@ mod tests {
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 6, "nothing tells another");
         assert!(all.iter().all(|one| one.len() == 43), "RFC 7636 4.1: 43 characters at least");
         assert!(!cookie.contains(&login.state) && !cookie.contains(&login.nonce) && !cookie.contains(&login.verifier));
-        let forged = cookie.replacen(&URL_SAFE_NO_PAD.encode("/ui/ledger?x=1"), &URL_SAFE_NO_PAD.encode("/ui/audit"), 1);
+        let forged =
+            cookie.replacen(&URL_SAFE_NO_PAD.encode("/ui/ledger?x=1"), &URL_SAFE_NO_PAD.encode("/ui/audit"), 1);
         assert_ne!(forged, cookie);
         assert_eq!(ours.of(&with_cookie(&forged), NOW), None, "changed");
         let mut two = headers.clone();
@@ -408,7 +410,9 @@ mod tests {
         let (_, secure) = Begun::new("a", true).begin("", NOW);
         assert!(secure.starts_with("__Host-pacs-bridge-login-") && secure.ends_with("; Secure"), "{secure}");
         assert!(Begun::new("b", false).of(&with_cookie(&plain), NOW).is_none());
-        for elsewhere in ["//evil.example", "https://evil.example", "/\\evil", &format!("/{}", "x".repeat(NEXT_BYTES_MAX))] {
+        for elsewhere in
+            ["//evil.example", "https://evil.example", "/\\evil", &format!("/{}", "x".repeat(NEXT_BYTES_MAX))]
+        {
             assert_eq!(Begun::new("a", false).begin(elsewhere, NOW).0.next, "", "{elsewhere}");
         }
     }
