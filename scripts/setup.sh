@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages (DCMTK, dicom3tools, Orthanc, Node.js, Python, Java, Chromium), a Python
-# environment in .venv, a Java client, geth, kubo and viewers for browsers in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
+# environment in .venv, a Java client, an OpenID provider, geth, kubo and viewers for browsers in .tools. Says what it does; does nothing when all is there. REQUIRE_TOOLS=1 makes a failure fatal.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -81,6 +81,19 @@ if command -v npm >/dev/null 2>&1; then
     browser_package esbuild "@esbuild/linux-$arch" 0.28.2 package
     browser_package ohif-3.12 @ohif/app 3.12.10 package/dist
     browser_package ohif-3.13 @ohif/app 3.13.2 package/dist
+fi
+
+# The OpenID provider that judges logins, as pinned in tests/node/package-lock.json.
+if command -v npm >/dev/null 2>&1 && ! cmp -s tests/node/package-lock.json "$TOOLS/node/.installed-lock"; then
+    echo "setup: installing the npm packages of tests/node into .tools/node"
+    rm -rf "$TOOLS/node"
+    mkdir -p "$TOOLS/node"
+    cp tests/node/package.json tests/node/package-lock.json "$TOOLS/node/"
+    if (cd "$TOOLS/node" && npm ci --silent --no-audit --no-fund --ignore-scripts); then
+        cp tests/node/package-lock.json "$TOOLS/node/.installed-lock"
+    else
+        fail "could not install the npm packages of tests/node; the test of logins will say so"
+    fi
 fi
 
 # The client of tests/java, and what it is made of.

@@ -44,6 +44,7 @@ use crate::ledger::{
     self, Endpoints, Ledger, LedgerConfig, LedgerError, LedgerSlot, OpenError, RemoteConfig, RemoteSigner, Signer,
     SignerError, Watch,
 };
+use crate::oidc::{Issuer, OidcError};
 use crate::outbox::SiteOutbox;
 use crate::promote::{self as promotion, Words, WordsError};
 use crate::publish::{PublishConfig, Publisher};
@@ -153,6 +154,9 @@ pub enum StartError {
     /// The operator: the IPFS node's token cannot be read.
     #[error("ipfs.token_file {0}")]
     IpfsToken(PathBuf, #[source] std::io::Error),
+    /// The operator: what `[oidc]` names cannot be used.
+    #[error("logins of an OpenID Connect issuer")]
+    Oidc(#[from] OidcError),
     /// A node's URL is none.
     #[error("ledger.url or one of ledger.fallback_urls is not a URL")]
     Url,
@@ -819,12 +823,15 @@ impl Core {
         let tls = settings.tls.clone().map(|files| tls::Server::new(move || tls::http_server(&files)));
         let tls = tls.transpose().map_err(|e| StartError::Tls("the HTTP API", Box::new(e)))?;
         certificates.extend(tls.clone().map(|server| ("the HTTP API", server)));
+        let oidc = settings.oidc.clone();
+        let issuer = blocking(move || oidc.map(|oidc| Issuer::new(&oidc)).transpose()).await??;
         let listener = TcpListener::bind(bind).await.map_err(|e| StartError::Bind(bind, e))?;
         let parts = http::Parts {
             offer: dicom::options(&self.config.dicom).offer,
             site: self.site.clone(),
             access: Access::new(&self.config),
             tokens,
+            issuer,
             settings,
             ae_title: self.config.dicom.ae_title.clone(),
             as_read: self.config.as_read.clone(),

@@ -30,6 +30,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{self, Reply, Request};
 use crate::derive;
 use crate::keyring::helper;
+use crate::oidc;
 use crate::proof::{self, Proof};
 use crate::tls;
 use keys::{FILE_PASSWORD, KeysCommand};
@@ -256,7 +257,7 @@ fn load(
     let here = Path::new("bridge.toml");
     let file = file.or_else(|| here.is_file().then_some(here));
     if examines_files {
-        Config::load_examined(file, environment, tls::mistakes)
+        Config::load_examined(file, environment, |config| [tls::mistakes(config), oidc::mistakes(config)].concat())
     } else {
         Config::load(file, environment)
     }

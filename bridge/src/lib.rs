@@ -6,7 +6,7 @@
 //! [`follow`] turns the chain's events into local state; [`access`] decides who may see what and [`retrieve`] answers
 //! every door; [`tls`] reads the doors' certificates; [`audit`] records who did what; [`exchange`] brings studies of other sites; [`derive`] makes studies of
 //! nobody from studies of somebody; [`dicom`] is such a door, [`xds`] another for documents, [`http`] one for those who show one of the
-//! [`tokens`], over whose port [`dicomweb`] serves viewers and `web` pages; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
+//! [`tokens`], or what an issuer says of them ([`oidc`]), over whose port [`dicomweb`] serves viewers and `web` pages; [`app`] wires them together and [`cli`] is the program's face. [`deidentify`] stands by itself: objects in, objects of nobody
 //! out.
 
 pub mod access;
@@ -33,6 +33,7 @@ pub mod keyring;
 pub mod keys;
 pub mod ledger;
 pub mod network;
+pub mod oidc;
 pub mod outbox;
 pub mod password;
 pub mod payload;

@@ -44,6 +44,11 @@ pub enum TlsError {
     /// The name that a peer's certificate must bear cannot be one.
     #[error("\"{0}\" is neither a host name nor an address")]
     Name(String),
+    /// Nobody on the web is known to this machine.
+    #[error(
+        "this machine trusts no authority: install its certificates (Debian: ca-certificates), or name a file of authorities"
+    )]
+    NoAuthorities,
     /// No settings can be made of it all.
     #[error("settings")]
     Settings(#[source] rustls::Error),
@@ -205,6 +210,32 @@ pub fn client(settings: &PeerTls) -> Result<(Arc<ClientConfig>, ServerName<'stat
     dicom_client(settings, &[])
 }
 
+/// How to call web servers: known by the authorities in a file, or else by those that this machine trusts, and by their names.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn web_client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match ca_file {
+        Some(file) => authorities(std::slice::from_ref(&file.to_owned()))?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            // Machines have authorities among theirs that rustls cannot use; the others are enough.
+            let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if usable == 0 {
+                return Err(TlsError::NoAuthorities);
+            }
+            Arc::new(roots)
+        }
+    };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(BOTH_VERSIONS)
+        .map_err(TlsError::Settings)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// A peer that is called: vouched for by an authority, listed by its fingerprint, or both where both are configured. One of them
 /// always is: the configuration sees to it, and nobody is known by neither.
 #[derive(Debug)]
@@ -311,6 +342,9 @@ pub fn mistakes(config: &Config) -> Vec<Mistake> {
         }
         let keys = ("audit.client_certificate_file", "audit.client_key_file");
         examine_files(keys.0, keys.1, settings.client.as_ref(), &mut found);
+    }
+    if let Some(oidc) = &config.http.oidc {
+        examine_authorities("oidc.ca_file", oidc.ca_file.as_slice(), &mut found);
     }
     for (number, peer) in (1..).zip(&config.peers) {
         let Some(settings) = &peer.tls else { continue };

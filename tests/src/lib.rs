@@ -10,6 +10,7 @@ pub mod dicom;
 pub mod faults;
 pub mod geth;
 pub mod http;
+pub mod issuer;
 pub mod kubo;
 pub mod lying;
 pub mod network_ends;

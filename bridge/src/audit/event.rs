@@ -149,6 +149,12 @@ impl Party {
         Self { is_requestor: true, address, ..Self::named(id) }
     }
 
+    /// The same, and by whose word: who that is for an OpenID Connect issuer, besides for whom he stands here.
+    #[must_use]
+    pub fn vouched_for(self, subject: &str) -> Self {
+        Self { alternative: Some(format!("{VOUCHED}{}", short(subject))), ..self }
+    }
+
     /// A DICOM application entity that asks.
     #[must_use]
     pub fn calling(title: &str, from: IpAddr) -> Self {
@@ -169,6 +175,9 @@ impl Party {
         Self::asking(&format!("operator (user {user} of this machine)"), None)
     }
 }
+
+/// What an issuer's word for somebody begins with.
+pub(super) const VOUCHED: &str = "oidc=";
 
 /// A participant: another, or one of our own faces.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::back::{Backwards, Found};
 use super::chain::Line;
+use super::event::VOUCHED;
 use super::log::segments;
 use super::xml;
 
@@ -59,7 +60,7 @@ pub struct Row {
     /// EventOutcomeDescription: why, or what exactly.
     #[serde(default)]
     pub why: Option<String>,
-    /// UserIDs of who takes part, the asker first, each with its address.
+    /// UserIDs of who takes part, the asker first, each with its address, and with an issuer's word for him where he is here by that.
     pub who: Vec<String>,
     /// ParticipantObjectIDs.
     pub about: Vec<String>,
@@ -107,7 +108,10 @@ impl Row {
                 }
                 "ActiveParticipant" => {
                     let id = value("UserID").unwrap_or_default();
-                    let who = value("NetworkAccessPointID").map_or_else(|| id.clone(), |from| format!("{id} ({from})"));
+                    // AE titles and process numbers say no more than the id; by whose word somebody is here does.
+                    let word = value("AlternativeUserID").filter(|word| word.starts_with(VOUCHED));
+                    let details: Vec<_> = value("NetworkAccessPointID").into_iter().chain(word).collect();
+                    let who = if details.is_empty() { id } else { format!("{id} ({})", details.join(", ")) };
                     match value("UserIsRequestor").as_deref() {
                         Some("true") => row.who.insert(0, who),
                         _ => row.who.push(who),
@@ -125,6 +129,13 @@ impl Wanted {
     fn takes(&self, time_ms: u64, row: &Row) -> bool {
         let named = |wanted: &str, found: &str| found.to_lowercase() == wanted.to_lowercase();
         let who = |wanted: &str| row.who.iter().any(|who| named(wanted, who.split(" (").next().unwrap_or_default()));
+        let by_word = |wanted: &str| {
+            let details = |who: &str| {
+                who.split_once(" (")
+                    .is_some_and(|(_, all)| all.trim_end_matches(')').split(", ").any(|one| one == wanted))
+            };
+            wanted.starts_with(VOUCHED) && row.who.iter().any(|who| details(who))
+        };
         // An id of the ledger is written with and without 0x.
         let bare = |id: &str| id.strip_prefix("0x").unwrap_or(id).to_owned();
         let about = |wanted: &String| row.about.iter().any(|about| named(&bare(wanted), &bare(about)));
@@ -138,7 +149,7 @@ impl Wanted {
             && self
                 .account
                 .as_deref()
-                .is_none_or(|account| who(account) || (account.starts_with("0x") && holds(account)))
+                .is_none_or(|account| who(account) || by_word(account) || (account.starts_with("0x") && holds(account)))
     }
 }
 

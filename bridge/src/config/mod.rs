@@ -10,6 +10,7 @@ mod custody;
 mod derive;
 mod dicomweb;
 mod ipfs;
+mod oidc;
 mod reader;
 mod web;
 mod xds;
@@ -30,6 +31,7 @@ pub use custody::{Custody, CustodyRule, Selection};
 pub use derive::{Derive, DeriveOwner, Group};
 pub use dicomweb::{Anonymous, Dicomweb};
 pub use ipfs::Ipfs;
+pub use oidc::{Oidc, OidcClient, OidcRule};
 pub use reader::Mistake;
 use reader::{Section, describe, flag, list, number, one_of, parsed, text};
 pub use web::Web;
@@ -366,6 +368,8 @@ pub struct Http {
     pub dicomweb: Dicomweb,
     /// `[web]`, over the same port.
     pub web: Web,
+    /// `[oidc]`, if there is an issuer whose logins and tokens are taken there.
+    pub oidc: Option<Oidc>,
 }
 
 /// Where a certificate and its key are.
@@ -474,7 +478,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
     let mut root = Section::open(String::new(), Some(tree), mistakes);
     let mut tables = [
         "site", "dicom", "peer", "archive", "publish", "ledger", "keys", "log", "exchange", "http", "xds", "audit",
-        "ipfs", "dicomweb", "web",
+        "ipfs", "dicomweb", "web", "oidc",
     ]
     .map(|t| root.take_value(t));
     let (rules, groups) = (root.take_value("derive"), root.take_value("group"));
@@ -511,7 +515,7 @@ fn read(tree: Value, mistakes: &mut Vec<Mistake>) -> Config {
         ledger: read_ledger(take(5), mistakes),
         keys: read_keys(take(6), mistakes),
         log: read_log(take(7), mistakes),
-        http: read_http(take(9), take(13), take(14), mistakes),
+        http: Http { oidc: oidc::read_oidc(take(15), mistakes), ..read_http(take(9), take(13), take(14), mistakes) },
         xds,
         audit: audit::read_audit(take(11), mistakes),
         exchange,
@@ -806,6 +810,7 @@ fn read_http(value: Option<Value>, viewers: Option<Value>, pages: Option<Value>,
     let mut http = Http {
         dicomweb: Dicomweb::default(),
         web: Web::default(),
+        oidc: None,
         bind,
         tls,
         behind_proxy,
@@ -1045,9 +1050,14 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/bridge.toml");
         assert_eq!(Config::load(Some(&file), HashMap::new()).unwrap(), parse("").unwrap());
         let written = std::fs::read_to_string(file).unwrap();
-        let source =
-            [include_str!("mod.rs"), include_str!("custody.rs"), include_str!("derive.rs"), include_str!("xds.rs")]
-                .concat();
+        let source = [
+            include_str!("mod.rs"),
+            include_str!("custody.rs"),
+            include_str!("derive.rs"),
+            include_str!("oidc.rs"),
+            include_str!("xds.rs"),
+        ]
+        .concat();
         let taken = source.lines().filter_map(|line| line.split("s.take(\"").nth(1)?.split('"').next());
         let files = source.lines().filter_map(|line| line.split_once("s, \"")?.1.split_once("_file\")"));
         let files = files.flat_map(|(names, _)| names.split("\", \"")).map(|name| name.trim_end_matches("_file"));

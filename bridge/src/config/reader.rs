@@ -72,6 +72,12 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
+    /// Whether nothing is wrong with a key of this table so far.
+    pub(super) fn is_right(&self, key: &str) -> bool {
+        let key = format!("{}.{key}", self.path);
+        self.mistakes.iter().all(|mistake| mistake.key != key)
+    }
+
     /// Takes a sub-table or a list of tables as it is.
     pub(super) fn take_value(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);

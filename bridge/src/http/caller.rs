@@ -17,6 +17,7 @@ use crate::access::{Caller, Principal, Right};
 use crate::audit::Party;
 use crate::config::Anonymous;
 use crate::dicomweb;
+use crate::oidc::{Issuer, Person, Refusal};
 use crate::tokens::{Token, principal_text};
 use crate::web::{self, Holder};
 
@@ -52,81 +53,117 @@ impl<S: Sync> FromRequestParts<S> for Address {
 
 /// Somebody with a token that is good now.
 #[derive(Debug, Clone)]
-pub(crate) struct Known(pub(super) Token, IpAddr, Option<web::Key>);
+pub(crate) struct Known {
+    pub(super) token: Token,
+    address: IpAddr,
+    session: Option<web::Key>,
+    /// Who that is for the issuer, if it is by the word of one.
+    subject: Option<String>,
+}
 
 impl Known {
     /// Somebody who logged in to the pages, if that is good still and so is the token that was shown then.
     pub(crate) async fn of_session(parts: &Parts, api: &Api) -> Result<Option<Self>, Problem> {
         let Some(address) = parts.extensions.get::<Address>() else { return Ok(None) };
         let Some((key, holder)) = api.sessions().find(&parts.headers) else { return Ok(None) };
-        let token = match holder {
-            Holder::Owner(account) => of_key(account),
+        let (token, subject) = match holder {
+            Holder::Owner(account) => (of_key(account), None),
+            Holder::Person(person) => (of_person(&person), Some(person.subject.clone())),
             Holder::Token(id) => {
                 let tokens = api.tokens().clone();
                 let Some(token) = blocking(move || tokens.still_good(&id, now_s())).await?? else {
                     api.sessions().end(key);
                     return Ok(None);
                 };
-                token
+                (token, None)
             }
         };
-        Ok(Some(Self::found(parts, token, address.0, Some(key))))
+        Ok(Some(Self { token, address: address.0, session: Some(key), subject }.noted(parts)))
     }
 
-    /// Somebody who shows a token. Wrong ones are counted, and after many none is looked at.
+    /// Somebody who shows a token of this site. Wrong ones are counted, and after many none is looked at.
     pub(crate) async fn of_token(parts: &Parts, api: &Api, shown: &str) -> Result<Self, Problem> {
         let Address(address) = Address::taken(parts)?;
         api.may_show(address)?;
         let (tokens, shown) = (api.tokens().clone(), shown.to_owned());
         let found = blocking(move || tokens.check(&shown, now_s())).await??;
-        let found = found.ok_or_else(|| {
+        let token = found.ok_or_else(|| {
             api.showed_a_wrong_one(address);
             Problem::unauthorized()
         })?;
-        Ok(Self::found(parts, found, address, None))
+        Ok(Self { token, address, session: None, subject: None }.noted(parts))
     }
 
-    fn found(parts: &Parts, token: Token, address: IpAddr, session: Option<web::Key>) -> Self {
-        if let Some(who) = parts.extensions.get::<Who>() {
-            who.is(principal_text(&token.caller.principal));
+    /// Somebody who shows a token of this site or an access token of the issuer.
+    async fn of_bearer(parts: &Parts, api: &Api, shown: &str) -> Result<Self, Problem> {
+        match api.issuer().filter(|issuer| issuer.may_have_made(shown)) {
+            Some(issuer) => Self::of_issuer(parts, api, issuer, shown).await,
+            None => Self::of_token(parts, api, shown).await,
         }
-        Self(token, address, session)
+    }
+
+    async fn of_issuer(parts: &Parts, api: &Api, issuer: &Issuer, shown: &str) -> Result<Self, Problem> {
+        let Address(address) = Address::taken(parts)?;
+        api.may_show(address)?;
+        match issuer.bearer(shown, now_s()).await {
+            Ok(person) => {
+                let subject = Some(person.subject.clone());
+                Ok(Self { token: of_person(&person), address, session: None, subject }.noted(parts))
+            }
+            Err(refusal) => Err(refused(parts, api, address, issuer, refusal)),
+        }
+    }
+
+    /// Leaves who that is for the audit trail.
+    fn noted(self, parts: &Parts) -> Self {
+        if let Some(who) = parts.extensions.get::<Who>() {
+            who.is(self.party());
+        }
+        self
     }
 
     /// Whether the token, and the session if there is one, did not end meanwhile.
     pub(super) async fn is_still_good(&self, api: &Api) -> bool {
-        match self.2.map(|key| api.sessions().holder(key)) {
+        match self.session.map(|key| api.sessions().holder(key)) {
             Some(None) => return false,
-            Some(Some(Holder::Owner(_))) => return true,
+            Some(Some(Holder::Owner(_) | Holder::Person(_))) => return true,
             Some(Some(Holder::Token(_))) | None => {}
         }
-        let (tokens, id) = (api.tokens().clone(), self.0.id.clone());
+        // Nobody here can take back what an issuer gave: it is good until its end.
+        if self.subject.is_some() {
+            return self.token.is_good(now_s());
+        }
+        let (tokens, id) = (api.tokens().clone(), self.token.id.clone());
         let good = blocking(move || tokens.still_good(&id, now_s())).await;
         good.is_ok_and(|good| good.is_ok_and(|good| good.is_some()))
     }
 
     /// Where the caller is.
     pub(crate) fn address(&self) -> IpAddr {
-        self.1
+        self.address
     }
 
     /// Id of the token.
     pub(crate) fn token_id(&self) -> &str {
-        &self.0.id
+        &self.token.id
     }
 
     /// What people call the token.
     pub(crate) fn token_name(&self) -> &str {
-        &self.0.name
+        &self.token.name
     }
 
     pub(crate) fn caller(&self) -> &Caller {
-        &self.0.caller
+        &self.token.caller
     }
 
     /// The caller, in the audit trail.
     pub(crate) fn party(&self) -> Party {
-        Party::asking(&principal_text(&self.caller().principal), Some(self.1))
+        let party = Party::asking(&principal_text(&self.caller().principal), Some(self.address));
+        match &self.subject {
+            Some(subject) => party.vouched_for(subject),
+            None => party,
+        }
     }
 
     /// Refuses a caller who may not see who else reads a study, and what was said about it.
@@ -160,6 +197,44 @@ fn of_key(account: alloy::primitives::Address) -> Token {
     }
 }
 
+/// What stands for a token where somebody is known by the issuer's word. No token of this site has such an id.
+fn of_person(person: &Person) -> Token {
+    Token {
+        id: person.id(),
+        name: person.name.clone(),
+        caller: person.caller.clone(),
+        created_s: 0,
+        expires_s: person.ends_s,
+        revoked_s: None,
+        used_s: None,
+    }
+}
+
+/// Why somebody is not let in who shows what the issuer made, or could have made. What is not good is counted, and why it is not good is for the log alone.
+pub(crate) fn refused(parts: &Parts, api: &Api, address: IpAddr, issuer: &Issuer, refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Wrong(_) | Refusal::Refused(_) => {
+            tracing::info!(why = %refusal, "what somebody showed of the issuer is not good");
+            api.showed_a_wrong_one(address);
+            Problem::unauthorized()
+        }
+        Refusal::Nobody { subject } => {
+            tracing::info!("somebody whom the issuer knows fits no [[oidc.principal]]; the audit trail says who");
+            if let Some(who) = parts.extensions.get::<Who>() {
+                who.is(Party::asking("unknown", Some(address)).vouched_for(&subject));
+            }
+            Problem::forbidden(format!(
+                "{} knows who this is, but nothing that it says of them lets them in here: whoever runs this bridge decides that, by the groups \
+                 and roles that count here",
+                issuer.name()
+            ))
+        }
+        Refusal::Away => {
+            Problem::unavailable(format!("{} does not answer, so nobody can say whose token this is", issuer.name()))
+        }
+    }
+}
+
 impl FromRequestParts<Api> for Known {
     type Rejection = Problem;
 
@@ -167,13 +242,13 @@ impl FromRequestParts<Api> for Known {
         let Address(address) = Address::from_request_parts(parts, api).await?;
         api.may_show(address)?;
         if let Some(shown) = bearer(&parts.headers) {
-            return Self::of_token(parts, api, shown).await;
+            return Self::of_bearer(parts, api, shown).await;
         }
         if let Some(known) = logged_in(parts, api).await? {
             return Ok(known);
         }
         match anonymous(parts, api) {
-            Some(token) => Ok(Self::found(parts, token, address, None)),
+            Some(token) => Ok(Self { token, address, session: None, subject: None }.noted(parts)),
             None => Err(Problem::unauthorized()),
         }
     }

@@ -35,7 +35,7 @@ async fn tell(api: &Api, known: &Known, ask: decide::Ask) -> Result<Sent, Proble
 async fn done(api: &Api, known: &Known, ask: decide::Ask) -> Result<decide::Done, Problem> {
     let (site, by) = (api.site().clone(), known.party());
     // Who it was; about what is on the ledger.
-    tracing::info!(token = known.0.id, "a command about consent over HTTP");
+    tracing::info!(token = known.token.id, "a command about consent over HTTP");
     let told = api.finish(async move { Ok(decide::answer(&site, ask, &by).await?) }).await?;
     match told {
         Told::Done(done) => Ok(done),

@@ -20,12 +20,12 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use utoipa::ToSchema;
 
-use super::Api;
 use super::caller::Known;
 use super::limits::{Held, Hold};
 use super::listen::CONNECTION_MAX;
 use super::model::StudyState;
 use super::problem::Problem;
+use super::{Api, now_s};
 use crate::access::{Right, Visible};
 use crate::archive::ArchiveError;
 use crate::follow::{self, FollowError, What};
@@ -126,13 +126,14 @@ pub(super) async fn stream(
     known: Known,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     known.must(&api, Right::Find)?;
-    let holds = (api.events().all.take(()), api.events().by_token.take(known.0.id.clone()));
+    let holds = (api.events().all.take(()), api.events().by_token.take(known.token.id.clone()));
     let (Some(all), Some(own)) = holds else { return Err(Problem::too_many()) };
     let changes = api.events().sender.subscribe();
     api.events().listened.notify_one();
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let end = Instant::now() + CONNECTION_MAX;
+    let left = known.token.expires_s.map_or(CONNECTION_MAX, |end| Duration::from_secs(end.saturating_sub(now_s())));
+    let end = Instant::now() + CONNECTION_MAX.min(left);
     let listener = Listener { api, known, changes, beat, end, greeted: false, _holds: (all, own) };
     Ok(Sse::new(futures::stream::unfold(listener, |mut listener| async move {
         let event = listener.next().await?;

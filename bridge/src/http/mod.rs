@@ -45,10 +45,11 @@ use utoipa_axum::routes;
 use crate::access::Access;
 use crate::config::{AsRead, Http};
 use crate::dicomweb;
+use crate::oidc::Issuer;
 use crate::site::Site;
 use crate::tokens::Tokens;
 use crate::web::{self, Pages};
-pub(crate) use caller::{Address as ClientAddress, Asked, At, Known, body};
+pub(crate) use caller::{Address as ClientAddress, Asked, At, Known, body, refused};
 pub(crate) use consent::{CLAIM_WORDS, ask_for, in_custody, relay, take_over, unsigned};
 use events::Events;
 pub(crate) use guard::Page;
@@ -78,6 +79,7 @@ struct Inner {
     site: Site,
     access: Access,
     tokens: Tokens,
+    issuer: Option<Issuer>,
     settings: Http,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -107,6 +109,8 @@ pub struct Parts {
     pub access: Access,
     /// Who may call.
     pub tokens: Tokens,
+    /// Whose word is taken about who calls, if anybody's.
+    pub issuer: Option<Issuer>,
     /// Its limits.
     pub settings: Http,
     /// The site's AE title, which DICOMweb names as the one to retrieve from.
@@ -121,7 +125,7 @@ pub struct Parts {
 
 impl Api {
     fn new(parts: Parts, stop: CancellationToken, document: String) -> Self {
-        let Parts { site, access, tokens, settings, ae_title, as_read, offer, tasks } = parts;
+        let Parts { site, access, tokens, issuer, settings, ae_title, as_read, offer, tasks } = parts;
         Self(Arc::new(Inner {
             events: Events::new(),
             requests: Rate::new(settings.requests_per_minute),
@@ -141,6 +145,7 @@ impl Api {
             site,
             access,
             tokens,
+            issuer,
             settings,
             tasks,
             stop,
@@ -158,6 +163,11 @@ impl Api {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.0.tokens
+    }
+
+    /// Whose word is taken about who calls, besides the tokens of this site.
+    pub(crate) fn issuer(&self) -> Option<&Issuer> {
+        self.0.issuer.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Http {
@@ -439,7 +449,7 @@ fn complete(document: &mut Value) {
                 ("404", "absent, or not to be seen"),
                 ("429", "too many requests"),
                 ("500", "a fault here"),
-                ("503", "the ledger is away"),
+                ("503", "the ledger is away, or the issuer of the token"),
                 ("504", "it took too long"),
             ];
             let with_body = [
@@ -462,7 +472,7 @@ fn complete(document: &mut Value) {
     }
     let components = root.entry("components").or_insert_with(|| json!({}));
     components["securitySchemes"] = json!({ "token": {
-        "type": "http", "scheme": "bearer", "description": "made by `pacs-bridge token new`",
+        "type": "http", "scheme": "bearer", "description": "made by `pacs-bridge token new`; or an access token (JWT) of the site's OpenID Connect issuer",
     } });
     for name in ["Ask", "BreakGlass", "Claim", "Decide", "Decision", "Pending", "Action"] {
         close(&mut components["schemas"][name]);
@@ -505,6 +515,10 @@ pub fn serve(
         .with_state(api.clone());
     if pages {
         tasks.spawn(web::watch(api.clone()));
+    }
+    if let Some(issuer) = api.issuer().cloned() {
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(issuer.prepare()).await });
     }
     tasks.spawn(events::watch(api));
     tasks.spawn(listen::serve(listener, tls, router, settings, tasks.clone(), stop));

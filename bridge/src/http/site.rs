@@ -21,7 +21,7 @@ pub(super) async fn me(State(api): State<Api>, known: Known) -> axum::Json<Me> {
     axum::Json(Me {
         principal: principal_text(&known.caller().principal),
         rights: api.access().rights(known.caller()).into_iter().map(Into::into).collect(),
-        expires_s: known.0.expires_s,
+        expires_s: known.token.expires_s,
     })
 }
 

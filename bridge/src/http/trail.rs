@@ -13,7 +13,7 @@ use crate::audit::{Event, Party};
 use crate::{dicomweb, web};
 
 /// Words of our own paths.
-const WORDS: [&str; 37] = [
+const WORDS: [&str; 39] = [
     "proof",
     "wado",
     "metadata",
@@ -34,6 +34,8 @@ const WORDS: [&str; 37] = [
     "decisions",
     "status",
     "login",
+    "issuer",
+    "callback",
     "logout",
     "ledger",
     "pictures",
@@ -55,11 +57,11 @@ const WORDS: [&str; 37] = [
 
 /// Who calls, as soon as that is known.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Who(Arc<OnceLock<String>>);
+pub(super) struct Who(Arc<OnceLock<Party>>);
 
 impl Who {
-    pub(super) fn is(&self, principal: String) {
-        let _ = self.0.set(principal);
+    pub(super) fn is(&self, party: Party) {
+        let _ = self.0.set(party);
     }
 }
 
@@ -105,8 +107,7 @@ impl Asked {
         let page = whole.strip_prefix(web::PREFIX);
         let path = viewer.or(page).or_else(|| whole.strip_prefix(PREFIX))?;
         let shown = plain(path);
-        let principal = self.who.0.get().map_or("unknown", String::as_str);
-        let by = Party::asking(principal, Some(self.from.0));
+        let by = self.who.0.get().cloned().unwrap_or_else(|| Party::asking("unknown", Some(self.from.0)));
         let why = match status {
             StatusCode::UNAUTHORIZED => return Some(Event::login_failed(&by, &shown)),
             StatusCode::FORBIDDEN => return Some(Event::not_allowed(&by, &format!("{} {shown}", self.method))),

@@ -1,4 +1,4 @@
-//! Logging in with a token or with the key of an owner of studies, and out. Wrong tokens and signatures are counted as the API counts wrong tokens.
+//! Logging in with a token or with the key of an owner of studies (with an issuer: [`issuer`]), and out. Wrong tokens and signatures are counted as the API counts wrong tokens.
 
 use alloy::primitives::{Address, Signature};
 use axum::extract::State;
@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::key::{ACCOUNT_FIELD, SIGNATURE_FIELD, Signed, Way};
 use super::visitor::{Form, Sent};
-use super::{Holder, START, claim, consent, key, layout, to};
+use super::{Holder, START, claim, consent, issuer, key, layout, to};
 use crate::access::Principal;
 use crate::audit::{Event, Party};
 use crate::http::{Api, Asked, ClientAddress, Known, Problem, blocking, now_s};
@@ -26,6 +27,12 @@ const NUMBER_FIELD: &str = "number";
 #[serde(default)]
 pub(super) struct Next {
     next: String,
+}
+
+impl Next {
+    pub(super) fn place(&self) -> &str {
+        &self.next
+    }
 }
 
 /// The login page, from which a page is reached that somebody asked for.
@@ -99,7 +106,17 @@ pub(super) fn signer(text: &str, account: &str, signature: &str) -> Option<Addre
     (signed == account && !account.is_zero()).then_some(account)
 }
 
-/// Begins a session in the place of the one that there may be, and leads on.
+/// Begins a session in the place of the one that there may be; returns what sets its cookie.
+pub(super) fn begun(api: &Api, headers: &HeaderMap, holder: Holder, notice: Option<&str>) -> Zeroizing<String> {
+    let sessions = api.pages().sessions();
+    // Whoever was logged in here is not any more.
+    if let Some((key, _)) = sessions.find(headers) {
+        sessions.end(key);
+    }
+    sessions.begin(holder, notice)
+}
+
+/// The same, and leads on.
 pub(super) fn begin(api: &Api, headers: &HeaderMap, holder: Holder, place: &str) -> Response {
     begin_telling(api, headers, holder, place, None)
 }
@@ -112,48 +129,55 @@ pub(super) fn begin_telling(
     place: &str,
     notice: Option<&str>,
 ) -> Response {
-    let sessions = api.pages().sessions();
-    // Whoever was logged in here is not any more.
-    if let Some((key, _)) = sessions.find(headers) {
-        sessions.end(key);
-    }
+    let cookie = begun(api, headers, holder, notice);
     let mut response = to(place);
-    set(&mut response, &sessions.begin(holder, notice));
+    set(&mut response, &cookie);
     response
 }
 
-fn host_of(api: &Api, headers: &HeaderMap) -> Result<String, Problem> {
+/// By which name the browser calls this server.
+pub(super) fn host_of(api: &Api, headers: &HeaderMap) -> Result<String, Problem> {
     let host = key::host(headers, api.settings().behind_proxy);
     host.ok_or_else(|| Problem::bad_request("the request does not say by which name this server is called"))
 }
 
-pub(super) async fn logout(State(api): State<Api>, Form { visitor, .. }: Form) -> Result<Response, Problem> {
+pub(super) async fn logout(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Form { visitor, .. }: Form,
+) -> Result<Response, Problem> {
     let sessions = api.pages().sessions();
+    let holder = sessions.holder(visitor.key);
     sessions.end(visitor.key);
     record(&api, Event::logged_out(&visitor.known.party(), "/logout")).await?;
-    let mut response = to(PATH);
+    let mut response = match &holder {
+        Some(Holder::Person(person)) => issuer::logged_out(&api, &headers, person)?,
+        _ => to(PATH),
+    };
     set(&mut response, &sessions.forget());
     Ok(response)
 }
 
-async fn record(api: &Api, event: Event) -> Result<(), Problem> {
+pub(super) async fn record(api: &Api, event: Event) -> Result<(), Problem> {
     api.site().audit().durable(vec![event]).await.map_err(|error| Problem::internal(&error))
 }
 
-fn set(response: &mut Response, cookie: &str) {
+/// Sets a cookie besides others.
+pub(super) fn set(response: &mut Response, cookie: &str) {
     if let Ok(mut cookie) = HeaderValue::from_str(cookie) {
         cookie.set_sensitive(true);
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
 }
 
 /// A path on this server, and not one that browsers take for another (RFC 3986 4.2; they read backslashes as slashes).
-fn local(next: &str) -> Option<&str> {
+pub(super) fn local(next: &str) -> Option<&str> {
     let is_path = next.starts_with('/') && !next.starts_with("//");
     (is_path && next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')).then_some(next)
 }
 
-fn page(
+/// The login page, which may say why a login came to nothing.
+pub(super) fn page(
     api: &Api,
     headers: &HeaderMap,
     status: StatusCode,
@@ -169,6 +193,7 @@ fn page(
     let content = html! {
         h1 { "Log in" }
         @if let Some(why) = why { p class="notice bad" id="why" role="alert" { (why) } }
+        (issuer::offer(api, next))
         div class="two" {
             section class="card" aria-labelledby="staff" {
                 h2 id="staff" { "With a token" }

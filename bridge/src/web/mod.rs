@@ -1,7 +1,7 @@
 //! Pages for people: studies, what happened to each and who may read it, and how the ledger is. Written on the server, at `/ui` over the port of the
 //! HTTP API; everything works without a script.
 //!
-//! * [`session`], [`visitor`], [`login`], [`challenge`]: who looks, and which forms are taken. [`layout`], [`words`], [`names`], [`assets`]: what every page has.
+//! * [`session`], [`visitor`], [`login`], [`issuer`], [`challenge`]: who looks, and which forms are taken. [`layout`], [`words`], [`names`], [`assets`]: what every page has.
 //! * [`consent`], [`claim`], [`key`]: what patients decide, with keys of their own. [`requests`]: what this site asks other sites' patients for. [`links`]: one study for somebody without a login.
 //! * [`studies`], [`study`], [`actions`], [`ledger`], [`audit`], [`operations`]: the pages. [`picture`], [`verification`], [`csv`]: what they show.
 //!
@@ -15,6 +15,7 @@ mod challenge;
 mod claim;
 mod consent;
 mod csv;
+mod issuer;
 mod key;
 mod layout;
 mod ledger;
@@ -43,6 +44,7 @@ use crate::http::{Api, Problem, Routes};
 use crate::site::Site;
 use audit::Examinations;
 use challenge::Challenges;
+use issuer::Begun;
 use ledger::Measured;
 pub(crate) use ledger::watch;
 use operations::Remembered;
@@ -59,6 +61,7 @@ pub(crate) struct Pages {
     blurs: Blurs,
     verifications: Verifications,
     challenges: Challenges,
+    begun: Begun,
     examinations: Examinations,
     operations: Remembered,
     measured: Measured,
@@ -72,6 +75,7 @@ impl Pages {
             blurs: Blurs::default(),
             verifications: Verifications::default(),
             challenges: Challenges::new(&site.parts().source),
+            begun: Begun::new(&site.parts().source, secure),
             examinations: Examinations::default(),
             operations: Remembered::default(),
             measured: Measured::default(),
@@ -97,6 +101,8 @@ pub(crate) fn routes() -> Routes {
         .route(START, get(studies::list))
         .route(login::PATH, get(login::form).post(login::login))
         .route(login::KEY_PATH, post(login::by_key))
+        .route(issuer::BEGIN_PATH, get(issuer::begin))
+        .route(issuer::CALLBACK_PATH, get(issuer::callback))
         .route(claim::PATH, get(claim::form).post(claim::claim))
         .route(consent::PATH, get(consent::show))
         .route(consent::CHOICES_PATH, post(consent::choose))

@@ -1,10 +1,10 @@
-//! Who is logged in: a random name in a cookie, and the token or the key that was shown for it.
+//! Who is logged in: a random name in a cookie, and the token or the key that was shown for it, or the person whom an issuer vouched for.
 //!
 //! Kept is the SHA-256 of the name, in memory alone: nobody is logged in after a restart. What a token is good for, and whether it is good
 //! still, is looked up at every request and not kept here. Must not know what is asked for.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use alloy::primitives::Address;
@@ -13,6 +13,8 @@ use rand::RngCore as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
+
+use crate::oidc::Person;
 
 /// Sessions at once; then the one that was used least lately ends.
 const SESSIONS_MAX: usize = 4096;
@@ -32,6 +34,8 @@ pub(crate) enum Holder {
     Token(String),
     /// Whoever signed with the key of this account.
     Owner(Address),
+    /// Whoever an OpenID Connect issuer says that he is.
+    Person(Arc<Person>),
 }
 
 #[derive(Debug)]

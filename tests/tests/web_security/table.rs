@@ -212,6 +212,9 @@ fn pages() -> Vec<Row> {
     vec![
         row("GET", "/ui", Public, Sent::Nothing, 303),
         get("/ui/login", Public),
+        // Where no issuer is configured, nothing is there (tests/oidc.rs has one).
+        row("GET", "/ui/login/issuer", Public, Sent::Nothing, 404),
+        row("GET", "/ui/login/callback", Public, Sent::Nothing, 404),
         get("/ui/claim", Public),
         get("/ui/shared", Public),
         get("/ui/assets/{name}", Public),
