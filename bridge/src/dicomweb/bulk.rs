@@ -15,6 +15,7 @@ use super::multipart::Boundary;
 use super::objects::{opened, seekable, whole};
 use crate::archive::Stored;
 use crate::http::{Api, Problem, blocking};
+use crate::payload::object::ObjectError;
 use crate::payload::preview::{Coding, PreviewError, frames, read_frames};
 
 const OCTETS: &str = "application/octet-stream";
@@ -106,12 +107,17 @@ fn value(stored: &Stored, content: crate::retrieve::Content, place: &Place) -> R
     if syntax.is_deflated() {
         let mut inflated = Vec::new();
         let read = DeflateDecoder::new(&bytes[..]).take(OBJECT_BYTES_MAX).read_to_end(&mut inflated);
-        read.map_err(|error| Problem::internal(&error))?;
+        read.map_err(|error| damaged(&error))?;
         bytes = inflated.into();
     }
     let options = ReadOptions { value_bytes_max: u32::MAX - 1, elements_max: 1_000_000, ..ReadOptions::default() };
-    let (set, _) = read(&bytes, syntax.encoding(), &options).map_err(|error| Problem::internal(&error))?;
+    let (set, _) = read(&bytes, syntax.encoding(), &options).map_err(|error| damaged(&error))?;
     find(&set, place).map(Bytes::copy_from_slice).ok_or_else(Problem::not_found)
+}
+
+/// It came like this, and is kept and handed out: nothing failed here.
+fn damaged(error: &dyn std::error::Error) -> Problem {
+    Problem::not_acceptable(format!("no value can be read of it: {error}; the object itself can be had"))
 }
 
 fn find<'a>(set: &'a DataSet, place: &[(Tag, Option<usize>)]) -> Option<&'a [u8]> {
@@ -145,7 +151,8 @@ fn all_frames(source: &mut dyn super::objects::Seekable) -> Result<Vec<Bytes>, P
     });
     match (read, refused) {
         (Err(PreviewError::Frame { .. }), _) => Err(Problem::not_found()),
-        (Err(error), _) => Err(Problem::internal(&error)),
+        (Err(error @ PreviewError::Object(ObjectError::Io(_))), _) => Err(Problem::internal(&error)),
+        (Err(error), _) => Err(damaged(&error)),
         (Ok(()), Some(reason)) => Err(Problem::not_acceptable(reason)),
         (Ok(()), None) if bytes > FRAMES_BYTES_MAX => Err(Problem::not_acceptable(format!(
             "the frames have more than {FRAMES_BYTES_MAX} bytes: get them one by one"

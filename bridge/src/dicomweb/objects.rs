@@ -45,6 +45,9 @@ struct Part {
     or_stored: bool,
 }
 
+/// An object as it goes out, and its bytes.
+type Outgoing = (Part, Box<dyn Read + Send>);
+
 impl Part {
     fn content_type(&self) -> String {
         let syntax = self.recoding.as_ref().map_or(&self.stored.transfer_syntax, Recoding::to);
@@ -56,12 +59,12 @@ impl Part {
         self.recoding.is_none().then_some(self.stored.file_bytes)
     }
 
-    fn opening(self, retrieve: Retrieve) -> BoxFuture<'static, Result<(Self, Box<dyn Read + Send>), Refusal>> {
+    fn opening(self, retrieve: Retrieve) -> BoxFuture<'static, Result<Outgoing, Refusal>> {
         async move { self.open(&retrieve).await }.boxed()
     }
 
     /// Opens it, and says what it goes out as.
-    async fn open(self, retrieve: &Retrieve) -> Result<(Self, Box<dyn Read + Send>), Refusal> {
+    async fn open(self, retrieve: &Retrieve) -> Result<Outgoing, Refusal> {
         if let Some(how) = &self.recoding {
             match how.open(retrieve, &self.stored).await {
                 Err(error) if error.is_of_object() && self.or_stored => {}
@@ -173,7 +176,7 @@ async fn alone(api: &Api, ask: &Ask, part: Part) -> Result<Response, Problem> {
         // How long it becomes is known when it is made.
         None => (Asked::All, 0),
     };
-    let (part, source): (Part, Box<dyn Read + Send>) = match asked {
+    let (part, source): Outgoing = match asked {
         Asked::All => part.open(api.site().retrieve()).await?,
         Asked::Beyond => (part, Box::new(io::empty())),
         Asked::Part(from, to) => {

@@ -26,6 +26,8 @@ const BOUNDARY: &str = "bench-boundary-0123456789";
 const SEARCHES: u32 = 200;
 const METADATA: u32 = 5;
 const PICTURES: u32 = 50;
+/// Times that a study is opened.
+const OPENINGS: u32 = 5;
 
 /// A server, its port for HTTP, and where DICOMweb is.
 struct Web {
@@ -34,15 +36,21 @@ struct Web {
     root: &'static str,
 }
 
-/// What is measured, and what is aimed at.
+/// What is measured, and what is aimed at: so many times the peer's rate, or at most so many ms.
 struct Case {
     title: String,
     unit: &'static str,
-    aim: (&'static str, f64),
+    aim: (&'static str, Aim),
     note: &'static str,
     /// How many of the unit a measurement has.
     of: fn(&Set) -> u32,
     run: fn(&Web, &Set, u32) -> Outcome<f64>,
+}
+
+#[derive(Clone, Copy)]
+enum Aim {
+    Times(f64),
+    Ms(f64),
 }
 
 /// What is asked for.
@@ -105,7 +113,7 @@ fn cases(set: &Set) -> Vec<Case> {
         Case {
             title: format!("DICOMweb: searches by StudyInstanceUID in {} studies", set.studies + 1),
             unit: "searches/s",
-            aim: ("QIDO-RS by UID to Orthanc", 10.0),
+            aim: ("QIDO-RS by UID to Orthanc", Aim::Times(10.0)),
             note: "Each for another study, with the attributes that OHIF asks for.",
             of: |_| SEARCHES,
             run: |web, set, round| {
@@ -115,7 +123,7 @@ fn cases(set: &Set) -> Vec<Case> {
         Case {
             title: format!("DICOMweb: searches by PatientID in {} studies", set.studies + 1),
             unit: "searches/s",
-            aim: ("QIDO-RS by patient to Orthanc", 10.0),
+            aim: ("QIDO-RS by patient to Orthanc", Aim::Times(10.0)),
             note: "Each for another patient, who has two studies.",
             of: |_| SEARCHES,
             run: |web, set, round| {
@@ -125,7 +133,7 @@ fn cases(set: &Set) -> Vec<Case> {
         Case {
             title: format!("DICOMweb: metadata of a series of {instances} instances"),
             unit: "series/s",
-            aim: ("Metadata of a series to Orthanc", 5.0),
+            aim: ("Metadata of a series to Orthanc", Aim::Times(5.0)),
             note: "Orthanc's SeriesMetadata is Full, so that both tell every attribute.",
             of: |_| METADATA,
             run: Web::metadata,
@@ -133,15 +141,23 @@ fn cases(set: &Set) -> Vec<Case> {
         Case {
             title: format!("DICOMweb: all {instances} frames of a series, one a request"),
             unit: "frames/s",
-            aim: ("Frames of a series to Orthanc", 2.0),
+            aim: ("Frames of a series to Orthanc", Aim::Times(2.0)),
             note: "512 x 512 x 16 bits, as stored.",
             of: |set| set.instances.len() as u32,
             run: Web::frames,
         },
         Case {
+            title: format!("DICOMweb: to the first of {instances} images, as OHIF asks"),
+            unit: "openings/s",
+            aim: ("Server's share of the time to the first image, ms", Aim::Ms(150.0)),
+            note: "The list, the study, its series, their metadata, and the first frame, one after the other.",
+            of: |_| OPENINGS,
+            run: Web::opens,
+        },
+        Case {
             title: "DICOMweb: a small picture of an instance".to_owned(),
             unit: "pictures/s",
-            aim: ("Thumbnail to Orthanc", 5.0),
+            aim: ("Thumbnail to Orthanc", Aim::Times(5.0)),
             note: "Ours: the thumbnail resource, which shows the preview of the series where the instance has none. Orthanc's plugin of this version has no thumbnails: \
                    rendered, which is what viewers fall back to.",
             of: |_| PICTURES,
@@ -150,7 +166,7 @@ fn cases(set: &Set) -> Vec<Case> {
         Case {
             title: "DICOMweb: storing 500 CT slices in one request".to_owned(),
             unit: "objects/s",
-            aim: ("STOW-RS to Orthanc", 2.0),
+            aim: ("STOW-RS to Orthanc", Aim::Times(2.0)),
             note: "Both have synced every object when they answer.",
             of: |set| set.instances.len() as u32,
             run: Web::stores,
@@ -184,7 +200,10 @@ fn measure(options: &Options, report: &mut Report, all: &mut [Web], set: &Set, c
     }
     table.note(case.note);
     report.table(&table);
-    report.aim(case.aim.0, case.aim.1, quotient(of(OURS), of(ORTHANC)), false);
+    match case.aim.1 {
+        Aim::Times(wanted) => report.aim(case.aim.0, wanted, quotient(of(OURS), of(ORTHANC)), false),
+        Aim::Ms(wanted) => report.aim(case.aim.0, wanted, of(OURS).map(|rate| 1000.0 / rate), true),
+    }
 }
 
 impl Web {
@@ -229,6 +248,26 @@ impl Web {
         let begun = Instant::now();
         for instance in &set.instances {
             let frame = line.get(&format!("{}/frames/1", self.instance(set, instance)), FRAMES)?;
+            if frame.len() < 512 * 512 * 2 {
+                return Err(format!("a frame of {} bytes", frame.len()));
+            }
+        }
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    fn opens(&self, set: &Set, _: u32) -> Outcome<f64> {
+        let Set { study, series, .. } = set;
+        let root = self.root;
+        let mut line = self.connect()?;
+        let begun = Instant::now();
+        for _ in 0..OPENINGS {
+            let fields = "includefield=00081030,00080060";
+            line.get(&format!("{root}/studies?limit=101&offset=0&fuzzymatching=false&{fields}"), JSON)?;
+            line.get(&format!("{root}/studies?limit=101&offset=0&StudyInstanceUID={study}&{fields}"), JSON)?;
+            line.get(&format!("{root}/studies/{study}/series"), JSON)?;
+            line.get(&format!("{root}/studies/{study}/series/{series}/metadata"), JSON)?;
+            let first = set.instances.first().ok_or("no instance")?;
+            let frame = line.get(&format!("{}/frames/1", self.instance(set, first)), FRAMES)?;
             if frame.len() < 512 * 512 * 2 {
                 return Err(format!("a frame of {} bytes", frame.len()));
             }
