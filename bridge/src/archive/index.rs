@@ -10,6 +10,7 @@ use std::sync::Mutex;
 
 use dicom_scp::dataset::{DataSet, Encoding, Tag};
 use dicom_scp::matching::Date;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::attributes::{Levels, name_forms};
@@ -29,6 +30,13 @@ const IPFS: &str = include_str!("ipfs.sql");
 /// Connections kept open for reading.
 const READERS_MAX: usize = 8;
 
+/// Keeps statements, each with the plan that was made for it. Otherwise SQLite plans anew whenever another value is bound that a partial index
+/// might have to do with, which takes longer than most statements themselves.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 /// Opens the writing connection, creating or checking the schema.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     let connection = Connection::open(path)?;
@@ -40,7 +48,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     connection.pragma_update(None, "secure_delete", true)?;
     // SQLite does not report what fails in a checkpoint of its own; see `checkpoint`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    keep_plans(&connection)?;
     let steps: &[&str] = match connection.query_row("PRAGMA user_version", [], |row| row.get(0))? {
         0 => &[include_str!("index.sql"), ERASURE, SERIES_KEYS, AT_SOURCE, IPFS],
         2 => &[ERASURE, SERIES_KEYS, AT_SOURCE, IPFS],
@@ -125,7 +133,7 @@ impl Readers {
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.pragma_update(None, "cache_size", -4_000)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        keep_plans(&connection)?;
         Ok(connection)
     }
 }

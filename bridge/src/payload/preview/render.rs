@@ -322,8 +322,8 @@ impl Tone {
         }
         let brightness = self.voi.apply(self.modality.apply(stored));
         let brightness = if self.inverted { 1.0 - brightness } else { brightness };
-        // A NaN becomes black.
-        (brightness * 255.0).round().clamp(0.0, 255.0) as u8
+        // Rounded, since the rest is cut off; a NaN becomes black.
+        ((brightness * 255.0).clamp(0.0, 255.0) + 0.5) as u8
     }
 }
 
