@@ -317,7 +317,9 @@ fn offsets<R: Read + Seek>(object: &mut Object<R>, table: Item, frames: u32) -> 
             .map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
             .collect()
     };
-    let complete = |table: Vec<u64>| (table.len() == frames as usize && table.is_sorted()).then_some(table);
+    // Each frame begins behind the one before it.
+    let is_rising = |table: &[u64]| table.windows(2).all(|pair| pair[0] < pair[1]);
+    let complete = |table: Vec<u64>| (table.len() == frames as usize && is_rising(&table)).then_some(table);
     if let Some(extended) = object.header.bytes(EXTENDED_OFFSET_TABLE)
         && let Some(table) = complete(words(extended, 8))
     {
