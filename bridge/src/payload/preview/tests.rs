@@ -457,7 +457,8 @@ mod synthetic {
         let mut native = Native::open(Cursor::new(made.file()), encoding).unwrap().unwrap();
         let mut bytes = Vec::new();
         native.read_to_end(&mut bytes).unwrap();
-        let (set, end) = dicom_scp::dataset::read(&bytes, encoding, &ReadOptions::default()).unwrap();
+        let options = ReadOptions { value_bytes_max: u32::MAX - 1, ..ReadOptions::default() };
+        let (set, end) = dicom_scp::dataset::read(&bytes, encoding, &options).unwrap();
         assert_eq!(end, ReadEnd::Complete);
         // Read in pieces it is the same.
         let mut again = Native::open(Cursor::new(made.file()), encoding).unwrap().unwrap();
