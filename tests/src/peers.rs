@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use rand::Rng as _;
 
-use crate::{have, skip, wait_for};
+use crate::{files_below, have, skip, wait_for};
 
 /// A DCMTK client or server command, with the setting that spares it 40 ms an answer.
 pub fn dcmtk(tool: &str) -> Command {
@@ -35,6 +35,17 @@ pub fn python() -> Option<PathBuf> {
         std::env::var_os("VENV").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv"), PathBuf::from);
     let python = venv.join("bin/python");
     if python.is_file() || skip("the Python environment (.venv)") { Some(python) } else { None }
+}
+
+/// The files below the pydicom package, and the samples where they are.
+pub fn dicom_files(python: &Path) -> Vec<PathBuf> {
+    let packages = python.parent().unwrap().parent().unwrap().join("lib");
+    let mut files: Vec<PathBuf> = files_below(&packages);
+    files.retain(|file| {
+        file.to_string_lossy().contains("pydicom/data/test_files") && file.extension().is_some_and(|e| e == "dcm")
+    });
+    files.extend(std::env::var_os("PACS_BRIDGE_SAMPLES").iter().flat_map(|samples| files_below(Path::new(samples))));
+    files
 }
 
 /// A port for a program that cannot be told to take any: free now, below those that the system gives to whoever asks for any or connects

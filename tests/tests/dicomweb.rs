@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tests::consortium::{Consortium, keyring, objects_here};
 use tests::dicom::{connect, slices, subject};
 use tests::http::{Answer, Client, address, send};
-use tests::peers::python;
+use tests::peers::{dicom_files, python};
 use tests::{Bridge, files_below, wait_for};
 
 const ANY_FRAME: &str = "multipart/related; type=application/octet-stream; transfer-syntax=*";
@@ -85,17 +85,6 @@ fn send_studies(bridge: &Bridge, studies: &[(u32, u32)]) {
     });
 }
 
-/// The files below the pydicom package, and the samples where they are.
-fn files(python: &Path) -> Vec<PathBuf> {
-    let packages = python.parent().unwrap().parent().unwrap().join("lib");
-    let mut files: Vec<PathBuf> = files_below(&packages);
-    files.retain(|file| {
-        file.to_string_lossy().contains("pydicom/data/test_files") && file.extension().is_some_and(|e| e == "dcm")
-    });
-    files.extend(std::env::var_os("PACS_BRIDGE_SAMPLES").iter().flat_map(|samples| files_below(Path::new(samples))));
-    files
-}
-
 /// Other people's client, parser and decoders get every object back as it was sent: found, described, whole, and frame by frame.
 #[test]
 fn another_program_gets_back_what_it_sent() {
@@ -106,7 +95,7 @@ fn another_program_gets_back_what_it_sent() {
     let mut judge = Command::new(&python)
         .arg(script)
         .args([format!("http://{}/dicomweb", viewer.0.to), bridge.dicom.port().to_string(), "PACSBRIDGE".to_owned()])
-        .args(files(&python))
+        .args(dicom_files(&python))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -6,23 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::peers::{StoreScp, dcmtk, python, run};
+use tests::peers::{StoreScp, dcmtk, dicom_files, python, run};
 use tests::{Bridge, files_below, have, here};
 
 /// Anybody may store, find and get, and nothing goes onto the ledger meanwhile.
 const OPEN: &str =
     "[publish]\nsettle_ms = 3600000\n[dicom]\nunknown_peers = [\"echo\", \"store\", \"find\", \"get\", \"move\"]\n";
-
-/// The files below the pydicom package, and the samples where they are.
-fn files(python: &Path) -> Vec<PathBuf> {
-    let packages = python.parent().unwrap().parent().unwrap().join("lib");
-    let mut files: Vec<PathBuf> = files_below(&packages);
-    files.retain(|file| {
-        file.to_string_lossy().contains("pydicom/data/test_files") && file.extension().is_some_and(|e| e == "dcm")
-    });
-    files.extend(std::env::var_os("PACS_BRIDGE_SAMPLES").iter().flat_map(|samples| files_below(Path::new(samples))));
-    files
-}
 
 #[test]
 fn a_receiver_of_implicit_little_endian_gets_every_object_that_can_be_decoded() {
@@ -34,7 +23,7 @@ fn a_receiver_of_implicit_little_endian_gets_every_object_that_can_be_decoded() 
     let judge = Command::new(&python)
         .arg(here("py/implicit_only.py"))
         .args([bridge.dicom.port().to_string(), "PACSBRIDGE".to_owned()])
-        .args(files(&python))
+        .args(dicom_files(&python))
         .output()
         .unwrap();
     assert!(judge.status.success(), "{}", String::from_utf8_lossy(&judge.stderr));

@@ -18,6 +18,8 @@ const HEADER_ELEMENTS_MAX: u32 = 1_000_000;
 const INFLATED_BYTES_MAX: u64 = 2 << 30;
 /// Longest file meta information that is searched for the transfer syntax.
 const META_BYTES_MAX: u64 = 64 << 10;
+/// Longest header that is read with every value, in bytes. A value may have 4 GiB, and an object as many as its sender liked.
+const WHOLE_HEADER_BYTES_MAX: u64 = if cfg!(test) { 4 << 20 } else { 256 << 20 };
 const FIRST_RUN_BYTES: usize = 16 << 10;
 const LARGEST_RUN_BYTES: usize = 16 << 20;
 
@@ -44,6 +46,12 @@ pub enum ObjectError {
     /// The data set's head cannot be understood.
     #[error("header could not be read")]
     Header(#[from] ScanError),
+    /// Longer than is held in memory.
+    #[error("header is longer than {bytes_max} bytes")]
+    LongHeader {
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The pixel data element is damaged.
     #[error("pixel data is malformed: {0}")]
     PixelData(&'static str),
@@ -97,25 +105,29 @@ pub(super) struct Object<R> {
 impl<R: Read + Seek> Object<R> {
     /// Reads meta information and header.
     pub(super) fn open(source: R) -> Result<Self, ObjectError> {
-        Self::open_with(source, HEADER_VALUE_BYTES_MAX)
+        Self::open_with(source, HEADER_VALUE_BYTES_MAX, u64::MAX)
     }
 
     /// The same, with a header that has every value, however long.
     pub(super) fn open_whole(source: R) -> Result<Self, ObjectError> {
-        Self::open_with(source, u32::MAX - 1)
+        Self::open_with(source, u32::MAX - 1, WHOLE_HEADER_BYTES_MAX)
     }
 
-    fn open_with(mut source: R, value_bytes_max: u32) -> Result<Self, ObjectError> {
+    fn open_with(mut source: R, value_bytes_max: u32, bytes_max: u64) -> Result<Self, ObjectError> {
         let Start { transfer_syntax, begin } = find_start(&mut source)?;
         let mut scanner = Scanner::new(transfer_syntax, header_options(value_bytes_max), HEADER_SEQUENCE_BYTES_MAX);
         source.seek(SeekFrom::Start(begin))?;
         let mut run = vec![0; FIRST_RUN_BYTES];
-        let mut scanned = Scanned::NeedMore;
+        let (mut scanned, mut taken) = (Scanned::NeedMore, 0_u64);
         while scanned == Scanned::NeedMore {
             let count = source.read(&mut run)?;
             if count == 0 {
                 break;
             }
+            if taken > bytes_max {
+                return Err(ObjectError::LongHeader { bytes_max });
+            }
+            taken += count as u64;
             scanned = scanner.push(&run[..count])?;
             // A growing run keeps the work linear when a single sequence is very long.
             let next = (run.len() * 2).min(LARGEST_RUN_BYTES);

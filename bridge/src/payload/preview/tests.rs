@@ -544,6 +544,13 @@ mod synthetic {
         assert!(matches!(open(&bits), Ok(Err(Reason::Unsupported(_)))));
         let garbage = Made::new(10, 10, 8, "MONOCHROME2").encapsulated(RLE, &[], &[&[1; 70]]);
         assert!(open(&garbage).is_err());
+        // Nobody fills the memory with what stands before the pixel data.
+        let mut wide = Made::new(10, 10, 8, "MONOCHROME2");
+        (0x1010..0x1020).for_each(|element| {
+            wide.header.put(Tag(0x0029, element), Element::bytes(VR::UN, vec![7; 1 << 20]));
+        });
+        let wide = wide.encapsulated(RLE, &[], &[&frame]);
+        assert!(matches!(open(&wide), Err(PreviewError::Object(ObjectError::LongHeader { .. }))));
         // One that is damaged behind the first is found when it is its turn.
         let two = Made::new(10, 10, 8, "MONOCHROME2").frames(2).encapsulated(RLE, &[], &[&frame, &[1; 70]]);
         assert!(open(&two).unwrap().unwrap().read_to_end(&mut Vec::new()).is_err());
