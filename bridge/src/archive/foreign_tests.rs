@@ -365,6 +365,24 @@ fn picture() -> Vec<u8> {
     encode(&Rendered { width: 40, height: 30, pixels: Pixels::Gray(samples) }, 100_000).unwrap().bytes
 }
 
+/// What is remembered of a manifest is never an older one, nor of a study that is not shown any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_is_that_of_the_newest_manifest_while_it_is_shown() {
+    let elsewhere = Elsewhere::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let archive = open(dir.path());
+    let (id, uid) = (study_id(0), Uid::new("1.2.826.0.1.0").unwrap());
+    let listed = || archive.shown_listing(&uid).unwrap().map(|listing| listing.manifest().objects.len());
+    archive.show_foreign(id, Address::repeat_byte(7), ALWAYS).await.unwrap();
+    assert_eq!(listed(), None);
+    for (version, objects) in [(1, 3), (2, 2)] {
+        archive.import_manifest(id, elsewhere.version(0, version, objects)).await.unwrap();
+        assert_eq!((listed(), listed()), (Some(objects), Some(objects)));
+    }
+    archive.hide_foreign(id).await.unwrap();
+    assert_eq!(listed(), None);
+}
+
 /// Where previews alone are granted, an ordinary viewer gets them as objects: found, selected, always the same, and gone with the grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn previews_are_objects_where_no_more_is_granted() {
